@@ -1,0 +1,14 @@
+//! Membership, planning and pipelined sessions as one deterministic state machine, and its codec.
+//!
+//! `Node` takes an [`Input`] and the time and returns [`Output`]s to carry out. It never touches
+//! a socket, a clock, a random number or a tensor: the libp2p node and the simulator drive the
+//! same code. Read `Node` and [`io`] first.
+
+pub mod ids;
+pub mod io;
+pub mod message;
+pub mod plan;
+
+pub use ids::{Epoch, JobId, ModelId, NodeId, PlanEpoch, RequestId, SessionId, Time};
+pub use io::{Command, Computed, Event, Input, Job, Output, Request};
+pub use message::Message;

@@ -1,0 +1,137 @@
+//! What nodes say to each other.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, ModelId, NodeId, PlanEpoch, SessionId};
+use crate::io::{Activation, HopTime, Part};
+use crate::plan::{ModelInfo, Plan, Profile, Stage};
+
+/// Everything that travels between two nodes, except blobs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// First on every connection; nothing else is heard before it.
+    Hello {
+        /// The speaker's chosen name, at most 64 bytes.
+        name: String,
+        /// What it can carry.
+        profile: Profile,
+    },
+    /// Every second; three missed and the peer counts as lost.
+    Heartbeat,
+    /// The speaker goes; do not wait for it.
+    Leave,
+    /// Owner to stage: get ready for this part.
+    Assign {
+        /// The whole plan.
+        plan: Plan,
+        /// What the plan is about.
+        model: ModelInfo,
+        /// What the receiver is to hold.
+        part: Part,
+        /// Who has the blobs.
+        holders: Vec<NodeId>,
+    },
+    /// Stage to owner: still fetching.
+    AssignProgress {
+        /// Of which model.
+        model: ModelId,
+        /// Which plan.
+        plan_epoch: PlanEpoch,
+        /// Bytes present.
+        bytes_done: u64,
+        /// Bytes needed.
+        bytes_total: u64,
+    },
+    /// Stage to owner: ready, or why not.
+    Assigned {
+        /// Of which model.
+        model: ModelId,
+        /// Which plan.
+        plan_epoch: PlanEpoch,
+        /// The outcome.
+        result: Result<(), String>,
+    },
+    /// Owner to stage: the model is no longer served.
+    Unassign {
+        /// Which.
+        model: ModelId,
+    },
+    /// Begins a session (or a new epoch of one). Travels the ring ahead of the first frame.
+    Open(Open),
+    /// Activations for the next stage.
+    Frame(Frame),
+    /// Last stage to origin: a prefill chunk that needs no head has passed.
+    Passed {
+        /// Whose.
+        session: SessionId,
+        /// In which epoch.
+        epoch: Epoch,
+        /// Positions `0..to_pos` are in every stage's KV cache.
+        to_pos: u32,
+        /// What each hop took.
+        hops: Vec<HopTime>,
+    },
+    /// Stage to sender: positions are missing; its KV cache ends at `len`.
+    Nack {
+        /// Whose.
+        session: SessionId,
+        /// In which epoch.
+        epoch: Epoch,
+        /// Positions that the stage has.
+        len: u32,
+    },
+    /// Stage to origin: this session cannot go on here.
+    Reject {
+        /// Whose.
+        session: SessionId,
+        /// The stage's current epoch.
+        epoch: Epoch,
+        /// In its words.
+        cause: String,
+    },
+    /// Origin to every stage: free what the session holds.
+    Close {
+        /// Whose.
+        session: SessionId,
+    },
+}
+
+/// The start of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    /// Whose.
+    pub session: SessionId,
+    /// In which epoch.
+    pub epoch: Epoch,
+    /// With which model.
+    pub model: ModelId,
+    /// Who owns prompt, log and client.
+    pub origin: NodeId,
+    /// The ring; the receiver is `stages[hop]`.
+    pub stages: Vec<Stage>,
+    /// Which stage this message is for.
+    pub hop: u16,
+    /// Positions that the session may reach.
+    pub positions_max: u32,
+}
+
+/// Activations on their way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame {
+    /// Whose.
+    pub session: SessionId,
+    /// In which epoch.
+    pub epoch: Epoch,
+    /// With which model.
+    pub model: ModelId,
+    /// The receiving stage; the number of stages: back at the origin.
+    pub hop: u16,
+    /// Position of the first row.
+    pub from_pos: u32,
+    /// The origin wants a token after the last row: the last stage sends that row on.
+    pub want_token: bool,
+    /// What each hop took so far.
+    pub hops: Vec<HopTime>,
+    /// The rows.
+    pub activation: Activation,
+}

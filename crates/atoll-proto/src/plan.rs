@@ -1,0 +1,130 @@
+//! Who holds which layers.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ModelId, NodeId, PlanEpoch};
+
+/// Layers `start..end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LayerRange {
+    /// First layer.
+    pub start: u16,
+    /// One past the last layer.
+    pub end: u16,
+}
+
+impl fmt::Display for LayerRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.start, self.end)
+    }
+}
+
+/// What planning needs to know of a model; follows from its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// The manifest's hash.
+    pub id: ModelId,
+    /// For people.
+    pub name: String,
+    /// Weight bytes of each layer.
+    pub layer_bytes: Vec<u64>,
+    /// Bytes of the token embedding.
+    pub embed_bytes: u64,
+    /// Bytes of the head beyond the embedding (0 or little when tied).
+    pub head_bytes: u64,
+    /// KV cache bytes of one position in one layer.
+    pub kv_bytes_per_position: u32,
+    /// Values of one activation row.
+    pub row_values: u32,
+    /// Longest context that the model was made for.
+    pub context_max: u32,
+}
+
+/// What a node can carry, as it measured itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Memory that Atoll may use.
+    pub memory_bytes: u64,
+    /// Weight bytes that its kernels take through a token per second.
+    pub weight_bytes_per_s: u64,
+}
+
+/// How a model is to be placed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanPolicy {
+    /// Exactly so many stages on so many nodes; `None`: as few nodes as hold the model.
+    pub stages: Option<u16>,
+    /// Positions per session to leave room for.
+    pub context: u32,
+    /// Sessions at once to leave room for.
+    pub sessions: u16,
+    /// How long to wait for enough nodes before `Event::PlanFailed`.
+    pub wait_us: u64,
+}
+
+/// One contiguous range of layers on one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Where.
+    pub node: NodeId,
+    /// What.
+    pub layers: LayerRange,
+}
+
+/// A placement of a whole model: each layer exactly once, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Of which model.
+    pub model: ModelId,
+    /// Its version at the owner.
+    pub epoch: PlanEpoch,
+    /// The node that serves the model. Holds embedding and head, and is the origin of its sessions.
+    pub owner: NodeId,
+    /// In ring order.
+    pub stages: Vec<Stage>,
+    /// Positions per session that every stage has room for.
+    pub context: u32,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// All nodes together are too small.
+    #[error(
+        "the model needs {needed_bytes} bytes, all {nodes} nodes together have {available_bytes}"
+    )]
+    NoRoom {
+        /// Weights and KV cache.
+        needed_bytes: u64,
+        /// What the members offer.
+        available_bytes: u64,
+        /// How many members, this node included.
+        nodes: u32,
+    },
+    /// Fewer members than the policy asks for.
+    #[error("{wanted} nodes are needed, {found} are here")]
+    TooFewNodes {
+        /// Asked for.
+        wanted: u32,
+        /// Present, this node included.
+        found: u32,
+    },
+    /// A node could not fetch or load its part.
+    #[error("node {node} could not prepare its part: {cause}")]
+    Prepare {
+        /// Which node.
+        node: NodeId,
+        /// In its words.
+        cause: String,
+    },
+    /// A node of the plan was lost and no other plan was found.
+    #[error("node {node} was lost: {cause}")]
+    NodeLost {
+        /// Which node.
+        node: NodeId,
+        /// How we know.
+        cause: String,
+    },
+}
