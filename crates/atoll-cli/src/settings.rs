@@ -1,0 +1,76 @@
+//! What was meant: flags and environment, then the configuration file, then the defaults.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::thread;
+
+use etcetera::BaseStrategy;
+
+use crate::args::{ApiAddress, ComputeArgs, GlobalArgs};
+use crate::config_file::ConfigFile;
+use crate::exit::Failure;
+use crate::source::Library;
+
+/// What every command needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Print JSON on stdout.
+    pub(crate) json: bool,
+    /// Where identity, models and blobs are kept.
+    pub(crate) data_dir: PathBuf,
+    /// Log filter; `None`: warnings only.
+    pub(crate) log: Option<String>,
+    /// The configuration file, for what single commands take from it.
+    pub(crate) file: ConfigFile,
+}
+
+impl Settings {
+    /// Reads the configuration file and puts everything in its order of precedence.
+    ///
+    /// # Errors
+    /// A wrong configuration file, or no idea where a home directory is.
+    pub(crate) fn resolve(typed: &GlobalArgs) -> Result<Self, Failure> {
+        let file = ConfigFile::load(typed.config.as_deref())?;
+        let data_dir = match typed.data_dir.clone().or_else(|| file.data_dir.clone()) {
+            Some(dir) => dir,
+            None => default_data_dir()?,
+        };
+        let data_dir = std::path::absolute(&data_dir)
+            .map_err(|error| Failure::io("use", &data_dir, &error))?;
+        let log = typed.log.clone().or_else(|| file.log.clone());
+        Ok(Self { json: typed.json, data_dir, log, file })
+    }
+
+    /// The pulled models.
+    pub(crate) fn library(&self) -> Library {
+        Library::new(&self.data_dir)
+    }
+
+    /// Threads that compute.
+    pub(crate) fn threads(&self, typed: &ComputeArgs) -> usize {
+        let cores = || thread::available_parallelism().map_or(1, |cores| cores.get());
+        typed.threads.or(self.file.threads).map_or_else(cores, usize::from)
+    }
+
+    /// Where the HTTP interface listens.
+    ///
+    /// # Errors
+    /// A malformed address in the configuration file.
+    pub(crate) fn api(&self, typed: Option<ApiAddress>) -> Result<ApiAddress, Failure> {
+        let default = format!("127.0.0.1:{}", ApiAddress::PORT);
+        match typed {
+            Some(api) => Ok(api),
+            None => ApiAddress::from_str(self.file.api.as_deref().unwrap_or(&default))
+                .map_err(|cause| Failure::usage("cannot use the configured api").because(cause)),
+        }
+    }
+}
+
+fn default_data_dir() -> Result<PathBuf, Failure> {
+    let base = etcetera::choose_base_strategy().map_err(|error| {
+        Failure::usage("there is no home directory to keep data in")
+            .because(error)
+            .hint("name one with --data-dir")
+    })?;
+    Ok(base.data_dir().join("atoll"))
+}
