@@ -1,1 +1,32 @@
-//! Atoll.
+//! A model's formats, tokenizer, templates, weights, KV cache and the forward pass of a layer
+//! range.
+//!
+//! This crate reads what strangers made: every length in a file is checked against the bytes that
+//! are there and against a named limit before anything is allocated. It never opens a socket,
+//! never spawns a task, and never guesses: what it does not support is an error that names it.
+//!
+//! Read [`ModelConfig`] and [`TensorSource`] first.
+//!
+//! ```
+//! use atoll_model::{Architecture, BlockType, GgufFile, tiny};
+//!
+//! let bytes = tiny::random_model(&tiny::config(Architecture::Llama), BlockType::Q8_0, 1);
+//! let file = GgufFile::parse(bytes)?;
+//! assert_eq!(file.config().n_layers, 4);
+//! # Ok::<(), atoll_model::ModelError>(())
+//! ```
+
+pub mod config;
+pub mod error;
+pub mod gguf;
+pub mod mapped;
+pub mod sampler;
+pub mod tensor;
+pub mod tiny;
+pub mod tokenizer;
+
+pub use atoll_kernels::{BlockType, RopeStyle};
+pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, TensorSpec};
+pub use error::ModelError;
+pub use gguf::{GgufFile, GgufWriter};
+pub use tensor::{Tensor, TensorInfo, TensorSource};

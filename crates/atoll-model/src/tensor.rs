@@ -1,0 +1,133 @@
+//! Where tensors come from: a GGUF file, a safetensors folder, or shard blobs.
+
+use std::ops::Range;
+
+use atoll_kernels::BlockType;
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::gguf::GgufFile;
+
+/// Name, block type and shape of a stored tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Name in GGUF's naming: `token_embd.weight`, `blk.3.attn_q.weight`, `output_norm.weight`.
+    pub name: String,
+    /// How its numbers are stored.
+    pub dtype: BlockType,
+    /// Rows: output features of a matrix, 1 for a vector.
+    pub rows: usize,
+    /// Columns: input features of a matrix, the length of a vector.
+    pub cols: usize,
+}
+
+impl TensorInfo {
+    /// Stored size in bytes: rows × the bytes of one row.
+    ///
+    /// # Errors
+    /// [`ModelError::Malformed`] if the columns are not whole blocks or the size overflows.
+    pub fn bytes_len(&self) -> Result<usize, ModelError> {
+        if self.cols == 0 || self.rows == 0 {
+            return Err(ModelError::malformed(format!("tensor {}", self.name), "it is empty"));
+        }
+        if !self.cols.is_multiple_of(self.dtype.block_len()) {
+            let why = format!(
+                "{} columns are not a multiple of the block of {}, {}",
+                self.cols,
+                self.dtype.name(),
+                self.dtype.block_len()
+            );
+            return Err(ModelError::malformed(format!("tensor {}", self.name), why));
+        }
+        (self.cols / self.dtype.block_len())
+            .checked_mul(self.dtype.block_bytes())
+            .and_then(|row| row.checked_mul(self.rows))
+            .ok_or_else(|| {
+                ModelError::malformed(format!("tensor {}", self.name), "its size overflows")
+            })
+    }
+}
+
+/// A stored tensor: what it is, and its bytes (rows one after the other, each in whole blocks).
+#[derive(Debug, Clone, Copy)]
+pub struct Tensor<'a> {
+    /// What the bytes are.
+    pub info: &'a TensorInfo,
+    /// `info.bytes_len()` bytes; not aligned for their element type.
+    pub bytes: &'a [u8],
+}
+
+impl Tensor<'_> {
+    /// Dequantizes the whole tensor, (rows * cols), row-major.
+    #[must_use]
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.info.rows * self.info.cols];
+        atoll_kernels::dequantize(self.info.dtype, self.bytes, &mut out);
+        out
+    }
+}
+
+/// A model's tensors under GGUF's names, whatever they are stored in.
+#[derive(Debug)]
+pub enum TensorSource {
+    /// A GGUF file.
+    Gguf(GgufFile),
+}
+
+impl TensorSource {
+    /// Configuration of the whole model.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        match self {
+            Self::Gguf(file) => file.config(),
+        }
+    }
+
+    /// The tensor called `name`, if this source holds it.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        match self {
+            Self::Gguf(file) => file.tensor(name),
+        }
+    }
+
+    /// The tensor called `name`.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`] if this source does not hold it.
+    pub fn require(&self, name: &str) -> Result<Tensor<'_>, ModelError> {
+        self.tensor(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })
+    }
+
+    /// The tensor called `name`, which must have the given shape.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`] or [`ModelError::WrongShape`].
+    pub fn require_shape(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Tensor<'_>, ModelError> {
+        let tensor = self.require(name)?;
+        let found = (tensor.info.rows, tensor.info.cols);
+        if found != (rows, cols) {
+            let name = name.to_owned();
+            return Err(ModelError::WrongShape { name, expected: (rows, cols), found });
+        }
+        Ok(tensor)
+    }
+}
+
+/// Checks that ranges of bytes, each with a name, do not overlap; sorts them by start.
+pub(crate) fn check_disjoint(ranges: &mut [(Range<usize>, String)]) -> Result<(), ModelError> {
+    ranges.sort_by_key(|(range, _)| (range.start, range.end));
+    for pair in ranges.windows(2) {
+        let [(before, name_before), (after, name_after)] = pair else { continue };
+        if after.start < before.end {
+            let why = format!("its bytes overlap those of {name_before}");
+            return Err(ModelError::malformed(format!("tensor {name_after}"), why));
+        }
+    }
+    Ok(())
+}
