@@ -58,12 +58,46 @@ pub struct Tensor<'a> {
 }
 
 impl Tensor<'_> {
-    /// Dequantizes the whole tensor, (rows * cols), row-major.
-    #[must_use]
-    pub fn to_f32(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.info.rows * self.info.cols];
-        atoll_kernels::dequantize(self.info.dtype, self.bytes, &mut out);
-        out
+    /// The numbers of a tensor that is stored as floats, (rows * cols), row-major.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] if it is quantized.
+    pub fn to_floats(self) -> Result<Vec<f32>, ModelError> {
+        let halves = || self.bytes.as_chunks().0.iter();
+        match self.info.dtype {
+            BlockType::F32 => Ok(self
+                .bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes))
+                .collect()),
+            BlockType::F16 => {
+                Ok(halves().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32()).collect())
+            }
+            BlockType::BF16 => {
+                Ok(halves().map(|bytes| half::bf16::from_le_bytes(*bytes).to_f32()).collect())
+            }
+            BlockType::Q4_0
+            | BlockType::Q4_1
+            | BlockType::Q5_0
+            | BlockType::Q5_1
+            | BlockType::Q8_0
+            | BlockType::Q2K
+            | BlockType::Q3K
+            | BlockType::Q4K
+            | BlockType::Q5K
+            | BlockType::Q6K
+            | BlockType::IQ4NL
+            | BlockType::IQ4XS => Err(ModelError::Unsupported {
+                what: "block type",
+                name: format!(
+                    "{} of {}, which must be floats",
+                    self.info.dtype.name(),
+                    self.info.name
+                ),
+            }),
+        }
     }
 }
 

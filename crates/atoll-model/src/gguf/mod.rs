@@ -84,7 +84,7 @@ impl GgufFile {
             .map(|_| read_tensor_header(&mut cursor))
             .collect::<Result<Vec<_>, _>>()?;
         let (tensors, places) = place(headers, cursor.position() as u64, alignment, bytes.len())?;
-        let factors = rope_factors(&bytes, &tensors, &places);
+        let factors = rope_factors(&bytes, &tensors, &places)?;
         let config = config::read(&metadata, &tensors, factors)?;
         Ok(Self { bytes, metadata, tensors, places, config })
     }
@@ -218,10 +218,14 @@ fn place(
 }
 
 /// The divisors of RoPE's frequencies, if the file stores them.
-fn rope_factors(bytes: &[u8], tensors: &[TensorInfo], places: &Places) -> Option<Vec<f32>> {
-    let (idx, range) = places.get(config::ROPE_FACTORS_TENSOR)?;
+fn rope_factors(
+    bytes: &[u8],
+    tensors: &[TensorInfo],
+    places: &Places,
+) -> Result<Option<Vec<f32>>, ModelError> {
+    let Some((idx, range)) = places.get(config::ROPE_FACTORS_TENSOR) else { return Ok(None) };
     let tensor = Tensor { info: &tensors[*idx], bytes: &bytes[range.clone()] };
-    Some(tensor.to_f32())
+    tensor.to_floats().map(Some)
 }
 
 #[cfg(test)]

@@ -28,7 +28,9 @@ fn reads_what_was_written() {
         let tensor = file.tensor("blk.3.ffn_down.weight").unwrap();
         assert_eq!((tensor.info.rows, tensor.info.cols), (64, 128));
         assert_eq!(tensor.bytes.len(), 64 * 4 * 18);
-        assert!(tensor.to_f32().iter().all(|x| x.is_finite()));
+        assert!(tensor.to_floats().is_err());
+        let norm = file.tensor("output_norm.weight").unwrap().to_floats().unwrap();
+        assert!(norm.len() == 64 && norm.iter().all(|x| (0.8..1.2).contains(x)));
         assert!(file.tensor("blk.4.ffn_down.weight").is_none());
     }
 }
