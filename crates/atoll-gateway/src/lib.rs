@@ -1,1 +1,4 @@
-//! Atoll.
+//! HTTP in, node commands out: the OpenAI interface of an Atoll node.
+
+mod error;
+mod openai;
