@@ -3,6 +3,7 @@
 mod ls;
 mod pull;
 mod rm;
+mod show;
 
 use crate::args::Command;
 use crate::exit::Failure;
@@ -13,6 +14,7 @@ pub(crate) fn dispatch(settings: &Settings, command: &Command) -> Result<(), Fai
     match command {
         Command::Pull(args) => pull::run(settings, args),
         Command::Ls(_) => ls::run(settings),
+        Command::Show(args) => show::run(settings, args),
         Command::Rm(args) => rm::run(settings, args),
         Command::Demo(_)
         | Command::Run(_)
@@ -20,7 +22,6 @@ pub(crate) fn dispatch(settings: &Settings, command: &Command) -> Result<(), Fai
         | Command::Serve(_)
         | Command::Up(_)
         | Command::Status(_)
-        | Command::Show(_)
         | Command::Eval(_)
         | Command::Bench(_) => {
             Err(Failure::new(crate::exit::Exit::Failure, "this command is not part of this build"))

@@ -1,5 +1,7 @@
 //! How the program ends: exit codes, and errors that say what, why and what to try.
 
+mod model;
+
 use std::fmt;
 use std::io;
 use std::path::Path;

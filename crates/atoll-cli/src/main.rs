@@ -5,8 +5,10 @@ mod args;
 mod commands;
 mod config_file;
 mod exit;
+mod local;
 mod output;
 mod progress;
+mod prompt;
 mod settings;
 mod source;
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::common::{SamplingFields, TOP_LOGPROBS_MAX, Usage};
+use super::sampling::{SamplingFields, TOP_LOGPROBS_MAX, Usage};
 use crate::error::ApiError;
 
 /// Most messages in one request.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::chat::FinishReason;
-use super::common::{SamplingFields, Usage};
+use super::sampling::{SamplingFields, Usage};
 use crate::error::ApiError;
 
 /// Most alternatives per position that this older interface may ask for.
@@ -98,7 +98,7 @@ pub(crate) struct CompletionChoice {
 
 #[cfg(test)]
 mod tests {
-    use super::super::common::read;
+    use super::super::sampling::read;
     use super::*;
 
     fn check(json: &str, expected: Result<Prompt, &str>) {

@@ -1,6 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use super::super::common::read;
+use super::super::sampling::read;
 use super::*;
 
 fn request(json: &str) -> Result<Vec<(String, String)>, ApiError> {
