@@ -30,3 +30,4 @@ pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, TensorSpec}
 pub use error::ModelError;
 pub use gguf::{GgufFile, GgufWriter};
 pub use tensor::{Tensor, TensorInfo, TensorSource};
+pub use tokenizer::{TokenStream, Tokenizer};
