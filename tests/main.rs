@@ -3,10 +3,20 @@
 //! One test binary for the whole workspace. `layering` and `tidy` read the sources; everything
 //! else runs the real `atoll` with real models. A test that cannot run here says so on stderr,
 //! beginning with `SKIPPED`, and why.
-#![expect(clippy::print_stderr, reason = "tests: what is skipped is said loudly")]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod atoll;
+mod models;
+mod random;
 mod workspace;
 
 mod layering;
 mod tidy;
+
+mod bad_input;
+mod gateway;
+mod local;
+mod memory;
+mod mesh;
+mod netns;
+mod signals;

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from openai import OpenAI
 
-ENDINGS = ["", " Briefly.", " In one word.", " Why?", " And then?", " Who said so?", " When?", " Ok?"]
+ENDINGS = ["", " Briefly.", " In one word.", " Why?", " And then?", " Really?", " When?", " OK?"]
 
 
 def ask(client, model, prompt, max_tokens, stream):

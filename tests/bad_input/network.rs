@@ -1,0 +1,123 @@
+//! Networks that are not as hoped, and strangers on them.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use tempfile::tempdir;
+
+use crate::atoll::{self, Running};
+use crate::memory::resident_bytes;
+use crate::models::SMOLLM2;
+use crate::random::Random;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_port_in_use_is_named() {
+    let data = tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let api = taken.local_addr().unwrap().to_string();
+    let args = ["up", "--api", &api, "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"];
+    let run = atoll::run_within(atoll::command(data.path(), &args), LIMIT);
+    run.refuses(1, &[&api, "in use"]);
+    let listen = format!("/ip4/127.0.0.1/tcp/{}", taken.local_addr().unwrap().port());
+    let args = ["up", "--api", "none", "--no-mdns", "--listen", &listen];
+    let run = atoll::run_within(atoll::command(data.path(), &args), LIMIT);
+    run.refuses(1, &[&listen, "in use"]);
+}
+
+#[test]
+fn no_peers_is_said_after_five_seconds() {
+    let Some(path) = SMOLLM2.path() else { return };
+    let data = tempdir().unwrap();
+    let mut args = vec!["serve", path.to_str().unwrap(), "--stages", "2", "--no-mdns"];
+    args.extend(["--api", "127.0.0.1:0", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+    let run = atoll::run_within(atoll::command(data.path(), &args), Duration::from_secs(40));
+    assert!(matches!(run.code, 4 | 6), "{run}");
+    run.refuses(run.code, &["127.0.0.1", "2 nodes"]);
+    assert!(run.elapsed > Duration::from_secs(4), "{run}");
+}
+
+#[test]
+fn nobody_at_the_address_to_join_is_said() {
+    let data = tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let join = format!("/ip4/127.0.0.1/tcp/{free}");
+    let mut args = vec!["up", "--api", "none", "--no-mdns", "--join", &join];
+    args.extend(["--listen", "/ip4/127.0.0.1/tcp/0"]);
+    let mut node = Running::start(atoll::command(data.path(), &args));
+    std::thread::sleep(Duration::from_secs(8));
+    let run = node.end_with("TERM", Duration::from_secs(10));
+    assert!(run.stderr.contains(&join), "does not name the address: {run}");
+    run.did_not_panic();
+}
+
+#[test]
+fn no_room_says_what_is_missing() {
+    let Some(path) = SMOLLM2.path() else { return };
+    let data = tempdir().unwrap();
+    let mut args = vec!["serve", path.to_str().unwrap(), "--memory", "20MiB", "--no-mdns"];
+    args.extend(["--api", "127.0.0.1:0", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+    let run = atoll::run_within(atoll::command(data.path(), &args), LIMIT);
+    run.refuses(6, &["needs", "20"]);
+}
+
+#[test]
+fn one_identity_runs_once() {
+    let data = tempdir().unwrap();
+    let args = ["up", "--api", "none", "--no-mdns", "--json", "--listen", "/ip4/127.0.0.1/tcp/0"];
+    let mut first = Running::start(atoll::command(data.path(), &args));
+    first.wait_for_event("listening", Duration::from_secs(20));
+    let second = atoll::run_within(atoll::command(data.path(), &args), LIMIT);
+    second.refuses(1, &["running"]);
+    let end = first.end_with("TERM", Duration::from_secs(10));
+    assert_eq!(end.code, 143, "{end}");
+}
+
+/// Garbage, silence and floods on a node's port leave it as it was.
+#[test]
+fn strangers_do_not_hurt() {
+    let data = tempdir().unwrap();
+    let args = ["up", "--api", "none", "--no-mdns", "--json", "--listen", "/ip4/127.0.0.1/tcp/0"];
+    let mut node = Running::start(atoll::command(data.path(), &args));
+    let listening = node.wait_for_event("listening", Duration::from_secs(20));
+    let address = listening["addresses"][0].as_str().unwrap();
+    let port: u16 = address.split('/').nth(4).unwrap().parse().unwrap();
+    let before = resident_bytes(node.pid());
+
+    let mut random = Random::from_environment("strangers_do_not_hurt");
+    let mut silent = Vec::new();
+    for n in 0..60 {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let garbage: Vec<u8> = (0..4096).map(|_| random.next().to_le_bytes()[0]).collect();
+        // The node may rightly hang up while we write.
+        let _written = match n % 3 {
+            0 => stream.write_all(&garbage),
+            1 => stream
+                .write_all(b"\x13/multistream/1.0.0\n")
+                .and_then(|()| stream.write_all(&garbage)),
+            _ => Ok(()),
+        };
+        let mut answer = [0; 512];
+        let _heard = stream.read(&mut answer);
+        if n % 3 == 2 {
+            silent.push(stream);
+        }
+    }
+    let grown = resident_bytes(node.pid()).saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more, {random}");
+
+    // Somebody honest is still heard.
+    let other = tempdir().unwrap();
+    let mut args = vec!["up", "--api", "none", "--no-mdns", "--json", "--join", address];
+    args.extend(["--listen", "/ip4/127.0.0.1/tcp/0"]);
+    let mut friend = Running::start(atoll::command(other.path(), &args));
+    let met = friend.wait_for_event("peer", Duration::from_secs(20));
+    assert_eq!(met["node"], listening["node"]);
+    drop(silent);
+    let end = node.end_with("TERM", Duration::from_secs(10));
+    end.did_not_panic();
+    assert_eq!(end.code, 143, "{end}, {random}");
+}

@@ -1,0 +1,61 @@
+//! A node takes the memory of what it holds and little more.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::atoll::{self, Running};
+use crate::models::SMOLLM2;
+
+/// What a node may take beyond its weights and its KV cache.
+const OVERHEAD_BYTES_MAX: u64 = 64 << 20;
+
+/// Resident memory of a process.
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024
+}
+
+#[test]
+fn a_node_with_ten_layers_takes_its_weights_and_little_more() {
+    let Some(path) = SMOLLM2.path() else { return };
+    let datas = [tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap()];
+    let loopback = ["--no-mdns", "--json", "--listen", "/ip4/127.0.0.1/tcp/0"];
+
+    let mut serve = vec!["serve", path.to_str().unwrap(), "--stages", "3", "--ctx", "512"];
+    serve.extend(["--api", "127.0.0.1:0"]);
+    serve.extend(loopback);
+    let mut owner = Running::start(atoll::command(datas[0].path(), &serve));
+    let listening = owner.wait_for_event("listening", Duration::from_secs(20));
+    let address = listening["addresses"][0].as_str().unwrap().to_owned();
+
+    let mut up = vec!["up", "--api", "127.0.0.1:0", "--join", &address];
+    up.extend(loopback);
+    let mut others: Vec<_> =
+        datas[1..].iter().map(|data| Running::start(atoll::command(data.path(), &up))).collect();
+    let api = owner.wait_for_event("api", Duration::from_secs(20));
+    let serving = owner.wait_for_event("serving", Duration::from_secs(60));
+    assert_eq!(serving["stages"].as_array().unwrap().len(), 3, "{serving}");
+    let url = api["url"].as_str().unwrap();
+    crate::gateway::complete(url, "The capital of France is", 48);
+
+    for (other, data) in others.iter_mut().zip(&datas[1..]) {
+        let status = atoll::json(data.path(), &["status", "--json"]);
+        let held = &status["held"][0];
+        let layers = &held["layers"];
+        assert_eq!(layers[1].as_u64().unwrap() - layers[0].as_u64().unwrap(), 10, "{status}");
+        let bytes = |key: &str| held[key].as_u64().unwrap_or_else(|| no_key(&status, key));
+        let allowed = bytes("weight_bytes") + bytes("kv_bytes") + OVERHEAD_BYTES_MAX;
+        let resident = resident_bytes(other.pid());
+        assert!(resident <= allowed, "{resident} bytes resident, {allowed} allowed: {status}");
+        assert!(resident > bytes("weight_bytes"), "weights are not counted: {status}");
+    }
+}
+
+fn no_key(status: &Value, key: &str) -> u64 {
+    panic!("no {key} in {status}")
+}
