@@ -242,6 +242,11 @@ pub(crate) fn skip(what: &str, why: &str) {
     let _said = writeln!(std::io::stderr(), "\nSKIPPED {what}: {why}");
 }
 
+/// Notes a measured figure, past the test harness; `must_show.sh` collects these lines.
+pub(crate) fn figure(what: &str, figure: &str) {
+    let _said = writeln!(std::io::stderr(), "\nFIGURE {what}: {figure}");
+}
+
 /// Polls `done` until it gives something; fails the test after `limit`.
 pub(crate) fn poll<T>(limit: Duration, what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;

@@ -51,6 +51,9 @@ fn a_node_with_ten_layers_takes_its_weights_and_little_more() {
         let bytes = |key: &str| held[key].as_u64().unwrap_or_else(|| no_key(&status, key));
         let allowed = bytes("weight_bytes") + bytes("kv_bytes") + OVERHEAD_BYTES_MAX;
         let resident = resident_bytes(other.pid());
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let (took, may) = (mib(resident), mib(allowed));
+        atoll::figure("memory of ten layers", &format!("{took:.1} MiB of {may:.1} MiB allowed"));
         assert!(resident <= allowed, "{resident} bytes resident, {allowed} allowed: {status}");
         assert!(resident > bytes("weight_bytes"), "weights are not counted: {status}");
     }

@@ -157,6 +157,7 @@ fn nodes_find_each_other_by_mdns() {
         let mut second = lan.up(1, listen, &[]);
         let (after, event) = second.meets(&first.id, FOUND_WITHIN);
         assert!(after < FOUND_WITHIN, "{name}: {after:?}");
+        atoll::figure(&format!("found by mDNS over {name}"), &format!("{after:.2?}"));
         assert_eq!(event["found_by"], "mdns", "{name}: {event}");
         first.meets(&second.id.clone(), FOUND_WITHIN);
         let status = second.status();
@@ -174,6 +175,7 @@ fn without_multicast_one_address_is_enough() {
         let first = lan.up(1, listen, &["--join", &join]);
         let mut second = lan.up(2, listen, &["--join", &join]);
         let (after, event) = second.meets(&first.id, Duration::from_secs(10));
+        atoll::figure(&format!("found by Kademlia over {name}"), &format!("{after:.2?}"));
         assert_eq!(event["found_by"], "kademlia", "{name} after {after:?}: {event}");
         let status = second.status();
         assert_eq!(status["peers"].as_array().unwrap().len(), 2, "{name}: {status}");
@@ -228,6 +230,8 @@ fn fetched_only_its_layers(host: &Host, layer_bytes: &[u64]) {
     let bound = |index: usize| usize::try_from(layers[index].as_u64().unwrap()).unwrap();
     let needed: u64 = layer_bytes[bound(0)..bound(1)].iter().sum();
     let counted = status["blobs"]["received_bytes"].as_u64().unwrap();
+    let share = counted as f64 / needed as f64;
+    atoll::figure("bytes received by a newcomer", &format!("{share:.4} x its layers"));
     assert!(counted >= needed && counted * 100 <= needed * 105, "{counted} of {needed}: {status}");
     // The wire also carries headers, discovery and activations.
     let wire = host.received_bytes();

@@ -46,8 +46,9 @@ fn answer(mut stream: TcpStream, content: &[u8], cut: Option<usize>) -> Option<(
     write!(
         stream,
         "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{last}/{total}\r\n\
-         ETag: \"a\"\r\nAccept-Ranges: bytes\r\nConnection: close\r\n\r\n",
-        rest.len()
+         ETag: \"a\"\r\nX-Repo-Commit: {}\r\nAccept-Ranges: bytes\r\nConnection: close\r\n\r\n",
+        rest.len(),
+        "0".repeat(40)
     )
     .ok()?;
     stream.write_all(&rest[..cut.unwrap_or(rest.len()).min(rest.len())]).ok()
@@ -83,7 +84,7 @@ fn a_wrong_hash_is_refused() {
     let url = format!("{}/a.gguf", serve(vec![7; 100_000], None));
     let hash = "0".repeat(64);
     let command = atoll::command(data.path(), &["pull", &url, "--sha256", &hash]);
-    atoll::run_within(command, LIMIT).refuses(9, &["0000", "sha256"]);
+    atoll::run_within(command, LIMIT).refuses(9, &["0000", "SHA-256"]);
     assert_eq!(finals(data.path()), Vec::<String>::new());
 }
 

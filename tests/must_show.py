@@ -1,0 +1,238 @@
+#!/usr/bin/env python3
+"""Measures what the project promises to show, and prints a table with pass or FAIL.
+
+  must_show.py --models DIR [--eval TEXT] [--peer PYTHON] [--openai PYTHON] [--only NAME ...]
+
+DIR holds smollm2-135m.gguf and qwen2.5-coder-0.5b.gguf. TEXT is the raw WikiText-2 test set; PYTHON
+is one that has llama-cpp-python (peers/README.md). What is not given is reported as skipped.
+Builds nothing but test binaries: run `cargo build --release` first.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ATOLL = HERE.parent / "target/release/atoll"
+MODELS = ["smollm2-135m", "qwen2.5-coder-0.5b"]
+# llama-perplexity, context 512, 40 chunks of the WikiText-2 test set.
+WIKITEXT = {"smollm2-135m": 23.586, "qwen2.5-coder-0.5b": 31.867}
+rows = []
+
+
+def row(item, what, figure, bound, ok):
+    mark = {True: "pass", False: "FAIL", None: "skipped"}[ok]
+    rows.append((item, what, figure, bound, mark))
+    print(f"[{mark}] {item} {what}: {figure} (wanted: {bound})", file=sys.stderr, flush=True)
+
+
+def run(args, env=None, limit=1200, data=None, check=True):
+    """Runs atoll with a data directory of its own; returns (JSON, seconds, stderr)."""
+    own = data or tempfile.mkdtemp(prefix="atoll-show-")
+    full = {k: v for k, v in os.environ.items() if not k.startswith("ATOLL_")}
+    full.update({"ATOLL_DATA_DIR": own, "ATOLL_CONFIG": "/dev/null", **(env or {})})
+    start = time.monotonic()
+    command = [str(ATOLL), *map(str, args)]
+    done = subprocess.run(command, capture_output=True, env=full, timeout=limit)
+    seconds = time.monotonic() - start
+    if not data:
+        shutil.rmtree(own, ignore_errors=True)
+    if check and done.returncode != 0:
+        error = done.stderr.decode(errors="replace")[-500:]
+        raise RuntimeError(f"{args[:2]} ... exit {done.returncode}: {error}")
+    return (json.loads(done.stdout) if done.stdout.startswith(b"{") else {}), seconds, done.stderr
+
+
+def golden(model):
+    with open(HERE / "data" / f"golden-{model}.json", encoding="utf-8") as file:
+        return json.load(file)["cases"]
+
+
+def answer(path, prompt, extra, env=None):
+    args = ["run", path, prompt, "--raw", "--temp", "0", "--max-tokens", "64", "--json"]
+    return run([*args, *extra], env)[0]
+
+
+def demo(args):
+    """1: the demo, from nothing and from warm."""
+    data = tempfile.mkdtemp(prefix="atoll-show-")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ATOLL_")}
+    env["ATOLL_DATA_DIR"] = data
+    for turn, bound in (("from nothing", None), ("from warm", 3.0)):
+        start = time.monotonic()
+        command = [str(ATOLL), "demo", "Why is the sky blue?"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+        ) as child:
+            first = child.stdout.read(1)
+            seconds = time.monotonic() - start
+            out, err = child.communicate(timeout=600)
+        text = (first + out + err).decode(errors="replace")
+        ok = child.returncode == 0 and (bound is None or seconds <= bound)
+        row(1, f"demo {turn}: first token", f"{seconds:.2f} s", f"<= {bound or 600} s", ok)
+        said = all(re.search(word, text) for word in (r"tokens?/s", r"[µu]s|ms", r"layers?"))
+        figure = "shown" if said else text[-300:]
+        row(1, f"demo {turn}: placement, speed, hops", figure, "shown", said)
+    shutil.rmtree(data, ignore_errors=True)
+
+
+def equal(args):
+    """2: one result, whatever the route."""
+    routes = [("--stages", "2"), ("--stages", "3"), ("--stages", "5")]
+    routes += [("--local", "--chunk", n) for n in ("1", "7", "64", "4096")]
+    for model in MODELS:
+        path = args.models / f"{model}.gguf"
+        cases = golden(model)
+        alone = [answer(path, case["prompt"], ["--local"])["tokens"] for case in cases]
+        for route in routes + ["generic"]:
+            env = {"ATOLL_KERNELS": "generic"} if route == "generic" else None
+            extra = ["--local"] if env else route
+            same = 0
+            for case, wanted in zip(cases, alone):
+                same += answer(path, case["prompt"], extra, env)["tokens"] == wanted
+            name = "generic kernels" if env else " ".join(route)
+            row(2, f"{model} {name}", f"{same} of {len(cases)} equal", "all", same == len(cases))
+
+
+def outside(args):
+    """3: against llama.cpp."""
+    for model in MODELS:
+        path = args.models / f"{model}.gguf"
+        ids = tokens = worst = 0
+        for case in golden(model):
+            got = answer(path, case["prompt"], ["--local", "--logprobs", "10"])
+            ids += got["prompt_tokens"] == case["prompt_ids"]
+            close = next((i for i, gap in enumerate(case["gaps"]) if gap < 0.15), 64)
+            tokens += got["tokens"][:close] == case["tokens"][:close]
+            ours = {e["id"]: e["logprob"] for e in got["logprobs"][0]["top"]}
+            floor = min(ours.values())
+            distances = [abs(ours.get(i, floor) - p) for i, p in case["top10"]]
+            worst = max(worst, *distances)
+        row(3, f"{model} prompt ids", f"{ids} of 3", "all", ids == 3)
+        row(3, f"{model} tokens to the first close gap", f"{tokens} of 3", "all", tokens == 3)
+        row(3, f"{model} first top-10", f"off by {worst:.3f}", "<= 0.2", worst <= 0.2)
+        if not args.eval:
+            row(3, f"{model} perplexity", "no --eval", "0.5 %", None)
+            continue
+        scored = ["eval", path, "--text", args.eval, "--ctx", "512", "--chunks", "40", "--json"]
+        ppl = run(scored, limit=3000)[0]["ppl"]
+        off = ppl / WIKITEXT[model] - 1
+        row(3, f"{model} perplexity", f"{ppl:.3f} ({off:+.2%})", "0.5 %", abs(off) <= 0.005)
+
+
+def tested(item, *filters):
+    """Rows from the end-to-end tests and the figures that they print."""
+    command = ["cargo", "test", "--release", "-p", "atoll-tests", "--", "--test-threads=1"]
+    done = subprocess.run([*command, *filters], cwd=HERE.parent, capture_output=True, text=True)
+    text = done.stdout + done.stderr
+    figures = re.findall(r"^FIGURE (.*)$", text, re.M)
+    for name, how in re.findall(r"^test (\S+) \.\.\.[^\n]*?(ok|FAILED)?$", text, re.M):
+        how = how or ("FAILED" if re.search(rf"^    {name}$", text, re.M) else "ok")
+        row(item, name, how, "ok", how == "ok")
+    for skipped in re.findall(r"^SKIPPED (.*)$", text, re.M):
+        row(item, skipped[:70], "-", "ok", None)
+    for figure in figures:
+        print(f"         {figure}", file=sys.stderr)
+
+
+def network(args):
+    """4: namespaces."""
+    tested(4, "netns::")
+
+
+def memory(args):
+    """5: resident memory."""
+    tested(5, "memory::")
+
+
+def hop(args):
+    """6: what a hop adds."""
+    path = args.models / "smollm2-135m.gguf"
+    script = [sys.executable, "-B", HERE / "peers/hop.py", path, "--atoll", ATOLL]
+    done = subprocess.run(script, capture_output=True, check=True)
+    for stages in json.loads(done.stdout)["rows"]:
+        us = stages["hop_us"]
+        what = f"a hop of {stages['stages']} stages"
+        span = f"{us:.0f} us [{stages['hop_us_min']:.0f}-{stages['hop_us_max']:.0f}]"
+        row(6, what, span, "<= 400 us", us <= 400)
+
+
+def speed(args):
+    """7: beside llama.cpp."""
+    for model in MODELS:
+        if not args.peer:
+            row(7, f"{model} speed", "no --peer", "0.8 x / 0.5 x", None)
+            continue
+        path = args.models / f"{model}.gguf"
+        script = [args.peer, "-B", HERE / "peers/bench.py", path, "--atoll", ATOLL]
+        done = subprocess.run(script, stdout=subprocess.PIPE, check=True)
+        for line in json.loads(done.stdout)["rows"]:
+            for what, bound in (("decode", 0.8), ("prefill", 0.5)):
+                r = line[what]
+                span = f"[{r['ratio_min']:.2f}-{r['ratio_max']:.2f}]"
+                speeds = f"{r['atoll_tokens_per_s']:.0f} / {r['llama_cpp_tokens_per_s']:.0f} tok/s"
+                name = f"{model} {what}, {line['threads']} threads"
+                figure = f"{r['ratio']:.2f} x {span} {speeds}"
+                row(7, name, figure, f">= {bound} x", r["ratio"] >= bound)
+
+
+def gateway(args):
+    """8: the openai package."""
+    if args.openai:
+        os.environ["ATOLL_TEST_PYTHON"] = args.openai
+    tested(8, "gateway::")
+
+
+def simulator(args):
+    """9: the core without IO."""
+    command = ["cargo", "run", "--release", "-q", "-p", "atoll-simulations", "--", "swarm"]
+    command += ["--nodes", "50", "--seeds", "1000", "--json"]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+    if done.returncode != 0:
+        row(9, "swarm", f"exit {done.returncode} {done.stderr[-300:]}", "0 violations", False)
+        return
+    report = json.loads(done.stdout.strip().splitlines()[-1])
+    said = ", ".join(f"{k} {report[k]}" for k in ("seeds", "events", "faults", "tokens"))
+    clean = not report["violations"]
+    row(9, "50 nodes, 1,000 seeds", said, "0 violations", clean and report["seeds"] >= 1000)
+
+
+def refusals(args):
+    """Bad input and signals."""
+    tested("bad", "bad_input::", "signals::")
+
+
+PARTS = [demo, equal, outside, network, memory, hop, speed, gateway, simulator, refusals]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=pathlib.Path, required=True)
+    parser.add_argument("--eval", type=pathlib.Path)
+    parser.add_argument("--peer", help="a Python with llama-cpp-python")
+    parser.add_argument("--openai", help="a Python with openai")
+    names = [part.__name__ for part in PARTS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    args = parser.parse_args()
+    os.environ["ATOLL_TEST_MODELS"] = str(args.models.resolve())
+    for part in PARTS:
+        if part.__name__ not in args.only:
+            continue
+        try:
+            part(args)
+        except Exception as error:  # One part that breaks must not hide the others.
+            row("-", f"{part.__name__} ({part.__doc__})", f"{error}"[-400:], "to run", False)
+    print("| item | what | figure | wanted | |\n|---|---|---|---|---|")
+    for cells in rows:
+        print("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
+    sys.exit(1 if any(cells[-1] == "FAIL" for cells in rows) else 0)
+
+
+main()
