@@ -27,7 +27,8 @@ HAND = [
 ALPHABET = (
     "abcXYZ019 \t\n\r'’\"!?.,;:-_/\\<>|{}[]()*&^%$#@~`+=éßñøŁżΩЖяאش中日本語한글กเ🦀👍\u00a0\u2003\u3000\u200d\u0301½²٣"
 )
-PIECES = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", " the", "'s", "'LL", "  ", "\n\n", "1234", "    return"]
+PIECES = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", " the", "'s", "'LL"]
+PIECES += ["  ", "\n\n", "1234", "    return"]
 
 
 def random_text(rng: random.Random) -> str:
@@ -54,8 +55,10 @@ def main() -> int:
     rng = random.Random(args.seed)
     texts = HAND + [random_text(rng) for _ in range(args.texts)]
     root = pathlib.Path(__file__).resolve().parents[2]
-    command = ["cargo", "run", "-q", "--release", "-p", "atoll-model", "--example", "tokenize", "--", args.model]
-    run = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, cwd=root, check=True)
+    command = ["cargo", "run", "-q", "--release", "-p", "atoll-model", "--example", "tokenize"]
+    command += ["--", args.model]
+    text = json.dumps(texts)
+    run = subprocess.run(command, input=text, capture_output=True, text=True, cwd=root, check=True)
     ours = json.loads(run.stdout)
     llama = Llama(args.model, vocab_only=True, verbose=False)
     wrong = 0
