@@ -73,14 +73,12 @@ impl Lan {
         assert!(ip(&["-n", &namespace, "link", "set", "lo", "up"]));
     }
 
-    /// Drops every multicast packet that a host sends.
+    /// Lets the switch pass no multicast on, as many do.
     fn block_multicast(&self) {
-        let rules = "table inet atoll { chain out { type filter hook output priority 0;\n\
-                     ip daddr 224.0.0.0/4 drop\nip6 daddr ff00::/8 drop\n} }";
         for host in 0..self.hosts {
-            let mut nft = Command::new("ip");
-            nft.args(["netns", "exec", &self.namespace(host), "nft", rules]);
-            assert!(nft.status().unwrap().success(), "nft is needed to block multicast");
+            let port = format!("p{host}");
+            let flood = ["type", "bridge_slave", "mcast_flood", "off"];
+            assert!(ip(&[&["-n", &self.switch(), "link", "set", &port][..], &flood].concat()));
         }
     }
 
