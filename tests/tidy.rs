@@ -8,6 +8,9 @@ use crate::workspace::{self, Source};
 const FILE_LINES: usize = 400;
 const FILE_LINES_MAX: usize = 600;
 const LIB_LINES_MAX: usize = 120;
+/// A function is one page, about 70 lines; beyond this it is not.
+const FUNCTION_LINES_MAX: usize = 90;
+const EXAMPLE_LINES_MAX: usize = 80;
 const LINE_CHARS_MAX: usize = 100;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -144,6 +147,9 @@ fn each_fault_is_seen() {
     check("a/b.rs", "let a = 1; \n".to_owned(), "blank at its end");
     check("a/b.rs", "\tlet a = 1;\n".to_owned(), "tab");
     check("a/b.rs", "let a = 1;".to_owned(), "last line");
+    let body = "    x();\n".repeat(FUNCTION_LINES_MAX);
+    check("a/b.rs", format!("pub(crate) fn long() {{\n{body}}}\n"), "function");
+    check("examples/a.rs", "x\n".repeat(EXAMPLE_LINES_MAX + 1), "lines");
     check("crates/x/src/utils.rs", String::new(), "says nothing");
     check("crates/x/src/helpers/mod.rs", String::new(), "says nothing");
     check("a.bin", "x".repeat(1 << 21), "bytes");
@@ -190,9 +196,11 @@ fn holds(line: &str, left: &str, right: &str) -> bool {
 fn shape_faults(file: &Source) -> Vec<String> {
     let path = &file.path;
     let lines = file.text.lines().count();
+    let is_example = path.starts_with("examples/") && path.ends_with(".rs");
     let listed = LONG_FILES.iter().any(|(long, _)| long == path);
     let lines_max = if listed { FILE_LINES_MAX } else { FILE_LINES };
-    let mut faults = Vec::new();
+    let lines_max = if is_example { EXAMPLE_LINES_MAX } else { lines_max };
+    let mut faults = long_functions(file);
     if lines > lines_max {
         faults.push(format!("{path}: {lines} lines, at most {lines_max}"));
     }
@@ -216,6 +224,34 @@ fn shape_faults(file: &Source) -> Vec<String> {
         faults.push(format!("{path}: the last line does not end"));
     }
     faults
+}
+
+/// Relies on rustfmt: a function's last line is a brace at the indent of its first.
+fn long_functions(file: &Source) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut open: Option<(usize, usize, &str)> = None;
+    for (number, line) in numbered(file) {
+        let indent = line.len() - line.trim_start().len();
+        if is_function(line.trim_start()) && open.is_none_or(|(_, outer, _)| indent <= outer) {
+            open = Some((number, indent, line.trim()));
+        }
+        let Some((first, outer, head)) = open else { continue };
+        if indent == outer && line.trim() == "}" {
+            let lines = number - first + 1;
+            if lines > FUNCTION_LINES_MAX {
+                faults.push(format!("{}:{first}: a function of {lines} lines: {head}", file.path));
+            }
+            open = None;
+        }
+    }
+    faults
+}
+
+fn is_function(line: &str) -> bool {
+    let before = line.split("fn ").next().unwrap_or_default();
+    let words = ["pub", "const", "async", "unsafe", "extern", "\"C\""];
+    let is_prefix = |word: &str| words.contains(&word) || word.starts_with("pub(");
+    line.contains("fn ") && before.split(' ').filter(|w| !w.is_empty()).all(is_prefix)
 }
 
 /// A line that is nothing but one string, which cannot be broken without harm.
