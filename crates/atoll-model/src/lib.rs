@@ -16,9 +16,11 @@
 //! # Ok::<(), atoll_model::ModelError>(())
 //! ```
 
+pub mod blob;
 pub mod config;
 pub mod error;
 pub mod gguf;
+pub mod manifest;
 pub mod mapped;
 pub mod sampler;
 pub mod stop;
@@ -28,9 +30,11 @@ pub mod tiny;
 pub mod tokenizer;
 
 pub use atoll_kernels::{BlockType, RopeStyle};
+pub use blob::{BlobHash, BlobKind, ShardBlob};
 pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, TensorSpec};
 pub use error::ModelError;
 pub use gguf::{GgufFile, GgufWriter};
+pub use manifest::{BlobEntry, Manifest, PartEntry, ShardSet};
 pub use sampler::{Sampled, SamplerConfig, sample};
 pub use stop::{Passed, StopMatcher};
 pub use template::{ChatMessage, ChatTemplate};

@@ -137,9 +137,10 @@ fn without_generation_marks(source: &str) -> String {
 
 #[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 fn template_error(error: Error) -> ModelError {
-    let why = match error.kind() {
-        ErrorKind::OutOfFuel => format!("it took more than {FUEL} steps"),
-        _ => error.to_string(),
+    let why = if error.kind() == ErrorKind::OutOfFuel {
+        format!("it took more than {FUEL} steps")
+    } else {
+        error.to_string()
     };
     ModelError::Template { why }
 }

@@ -7,6 +7,7 @@ use atoll_kernels::BlockType;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::gguf::GgufFile;
+use crate::manifest::ShardSet;
 
 /// Name, block type and shape of a stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +107,8 @@ impl Tensor<'_> {
 pub enum TensorSource {
     /// A GGUF file.
     Gguf(GgufFile),
+    /// Blobs of some or all parts.
+    Shards(ShardSet),
 }
 
 impl TensorSource {
@@ -114,6 +117,7 @@ impl TensorSource {
     pub fn config(&self) -> &ModelConfig {
         match self {
             Self::Gguf(file) => file.config(),
+            Self::Shards(shards) => shards.config(),
         }
     }
 
@@ -122,6 +126,7 @@ impl TensorSource {
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         match self {
             Self::Gguf(file) => file.tensor(name),
+            Self::Shards(shards) => shards.tensor(name),
         }
     }
 

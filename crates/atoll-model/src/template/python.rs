@@ -35,8 +35,8 @@ pub(super) fn strftime_now(format: String) -> Result<String, Error> {
 pub(super) fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
     let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);
-    let month_name = MONTHS[month as usize - 1];
-    let weekday = WEEKDAYS[(days % 7) as usize];
+    let month_name = MONTHS[usize::try_from(month - 1).expect("a month is 1 to 12")];
+    let weekday = WEEKDAYS[usize::try_from(days % 7).expect("below 7")];
     let (hour, minute) = (second_of_day / 3600, second_of_day / 60 % 60);
     let hour12 = if hour % 12 == 0 { 12 } else { hour % 12 };
     let mut out = String::new();
