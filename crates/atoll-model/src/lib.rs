@@ -22,6 +22,7 @@ pub mod error;
 pub mod gguf;
 pub mod manifest;
 pub mod mapped;
+pub mod safetensors;
 pub mod sampler;
 pub mod stop;
 pub mod template;
@@ -35,6 +36,7 @@ pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, TensorSpec}
 pub use error::ModelError;
 pub use gguf::{GgufFile, GgufWriter};
 pub use manifest::{BlobEntry, Manifest, PartEntry, ShardSet};
+pub use safetensors::SafetensorsFolder;
 pub use sampler::{Sampled, SamplerConfig, sample};
 pub use stop::{Passed, StopMatcher};
 pub use template::{ChatMessage, ChatTemplate};

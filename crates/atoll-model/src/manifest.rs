@@ -16,6 +16,9 @@ const VERSION: u32 = 1;
 const BYTES_MAX: u64 = 4 << 20;
 const NAME_BYTES_MAX: u64 = 256;
 
+/// Takes a blob: what it holds, its hash, its bytes.
+pub type BlobSink<'a, E> = dyn FnMut(BlobKind, BlobHash, &[u8]) -> Result<(), E> + 'a;
+
 /// A model as nodes speak of it. Its canonical JSON's hash names the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -143,7 +146,7 @@ impl Manifest {
         source: &TensorSource,
         tokenizer: &Tokenizer,
         template: Option<&str>,
-        sink: &mut dyn FnMut(BlobKind, BlobHash, &[u8]) -> Result<(), E>,
+        sink: &mut BlobSink<'_, E>,
     ) -> Result<Self, E> {
         let config = source.config().clone();
         let tokenizer_bytes = tokenizer.to_blob();
@@ -168,7 +171,7 @@ fn cut_part<E: From<ModelError>>(
     source: &TensorSource,
     kind: BlobKind,
     specs: &[TensorSpec],
-    sink: &mut dyn FnMut(BlobKind, BlobHash, &[u8]) -> Result<(), E>,
+    sink: &mut BlobSink<'_, E>,
 ) -> Result<PartEntry, E> {
     let tensors = specs
         .iter()

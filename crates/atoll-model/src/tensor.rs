@@ -8,6 +8,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::gguf::GgufFile;
 use crate::manifest::ShardSet;
+use crate::safetensors::SafetensorsFolder;
 
 /// Name, block type and shape of a stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +108,8 @@ impl Tensor<'_> {
 pub enum TensorSource {
     /// A GGUF file.
     Gguf(GgufFile),
+    /// A folder of safetensors.
+    Safetensors(SafetensorsFolder),
     /// Blobs of some or all parts.
     Shards(ShardSet),
 }
@@ -117,6 +120,7 @@ impl TensorSource {
     pub fn config(&self) -> &ModelConfig {
         match self {
             Self::Gguf(file) => file.config(),
+            Self::Safetensors(folder) => folder.config(),
             Self::Shards(shards) => shards.config(),
         }
     }
@@ -126,6 +130,7 @@ impl TensorSource {
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         match self {
             Self::Gguf(file) => file.tensor(name),
+            Self::Safetensors(folder) => folder.tensor(name),
             Self::Shards(shards) => shards.tensor(name),
         }
     }
