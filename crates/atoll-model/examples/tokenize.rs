@@ -4,12 +4,12 @@
 
 use std::io::{Read, Write};
 
-use atoll_model::{GgufFile, Tokenizer};
+use atoll_model::Tokenizer;
+use atoll_model::gguf::Metadata;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args_os().nth(1).ok_or("usage: tokenize MODEL.gguf < texts.json")?;
-    let file = GgufFile::open(path.as_ref())?;
-    let tokenizer = Tokenizer::from_gguf(file.metadata())?;
+    let tokenizer = Tokenizer::from_gguf(&Metadata::open(path.as_ref())?)?;
     let mut input = String::new();
     std::io::stdin().read_to_string(&mut input)?;
     let texts: Vec<String> = serde_json::from_str(&input)?;

@@ -190,15 +190,25 @@ fn penalize(config: &SamplerConfig, logits: &mut [f32], recent: &[u32]) -> Vec<(
 
 /// The `count` best tokens with their logits, best first, of equal ones the lower id first.
 fn best_of(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
-    let mut all: Vec<(u32, f32)> =
-        (0..).zip(logits.iter().copied()).filter(|(_, logit)| !logit.is_nan()).collect();
     let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if count < all.len() {
-        all.select_nth_unstable_by(count, order);
-        all.truncate(count);
+    // Few are kept out of many: what is below the worst of the best so far is not even stored.
+    let room = count.saturating_mul(4).saturating_add(64).min(logits.len());
+    let mut kept = Vec::with_capacity(room);
+    let mut least = None;
+    for (id, logit) in (0..).zip(logits.iter().copied()) {
+        if logit.is_nan() || least.is_some_and(|least| logit <= least) {
+            continue;
+        }
+        kept.push((id, logit));
+        if kept.len() == room && count > 0 && count < room {
+            let (_, worst, _) = kept.select_nth_unstable_by(count - 1, order);
+            least = Some(worst.1);
+            kept.truncate(count);
+        }
     }
-    all.sort_unstable_by(order);
-    all
+    kept.sort_unstable_by(order);
+    kept.truncate(count);
+    kept
 }
 
 /// The tokens to draw from, best first: with top-k, top-p and min-p applied.

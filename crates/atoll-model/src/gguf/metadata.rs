@@ -1,17 +1,37 @@
 //! The key-value part of a GGUF file.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::error::ModelError;
 use crate::gguf::cursor::Cursor;
-use crate::gguf::limit;
 use crate::gguf::value::{Value, ValueType};
+use crate::gguf::{limit, read_preamble};
+use crate::mapped::FileBytes;
 
 /// Keys and values of a GGUF file. Lookups say which key is missing or of the wrong type.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata(BTreeMap<String, Value>);
 
 impl Metadata {
+    /// Reads the keys of the file at `path` alone, which need not hold a model that Atoll runs.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`], and what [`crate::GgufFile::parse`] returns for the metadata.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        Self::parse(&FileBytes::open(path)?)
+    }
+
+    /// Reads the keys of a file from its bytes.
+    ///
+    /// # Errors
+    /// As [`Metadata::open`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, ModelError> {
+        let mut cursor = Cursor::new(bytes);
+        let (_, n_keys) = read_preamble(&mut cursor)?;
+        Self::read(&mut cursor, n_keys)
+    }
+
     pub(super) fn read(cursor: &mut Cursor<'_>, n_keys: u64) -> Result<Self, ModelError> {
         let mut map = BTreeMap::new();
         for _ in 0..n_keys {

@@ -122,16 +122,8 @@ impl GgufFile {
     }
 }
 
-/// Reads the metadata alone, of a file that need not hold a model.
-#[cfg(test)]
-pub(crate) fn read_metadata(bytes: &[u8]) -> Result<Metadata, ModelError> {
-    let mut cursor = Cursor::new(bytes);
-    let (_, n_keys) = read_preamble(&mut cursor)?;
-    Metadata::read(&mut cursor, n_keys)
-}
-
 /// Reads magic, version, and the numbers of tensors and of keys.
-fn read_preamble(cursor: &mut Cursor<'_>) -> Result<(u64, u64), ModelError> {
+pub(crate) fn read_preamble(cursor: &mut Cursor<'_>) -> Result<(u64, u64), ModelError> {
     let found = cursor.take(cursor.remaining().min(4) as u64, "magic")?;
     if found != MAGIC {
         return Err(ModelError::WrongMagic { format: "GGUF", found: found.to_vec() });

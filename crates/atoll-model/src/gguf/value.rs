@@ -92,7 +92,8 @@ pub enum Value {
     Ints(Vec<i64>),
     /// Numbers.
     Floats(Vec<f32>),
-    /// Arrays of arrays and of 64-bit floats, which no model that Atoll runs needs: checked, skipped.
+    /// Arrays of arrays and of unsigned or floating 64-bit numbers, which no supported model needs:
+    /// their lengths are checked, their elements skipped.
     Skipped,
 }
 

@@ -130,6 +130,17 @@ const GOLDEN: [u64; 4] = [
 ];
 
 quickcheck! {
+    fn best_of_equals_the_sorted_logits(values: Vec<i8>, count: u8) -> bool {
+        // Few values, so that many are equal; many more logits than are kept.
+        let many = values.iter().cycle().take(values.len() * 20);
+        let logits: Vec<f32> = many.map(|&x| x.into()).collect();
+        let count = usize::from(count % 8);
+        let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+        sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+        sorted.truncate(count);
+        best_of(&logits, count) == sorted
+    }
+
     fn any_logits_give_a_token(logits: Vec<f32>, recent: Vec<u32>, seed: u64, pos: u32) -> bool {
         let mut logits = logits;
         logits.push(f32::NAN);

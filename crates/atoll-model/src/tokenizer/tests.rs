@@ -17,7 +17,7 @@ fn metadata(keys: Vec<(&str, Value)>) -> Metadata {
     for (key, value) in keys {
         writer.key(&format!("tokenizer.ggml.{key}"), value);
     }
-    crate::gguf::read_metadata(&writer.to_bytes()).unwrap()
+    Metadata::parse(&writer.to_bytes()).unwrap()
 }
 
 fn strings(texts: &[&str]) -> Value {
