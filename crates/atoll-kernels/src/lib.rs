@@ -1,7 +1,56 @@
-//! Slice-level maths on quantized blocks.
+//! Slice-level maths on quantized blocks, one implementation per instruction set, chosen at run
+//! time. It never starts a thread, opens a file or returns an error: shapes are preconditions.
+//!
+//! Read [`PackedMatrix`] and [`Kernels`] first.
+//!
+//! # One order of sums
+//! Results are the same bits for one row or many, any range of tiles, any instruction set:
+//! - Activations are int8 per 32 columns: `q = round_half_even(x * (127 / amax))`,
+//!   scale `dx = amax / 127` (both zero if `amax` is under 1e-30).
+//! - Quantized weights: one f32 accumulator per (weight row, activation row), started at zero. For
+//!   each 32 columns in ascending order: the dot product is an exact integer, then
+//!   `acc = fma(scale * dx, dot, acc)`. Types with a scale per 16 columns (Q2_K, Q3_K, Q6_K) do so
+//!   for the first 16 columns, then for the last 16. Types with an offset then do
+//!   `acc = fma(offset, dx * sum(q), acc)`, again once per scale. SIMD lanes are weight rows.
+//! - Float weights: `acc = fma(w, x, acc)` over the columns in ascending order.
+//! - Sums of a vector ([`Kernels::rms_norm`], softmax): 16 lanes, lane `i` adds the elements
+//!   `16 * j + i` in ascending `j`; the lanes are added 8, 4, 2, 1 apart.
+//! - Attention: tiles of [`KV_TILE`] absolute positions, online softmax over tiles in ascending
+//!   order; within a tile the scores sum over the head's dimensions in ascending order, the values
+//!   over the positions in ascending order, always with fused multiply-add.
+//!
+//! ```
+//! use atoll_kernels::{Activations, BlockType, Isa, Kernels, PackedMatrix};
+//! let ones: Vec<u8> = 1.0f32.to_le_bytes().repeat(32);
+//! let weights = PackedMatrix::pack(BlockType::F32, 1, 32, &ones);
+//! let kernels = Kernels::new(Isa::detect());
+//! let mut x = Activations::new();
+//! x.quantize(&kernels, &[2.0; 32], 1, 32);
+//! let mut out = [0.0; 16];
+//! kernels.matmul(&weights, 0..1, &x, &mut out);
+//! assert_eq!(out[0], 64.0);
+//! ```
 
+mod activations;
+mod arch;
+mod attention;
 mod block;
+mod isa;
+mod kernels;
+mod matmul;
+mod packed;
 mod rope;
+mod unpack;
+mod vector;
 
+#[cfg(test)]
+mod tests;
+
+pub use activations::Activations;
+pub use attention::KV_TILE;
 pub use block::BlockType;
+pub use isa::Isa;
+pub use kernels::Kernels;
+pub use packed::{PackedMatrix, TILE_ROWS};
 pub use rope::RopeStyle;
+pub use unpack::dequantize;

@@ -1,0 +1,235 @@
+//! ggml's quantized blocks as runs of 32 small integers with scales and offsets.
+//!
+//! Source: the block layouts of ggml (`ggml-common.h`) and their readers in the Python package
+//! `gguf`, whose results [`dequantize`] equals bit for bit.
+
+use half::{bf16, f16};
+
+use crate::BlockType;
+
+/// Columns that share one activation scale.
+pub(crate) const RUN: usize = 32;
+
+pub(crate) const IQ4_VALUES: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// 32 consecutive columns of one weight row: column `i` is `scale[i / 16] * q[i]`, plus
+/// `offset[i / 16]` if the type has offsets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    /// The integers.
+    pub(crate) q: [i8; RUN],
+    /// One scale per half; equal unless [`has_half_scales`].
+    pub(crate) scale: [f32; 2],
+    /// One offset per half; zero unless [`has_offsets`].
+    pub(crate) offset: [f32; 2],
+}
+
+impl Run {
+    const fn even(q: [i8; RUN], scale: f32, offset: f32) -> Self {
+        Self { q, scale: [scale; 2], offset: [offset; 2] }
+    }
+}
+
+/// Whether the values are stored as floating-point numbers.
+pub(crate) const fn is_float(ty: BlockType) -> bool {
+    matches!(ty, BlockType::F32 | BlockType::F16 | BlockType::BF16)
+}
+
+/// Whether the two halves of a run have scales of their own.
+pub(crate) const fn has_half_scales(ty: BlockType) -> bool {
+    matches!(ty, BlockType::Q2K | BlockType::Q3K | BlockType::Q6K)
+}
+
+/// Whether an offset is added to the scaled integers.
+pub(crate) const fn has_offsets(ty: BlockType) -> bool {
+    matches!(
+        ty,
+        BlockType::Q4_1 | BlockType::Q5_1 | BlockType::Q2K | BlockType::Q4K | BlockType::Q5K
+    )
+}
+
+/// Writes the values of `blocks` (whole blocks of `ty`, `out.len()` values) to `out`.
+///
+/// # Panics
+/// If `blocks` and `out` are not whole blocks of the same count.
+pub fn dequantize(ty: BlockType, blocks: &[u8], out: &mut [f32]) {
+    assert_eq!(out.len() % ty.block_len(), 0, "whole blocks of {}", ty.name());
+    assert_eq!(blocks.len(), ty.row_bytes(out.len()), "bytes of {} values", out.len());
+    if is_float(ty) {
+        floats(ty, blocks, out);
+        return;
+    }
+    for (index, values) in out.chunks_exact_mut(RUN).enumerate() {
+        let run = unpack(ty, blocks, index);
+        for (i, value) in values.iter_mut().enumerate() {
+            let scaled = run.scale[i / 16] * f32::from(run.q[i]);
+            *value = if has_offsets(ty) { scaled + run.offset[i / 16] } else { scaled };
+        }
+    }
+}
+
+/// Widens stored floating-point numbers.
+pub(crate) fn floats(ty: BlockType, bytes: &[u8], out: &mut [f32]) {
+    let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+    match ty {
+        BlockType::F16 => {
+            out.iter_mut().zip(pairs).for_each(|(o, b)| *o = f16::from_le_bytes(b).to_f32());
+        }
+        BlockType::BF16 => {
+            out.iter_mut().zip(pairs).for_each(|(o, b)| *o = bf16::from_le_bytes(b).to_f32());
+        }
+        _ => {
+            let words = bytes.chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
+            out.iter_mut().zip(words).for_each(|(o, b)| *o = f32::from_le_bytes(b));
+        }
+    }
+}
+
+/// Run `index` of a row of quantized blocks.
+#[inline]
+pub(crate) fn unpack(ty: BlockType, row: &[u8], index: usize) -> Run {
+    let size = ty.block_bytes();
+    if ty.block_len() == RUN {
+        unpack_small(ty, &row[index * size..][..size])
+    } else {
+        let at = index / 8 * size;
+        unpack_super(ty, &row[at..][..size], index % 8)
+    }
+}
+
+fn half_at(bytes: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+}
+
+/// Low nibbles, then high nibbles.
+fn nibbles(bytes: &[u8]) -> [u8; RUN] {
+    let mut q = [0; RUN];
+    for (i, byte) in bytes[..16].iter().enumerate() {
+        q[i] = byte & 15;
+        q[i + 16] = byte >> 4;
+    }
+    q
+}
+
+fn shifted(q: [u8; RUN], by: i8) -> [i8; RUN] {
+    q.map(|q| q.cast_signed() + by)
+}
+
+/// Bit `i` of `bits` becomes bit 4 of value `i`.
+fn with_fifth_bits(mut q: [u8; RUN], bits: &[u8]) -> [u8; RUN] {
+    for (i, q) in q.iter_mut().enumerate() {
+        *q |= ((bits[i / 8] >> (i % 8)) & 1) << 4;
+    }
+    q
+}
+
+/// A block of 32.
+fn unpack_small(ty: BlockType, block: &[u8]) -> Run {
+    let d = half_at(block, 0);
+    match ty {
+        BlockType::Q4_0 => Run::even(shifted(nibbles(&block[2..]), -8), d, 0.0),
+        BlockType::Q4_1 => Run::even(shifted(nibbles(&block[4..]), 0), d, half_at(block, 2)),
+        BlockType::Q5_0 => {
+            Run::even(shifted(with_fifth_bits(nibbles(&block[6..]), &block[2..]), -16), d, 0.0)
+        }
+        BlockType::Q5_1 => {
+            let q = with_fifth_bits(nibbles(&block[8..]), &block[4..]);
+            Run::even(shifted(q, 0), d, half_at(block, 2))
+        }
+        BlockType::IQ4NL => {
+            Run::even(nibbles(&block[2..]).map(|q| IQ4_VALUES[usize::from(q)]), d, 0.0)
+        }
+        _ => {
+            let mut q = [0; RUN];
+            q.iter_mut().zip(&block[2..]).for_each(|(q, byte)| *q = byte.cast_signed());
+            Run::even(q, d, 0.0)
+        }
+    }
+}
+
+/// Run `j` (of eight) of a block of 256.
+fn unpack_super(ty: BlockType, block: &[u8], j: usize) -> Run {
+    match ty {
+        BlockType::Q2K => unpack_q2k(block, j),
+        BlockType::Q3K => unpack_q3k(block, j),
+        BlockType::Q6K => unpack_q6k(block, j),
+        BlockType::IQ4XS => {
+            let high = u16::from_le_bytes([block[2], block[3]]);
+            let low = (block[4 + j / 2] >> (4 * (j % 2))) & 15;
+            let high = ((high >> (2 * j)) & 3).to_le_bytes()[0];
+            let scale = half_at(block, 0) * (f32::from(low | (high << 4)) - 32.0);
+            let q = nibbles(&block[8 + 16 * j..]).map(|q| IQ4_VALUES[usize::from(q)]);
+            Run::even(q, scale, 0.0)
+        }
+        _ => unpack_q4k_q5k(ty, block, j),
+    }
+}
+
+fn unpack_q2k(block: &[u8], j: usize) -> Run {
+    let (scales, rest) = block.split_at(16);
+    let (d, dmin) = (half_at(rest, 64), half_at(rest, 66));
+    let mut q = [0; RUN];
+    for (i, q) in q.iter_mut().enumerate() {
+        *q = ((rest[j / 4 * 32 + i] >> (2 * (j % 4))) & 3).cast_signed();
+    }
+    let pair = [scales[2 * j], scales[2 * j + 1]];
+    Run {
+        q,
+        scale: pair.map(|s| d * f32::from(s & 15)),
+        offset: pair.map(|s| -(dmin * f32::from(s >> 4))),
+    }
+}
+
+fn unpack_q3k(block: &[u8], j: usize) -> Run {
+    let (mask, rest) = block.split_at(32);
+    let (low, scales) = rest.split_at(64);
+    let d = half_at(scales, 12);
+    let mut q = [0; RUN];
+    for (i, q) in q.iter_mut().enumerate() {
+        let two = (low[j / 4 * 32 + i] >> (2 * (j % 4))) & 3;
+        let third = (mask[i] >> j) & 1;
+        *q = two.cast_signed() - 4 * (1 - third.cast_signed());
+    }
+    let scale = |at: usize| {
+        let four = if at < 8 { scales[at] & 15 } else { scales[at - 8] >> 4 };
+        let two = (scales[8 + at % 4] >> (2 * (at / 4))) & 3;
+        d * (f32::from(four | (two << 4)) - 32.0)
+    };
+    Run { q, scale: [scale(2 * j), scale(2 * j + 1)], offset: [0.0; 2] }
+}
+
+fn unpack_q4k_q5k(ty: BlockType, block: &[u8], j: usize) -> Run {
+    let (d, dmin) = (half_at(block, 0), half_at(block, 2));
+    let s = &block[4..16];
+    let (scale, min) = if j < 4 {
+        (s[j] & 63, s[j + 4] & 63)
+    } else {
+        ((s[j + 4] & 15) | ((s[j - 4] >> 6) << 4), (s[j + 4] >> 4) | ((s[j] >> 6) << 4))
+    };
+    let is_q5 = ty == BlockType::Q5K;
+    let low = &block[if is_q5 { 48 } else { 16 } + j / 2 * 32..];
+    let mut q = [0; RUN];
+    for (i, q) in q.iter_mut().enumerate() {
+        let four = if j % 2 == 0 { low[i] & 15 } else { low[i] >> 4 };
+        let fifth = if is_q5 { (block[16 + i] >> j) & 1 } else { 0 };
+        *q = (four | (fifth << 4)).cast_signed();
+    }
+    Run::even(q, d * f32::from(scale), -(dmin * f32::from(min)))
+}
+
+fn unpack_q6k(block: &[u8], j: usize) -> Run {
+    let (half, r) = (j / 4, j % 4);
+    let low = &block[half * 64 + (r % 2) * 32..];
+    let high = &block[128 + half * 32..];
+    let scales = &block[192 + half * 8 + 2 * r..];
+    let d = half_at(block, 208);
+    let mut q = [0; RUN];
+    for (i, q) in q.iter_mut().enumerate() {
+        let four = if r < 2 { low[i] & 15 } else { low[i] >> 4 };
+        let two = (high[i] >> (2 * r)) & 3;
+        *q = (four | (two << 4)).cast_signed() - 32;
+    }
+    let scale = |at: usize| d * f32::from(scales[at].cast_signed());
+    Run { q, scale: [scale(0), scale(1)], offset: [0.0; 2] }
+}

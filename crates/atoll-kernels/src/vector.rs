@@ -1,0 +1,93 @@
+//! Maths on plain vectors. Written over fixed arrays of lanes, so that the same source compiles to
+//! SIMD under each instruction set without changing one rounding.
+
+use crate::RopeStyle;
+
+const LANES: usize = 16;
+
+/// Widens an IEEE half.
+#[inline(always)]
+pub(crate) fn f32_from_f16(h: u16) -> f32 {
+    let magnitude = u32::from(h & 0x7FFF) << 13;
+    // 2^112 moves the exponent's bias; right for subnormal halves too.
+    let finite = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
+    let special = if h & 0x7C00 == 0x7C00 { 0x7F80_0000 } else { 0 };
+    f32::from_bits(finite | special | u32::from(h & 0x8000) << 16)
+}
+
+/// Adds 16 lanes, 8, 4, 2, 1 apart.
+#[inline(always)]
+pub(crate) fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+    }
+    lanes[0]
+}
+
+/// e to the power of `x`, which is clamped to -87 ..= 88; relative error under 2e-7.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0;
+    let x = if x > -87.0 { x } else { -87.0 };
+    let x = if x < 88.0 { x } else { 88.0 };
+    let shifted = x.mul_add(core::f32::consts::LOG2_E, MAGIC);
+    let n = shifted - MAGIC;
+    let r = n.mul_add(-0.693_359_4, x);
+    let r = n.mul_add(2.121_944_4e-4, r);
+    let mut p = 1.987_569_1e-4f32;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = p.mul_add(r, c);
+    }
+    let p = (p * r).mul_add(r, r) + 1.0;
+    let exponent = shifted.to_bits().wrapping_sub(0x4B40_0000).wrapping_add(127) << 23;
+    p * f32::from_bits(exponent)
+}
+
+#[inline(always)]
+pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let mut lanes = [0.0f32; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = chunk[i].mul_add(chunk[i], lanes[i]);
+        }
+    }
+    for (lane, &v) in lanes.iter_mut().zip(tail) {
+        *lane = v.mul_add(v, *lane);
+    }
+    let scale = 1.0 / (add_lanes(lanes) / x.len() as f32 + eps).sqrt();
+    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *out = (x * scale) * w;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
+        *out = g / (1.0 + exp(-g)) * u;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn add(acc: &mut [f32], x: &[f32]) {
+    for (acc, x) in acc.iter_mut().zip(x) {
+        *acc += x;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
+    let half = x.len() / 2;
+    for i in 0..half {
+        let (a, b) = match style {
+            RopeStyle::Norm => (2 * i, 2 * i + 1),
+            RopeStyle::Neox => (i, i + half),
+        };
+        let (u, v) = (x[a], x[b]);
+        x[a] = u.mul_add(cos[i], -(v * sin[i]));
+        x[b] = u.mul_add(sin[i], v * cos[i]);
+    }
+}
