@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use generation::GenerationArgs;
-pub(crate) use parse::ApiAddress;
+pub(crate) use parse::{ApiAddress, byte_size};
 
 /// Runs one language model on several small computers together.
 #[derive(Debug, Parser)]

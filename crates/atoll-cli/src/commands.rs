@@ -1,30 +1,65 @@
 //! One module per command.
 
+mod bench;
+mod chat;
+mod demo;
+mod eval;
 mod ls;
 mod pull;
 mod rm;
+mod run;
+mod serve;
 mod show;
+mod status;
+mod up;
 
 use crate::args::Command;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
+use crate::interrupt::Stop;
 use crate::settings::Settings;
 
-/// Runs `command`.
-pub(crate) fn dispatch(settings: &Settings, command: &Command) -> Result<(), Failure> {
+/// Runs `command` until it is done or `stop` is asked for.
+pub(crate) async fn dispatch(
+    settings: &Settings,
+    command: Command,
+    stop: &Stop,
+) -> Result<(), Failure> {
     match command {
-        Command::Pull(args) => pull::run(settings, args),
-        Command::Ls(_) => ls::run(settings),
-        Command::Show(args) => show::run(settings, args),
-        Command::Rm(args) => rm::run(settings, args),
-        Command::Demo(_)
-        | Command::Run(_)
-        | Command::Chat(_)
-        | Command::Serve(_)
-        | Command::Up(_)
-        | Command::Status(_)
-        | Command::Eval(_)
-        | Command::Bench(_) => {
-            Err(Failure::new(crate::exit::Exit::Failure, "this command is not part of this build"))
+        Command::Demo(args) => demo::run(settings, args, stop).await,
+        Command::Run(args) => run::run(settings, args, stop).await,
+        Command::Chat(args) => chat::run(settings, args, stop).await,
+        Command::Serve(args) => serve::run(settings, args, stop).await,
+        Command::Up(args) => up::run(settings, args, stop).await,
+        Command::Eval(args) => eval::run(settings, args, stop).await,
+        Command::Bench(args) => bench::run(settings, args, stop).await,
+        Command::Status(args) => simple(settings, stop, move |on| status::run(on, &args)).await,
+        Command::Pull(args) => {
+            let cancel = stop.flag();
+            simple(settings, stop, move |on| pull::run(on, &args, cancel)).await
         }
+        Command::Ls(_) => simple(settings, stop, ls::run).await,
+        Command::Show(args) => simple(settings, stop, move |on| show::run(on, &args)).await,
+        Command::Rm(args) => simple(settings, stop, move |on| rm::run(on, &args)).await,
+    }
+}
+
+/// A command that only waits for files and answers.
+async fn simple(
+    settings: &Settings,
+    stop: &Stop,
+    work: impl FnOnce(&Settings) -> Result<(), Failure> + Send + 'static,
+) -> Result<(), Failure> {
+    let settings = settings.clone();
+    stop.race(blocking(move || work(&settings))).await
+}
+
+/// Runs `work` where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => Err(Failure::new(Exit::Failure, "the work was dropped").because(error)),
     }
 }

@@ -1,20 +1,221 @@
 //! Models in this process: opened, loaded, asked.
 
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use atoll_model::{GgufFile, TensorInfo, TensorSource};
+use atoll_model::{
+    ChatTemplate, Compute, FinishReason, GenerateOptions, Generator, GgufFile, Part,
+    SafetensorsFolder, Sampled, Stage, StopMatcher, TensorInfo, TensorSource, TokenStream,
+    Tokenizer,
+};
+use atoll_node::{ChatMessage, Prompt, StageView};
 
-use crate::exit::Failure;
+use crate::answer::{Answer, Ask, TokenLogprobs, TopLogprob};
+use crate::exit::{Exit, Failure};
+use crate::progress::{Task, Unit};
+use crate::source::LocalModel;
 
-/// Opens the model at `path`.
-pub(crate) fn open(path: &Path) -> Result<TensorSource, Failure> {
-    let file = GgufFile::open(path).map_err(|error| Failure::from(error).in_file(path))?;
-    Ok(TensorSource::Gguf(file))
+/// A whole model in memory.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) name: String,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) stage: Arc<Stage>,
+    /// Bytes of the tensors as they are stored.
+    pub(crate) stored_bytes: u64,
 }
 
-/// Every stored tensor.
-pub(crate) fn tensor_infos(source: &TensorSource) -> Vec<&TensorInfo> {
-    match source {
-        TensorSource::Gguf(file) => file.tensors().iter().collect(),
+/// A model on disk, understood but not loaded.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) source: TensorSource,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<ChatTemplate>,
+}
+
+/// Opens the model at `path`.
+///
+/// # Errors
+/// Damage or something unsupported, naming the file.
+pub(crate) fn open(path: &Path) -> Result<Opened, Failure> {
+    let in_file = |error| Failure::from(error).in_file(path);
+    if path.is_dir() {
+        let folder = SafetensorsFolder::open(path).map_err(in_file)?;
+        let tokenizer = folder.tokenizer().map_err(in_file)?;
+        let template = folder.template().map_err(in_file)?;
+        let template = template.map(|text| ChatTemplate::new(&text, &tokenizer)).transpose();
+        let template = template.map_err(in_file)?;
+        return Ok(Opened { source: TensorSource::Safetensors(folder), tokenizer, template });
+    }
+    let file = GgufFile::open(path).map_err(in_file)?;
+    let tokenizer = Tokenizer::from_gguf(file.metadata()).map_err(in_file)?;
+    let template = ChatTemplate::from_gguf(file.metadata(), &tokenizer).map_err(in_file)?;
+    Ok(Opened { source: TensorSource::Gguf(file), tokenizer, template })
+}
+
+impl Opened {
+    /// Every tensor of the model.
+    pub(crate) fn tensor_infos(&self) -> Vec<&TensorInfo> {
+        let specs = self.source.config().all_tensors();
+        specs.filter_map(|spec| Some(self.source.tensor(&spec.name)?.info)).collect()
+    }
+}
+
+/// Loads all of `model`.
+pub(crate) fn load(model: &LocalModel, compute: Arc<Compute>) -> Result<Loaded, Failure> {
+    let opened = open(&model.path)?;
+    let in_file = |error| Failure::from(error).in_file(&model.path);
+    let mut task = Task::new(format!("loading {}", model.name), Unit::Bytes, None);
+    let mut progress = |at: atoll_model::LoadProgress| {
+        task.set_total(Some(at.bytes_total));
+        task.at(at.bytes_done);
+    };
+    let part = Part::whole(opened.source.config());
+    let stage = Stage::load(&opened.source, &part, &compute, &mut progress).map_err(in_file)?;
+    task.finish();
+    let mut stored_bytes = 0;
+    for info in opened.tensor_infos() {
+        stored_bytes += info.bytes_len()? as u64;
+    }
+    let Opened { tokenizer, template, .. } = opened;
+    let name = model.name.clone();
+    Ok(Loaded { name, tokenizer, template, stage: Arc::new(stage), stored_bytes })
+}
+
+impl Loaded {
+    /// Ids of `prompt`, through the model's template if it is a conversation.
+    pub(crate) fn tokens_of(&self, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
+        match prompt {
+            Prompt::Tokens(tokens) => Ok(tokens.clone()),
+            Prompt::Text(text) => Ok(self.tokenizer.encode(text, true)?),
+            Prompt::Chat(messages) => {
+                let text = self.render(messages)?;
+                // A template that writes the first token itself must not get it twice.
+                let bos = self.tokenizer.bos().and_then(|id| self.tokenizer.token(id));
+                let written = bos.is_some_and(|bos| text.starts_with(bos));
+                Ok(self.tokenizer.encode(&text, !written)?)
+            }
+        }
+    }
+
+    fn render(&self, messages: &[ChatMessage]) -> Result<String, Failure> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            Failure::new(Exit::Failure, format!("{} has no chat template", self.name))
+                .hint("--raw gives it the prompt as it is")
+        })?;
+        Ok(template.render(messages, true)?)
+    }
+}
+
+/// Takes new text as it comes.
+pub(crate) type Show<'a> = dyn FnMut(&str) -> Result<(), Failure> + 'a;
+
+/// Answers one prompt.
+pub(crate) fn answer(
+    loaded: &Loaded,
+    ask: &Ask,
+    cancel: &AtomicBool,
+    show: &mut Show<'_>,
+) -> Result<Answer, Failure> {
+    let context = ask.context(loaded.stage.config().context_max);
+    let mut generator = Generator::new(Arc::clone(&loaded.stage), context)?;
+    answer_with(&mut generator, loaded, ask, cancel, show)
+}
+
+/// Answers one prompt with a generator that may remember the beginning of it.
+pub(crate) fn answer_with(
+    generator: &mut Generator,
+    loaded: &Loaded,
+    ask: &Ask,
+    cancel: &AtomicBool,
+    show: &mut Show<'_>,
+) -> Result<Answer, Failure> {
+    let prompt = loaded.tokens_of(&ask.prompt)?;
+    let options = GenerateOptions {
+        sampler: ask.sampler.clone(),
+        tokens_max: ask.max_tokens as usize,
+        prefill_chunk: ask.chunk as usize,
+    };
+    let mut answer = Answer::empty(&loaded.name, ask);
+    let mut text = TextOut::new(loaded.tokenizer.stream(), &ask.stop, show);
+    let is_end = |token| loaded.tokenizer.is_end(token);
+    let logprobs = &mut answer.logprobs;
+    let generated =
+        generator.generate(&prompt, &options, &is_end, cancel, &mut |sampled: &Sampled| {
+            if let Some(all) = logprobs {
+                all.push(TokenLogprobs::of(sampled));
+            }
+            text.token(sampled.token)
+        })?;
+    (answer.text, answer.finish_reason) = text.finish(generated.reason)?;
+    answer.prompt_tokens = prompt;
+    answer.tokens = generated.tokens;
+    let n_layers = u16::try_from(loaded.stage.config().n_layers).unwrap_or(u16::MAX);
+    answer.stages = vec![StageView { node: "local".to_owned(), layers: [0, n_layers] }];
+    answer.ttft_s = generated.timings.ttft_s;
+    answer.decode_tokens_per_s = generated.timings.decode_tokens_per_s();
+    Ok(answer)
+}
+
+impl TokenLogprobs {
+    fn of(sampled: &Sampled) -> Self {
+        let top = sampled.top.iter().map(|&(id, logprob)| TopLogprob { id, logprob }).collect();
+        Self { id: sampled.token, logprob: sampled.logprob.unwrap_or(0.0), top }
+    }
+}
+
+/// Turns tokens into text on its way out.
+struct TextOut<'a, 'b> {
+    stream: TokenStream,
+    stops: StopMatcher,
+    text: String,
+    stopped: bool,
+    failed: Option<Failure>,
+    show: &'a mut Show<'b>,
+}
+
+impl<'a, 'b> TextOut<'a, 'b> {
+    fn new(stream: TokenStream, stops: &[String], show: &'a mut Show<'b>) -> Self {
+        let (stops, text) = (StopMatcher::new(stops), String::new());
+        Self { stream, stops, text, stopped: false, failed: None, show }
+    }
+
+    fn token(&mut self, token: u32) -> ControlFlow<()> {
+        let passed = self.stops.push(&self.stream.push(token));
+        self.stopped = passed.stopped_by.is_some();
+        if let Err(failure) = self.out(&passed.text) {
+            self.failed = Some(failure);
+            return ControlFlow::Break(());
+        }
+        if self.stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn out(&mut self, text: &str) -> Result<(), Failure> {
+        self.text.push_str(text);
+        if text.is_empty() { Ok(()) } else { (self.show)(text) }
+    }
+
+    /// The whole text, and why it ended.
+    fn finish(mut self, reason: FinishReason) -> Result<(String, &'static str), Failure> {
+        if let Some(failure) = self.failed {
+            return Err(failure);
+        }
+        if !self.stopped {
+            let rest = self.stops.push(&self.stream.clone().finish());
+            self.out(&rest.text)?;
+            if rest.stopped_by.is_none() {
+                let held = self.stops.clone().finish();
+                self.out(&held)?;
+            }
+        }
+        let reason = match reason {
+            FinishReason::End | FinishReason::Stopped => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Cancelled => "cancelled",
+        };
+        Ok((self.text, reason))
     }
 }

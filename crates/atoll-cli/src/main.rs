@@ -1,11 +1,17 @@
 //! The program `atoll`: words in, words out, exit codes, model sources. Everything else is in the
 //! libraries behind it.
 
+mod answer;
+mod api_file;
 mod args;
+mod children;
 mod commands;
 mod config_file;
+mod events;
 mod exit;
+mod interrupt;
 mod local;
+mod mesh;
 mod output;
 mod progress;
 mod prompt;
@@ -13,11 +19,13 @@ mod settings;
 mod source;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
-use crate::args::Cli;
-use crate::exit::Failure;
+use crate::args::{Cli, Command};
+use crate::exit::{Exit, Failure};
+use crate::interrupt::Stop;
 use crate::settings::Settings;
 
 fn main() -> ExitCode {
@@ -38,10 +46,26 @@ fn main() -> ExitCode {
 fn begin(cli: Cli) -> Result<(), Failure> {
     let settings = Settings::resolve(&cli.global)?;
     start_log(&settings)?;
-    match &cli.command {
-        Some(command) => commands::dispatch(&settings, command),
+    match cli.command {
+        Some(command) => run(&settings, command),
         None => quick_start(),
     }
+}
+
+/// Runs a command on a runtime of its own.
+fn run(settings: &Settings, command: Command) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime
+        .map_err(|error| Failure::new(Exit::Failure, "cannot start threads").because(error))?;
+    let done = runtime.block_on(async {
+        let stop = Stop::listen()?;
+        commands::dispatch(settings, command, &stop).await
+    });
+    // Threads that were told to end may do so, and end what they began (a pip). One that still
+    // reads stdin is left behind.
+    let grace = if done.is_ok() { Duration::ZERO } else { Duration::from_millis(300) };
+    runtime.shutdown_timeout(grace);
+    done
 }
 
 /// What a newcomer sees who types nothing else.

@@ -30,6 +30,12 @@ pub(crate) fn note(text: &str) {
     let _closed = writeln!(stderr, "{text}");
 }
 
+/// Asks for a line on stderr.
+pub(crate) fn prompt(text: &str) {
+    let mut stderr = io::stderr().lock();
+    let _closed = write!(stderr, "{text}").and_then(|()| stderr.flush());
+}
+
 /// Whether a person sees stderr.
 pub(crate) fn stderr_is_terminal() -> bool {
     io::stderr().is_terminal()

@@ -11,6 +11,7 @@ mod web;
 use std::path::PathBuf;
 
 pub(crate) use catalogue::{CATALOGUE, DEFAULT_MODEL};
+pub(crate) use download::{hex, write_whole};
 pub(crate) use library::{Library, Pulled};
 pub(crate) use reference::ModelRef;
 

@@ -1,5 +1,6 @@
 //! Errors as HTTP clients of the OpenAI interface expect them.
 
+use atoll_node::{NodeError, RequestError};
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -56,6 +57,41 @@ impl ApiError {
     /// `{"error":{…}}`
     pub(crate) fn to_json(&self) -> String {
         serde_json::json!({ "error": self.body }).to_string()
+    }
+}
+
+/// How a node's error reads over HTTP.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all else is the node's own trouble")]
+pub(crate) fn refused(error: &NodeError, model: &str) -> ApiError {
+    let message = error.to_string();
+    let later = StatusCode::SERVICE_UNAVAILABLE;
+    match error {
+        NodeError::UnknownModel(_) | NodeError::Request(RequestError::UnknownModel(_)) => {
+            ApiError::no_model(model)
+        }
+        NodeError::Request(RequestError::EmptyPrompt) => {
+            ApiError::invalid(Some("messages"), message)
+        }
+        NodeError::Request(RequestError::PromptTooLong { .. }) => {
+            let status = StatusCode::BAD_REQUEST;
+            let code = Some("context_length_exceeded");
+            ApiError::new(status, "invalid_request_error", code, message).at(Some("messages"))
+        }
+        NodeError::Request(RequestError::TooMany(_)) => {
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", None, message)
+        }
+        NodeError::Request(RequestError::DeadlineExceeded { .. }) => {
+            ApiError::new(StatusCode::GATEWAY_TIMEOUT, "api_error", Some("timeout"), message)
+        }
+        NodeError::Plan(_)
+        | NodeError::Stopped
+        | NodeError::Request(
+            RequestError::NoPlan(_)
+            | RequestError::NodeLost { .. }
+            | RequestError::Cancelled
+            | RequestError::Duplicate,
+        ) => ApiError::new(later, "unavailable_error", None, message),
+        _ => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "api_error", None, message),
     }
 }
 

@@ -23,22 +23,41 @@ pub mod gguf;
 pub mod manifest;
 pub mod mapped;
 pub mod safetensors;
+pub mod tensor;
+pub mod tiny;
+
 pub mod sampler;
 pub mod stop;
 pub mod template;
-pub mod tensor;
-pub mod tiny;
 pub mod tokenizer;
 
-pub use atoll_kernels::{BlockType, RopeStyle};
+pub mod bench;
+mod block;
+mod forward;
+pub mod generate;
+pub mod kv_cache;
+pub mod perplexity;
+pub mod pool;
+#[cfg(test)]
+mod reference;
+mod rope;
+pub mod stage;
+pub mod weights;
+
+pub use atoll_kernels::{BlockType, Isa, RopeStyle};
 pub use blob::{BlobHash, BlobKind, ShardBlob};
 pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, TensorSpec};
 pub use error::ModelError;
+pub use generate::{FinishReason, GenerateOptions, Generated, Generator, Timings};
 pub use gguf::{GgufFile, GgufWriter};
+pub use kv_cache::KvCache;
 pub use manifest::{BlobEntry, Manifest, PartEntry, ShardSet};
+pub use pool::{Compute, Pool};
 pub use safetensors::SafetensorsFolder;
 pub use sampler::{Sampled, SamplerConfig, sample};
+pub use stage::{Stage, StageInput};
 pub use stop::{Passed, StopMatcher};
 pub use template::{ChatMessage, ChatTemplate};
 pub use tensor::{Tensor, TensorInfo, TensorSource};
 pub use tokenizer::{TokenStream, Tokenizer};
+pub use weights::{LoadProgress, Part};

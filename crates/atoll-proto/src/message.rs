@@ -7,9 +7,10 @@ use crate::io::{Activation, HopTime, Part};
 use crate::plan::{ModelInfo, Plan, Profile, Stage};
 
 /// Everything that travels between two nodes, except blobs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
-    /// First on every connection; nothing else is heard before it.
+    /// First on every connection; nothing else is heard before it. Said again when the profile
+    /// has changed.
     Hello {
         /// The speaker's chosen name, at most 64 bytes.
         name: String,
@@ -80,11 +81,11 @@ pub enum Message {
         /// Positions that the stage has.
         len: u32,
     },
-    /// Stage to origin: this session cannot go on here.
+    /// Stage to origin, or back to a frame's sender: this epoch of the session cannot go on here.
     Reject {
         /// Whose.
         session: SessionId,
-        /// The stage's current epoch.
+        /// Which epoch is refused; the origin heeds this only while it is its current one.
         epoch: Epoch,
         /// In its words.
         cause: String,
@@ -115,8 +116,9 @@ pub struct Open {
     pub positions_max: u32,
 }
 
-/// Activations on their way.
-#[derive(Clone, Debug, PartialEq)]
+/// Activations on their way. Serde sees the header only: the codec puts the activation's data
+/// behind it, raw.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Frame {
     /// Whose.
     pub session: SessionId,
@@ -133,5 +135,28 @@ pub struct Frame {
     /// What each hop took so far.
     pub hops: Vec<HopTime>,
     /// The rows.
+    #[serde(with = "crate::codec::activation_header")]
     pub activation: Activation,
+}
+
+impl Message {
+    /// The variant's name, for traces.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "hello",
+            Self::Heartbeat => "heartbeat",
+            Self::Leave => "leave",
+            Self::Assign { .. } => "assign",
+            Self::AssignProgress { .. } => "assign_progress",
+            Self::Assigned { .. } => "assigned",
+            Self::Unassign { .. } => "unassign",
+            Self::Open(_) => "open",
+            Self::Frame(_) => "frame",
+            Self::Passed { .. } => "passed",
+            Self::Nack { .. } => "nack",
+            Self::Reject { .. } => "reject",
+            Self::Close { .. } => "close",
+        }
+    }
 }

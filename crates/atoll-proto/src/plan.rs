@@ -15,6 +15,20 @@ pub struct LayerRange {
     pub end: u16,
 }
 
+impl LayerRange {
+    /// How many layers; 0 for a range that ends before it starts.
+    #[must_use]
+    pub fn len(self) -> usize {
+        usize::from(self.end.saturating_sub(self.start))
+    }
+
+    /// Whether there is no layer in it.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
 impl fmt::Display for LayerRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}..{}", self.start, self.end)
@@ -40,6 +54,32 @@ pub struct ModelInfo {
     pub row_values: u32,
     /// Longest context that the model was made for.
     pub context_max: u32,
+}
+
+impl ModelInfo {
+    /// Bytes of the weights of `layers` and of `positions` in their KV caches, saturating.
+    #[must_use]
+    pub fn part_bytes(&self, layers: LayerRange, positions: u64) -> u64 {
+        let range = usize::from(layers.start)..usize::from(layers.end);
+        let weights = self.layer_bytes.get(range).unwrap_or(&[]);
+        let kv = u64::from(self.kv_bytes_per_position)
+            .saturating_mul(positions)
+            .saturating_mul(layers.len() as u64);
+        weights.iter().fold(kv, |sum, &bytes| sum.saturating_add(bytes))
+    }
+}
+
+impl ModelInfo {
+    /// Predicted time of one position through `layers`, µs; an unmeasured speed counts as slow.
+    #[must_use]
+    pub fn row_us(&self, layers: LayerRange, weight_bytes_per_s: u64) -> u64 {
+        /// What is assumed of a node that has not measured itself.
+        const UNMEASURED_BYTES_PER_S: u64 = 100_000_000;
+        let speed =
+            if weight_bytes_per_s == 0 { UNMEASURED_BYTES_PER_S } else { weight_bytes_per_s };
+        let us = u128::from(self.part_bytes(layers, 0)) * 1_000_000 / u128::from(speed);
+        u64::try_from(us).unwrap_or(u64::MAX)
+    }
 }
 
 /// What a node can carry, as it measured itself.
@@ -88,6 +128,28 @@ pub struct Plan {
     pub context: u32,
 }
 
+impl Plan {
+    /// The position of `node` in the ring.
+    #[must_use]
+    pub fn hop_of(&self, node: NodeId) -> Option<usize> {
+        self.stages.iter().position(|stage| stage.node == node)
+    }
+
+    /// Whether `n_layers` layers are placed exactly once, in order, on distinct nodes.
+    #[must_use]
+    pub fn covers(&self, n_layers: usize) -> bool {
+        let mut next = 0;
+        for (i, stage) in self.stages.iter().enumerate() {
+            let repeated = self.stages[..i].iter().any(|earlier| earlier.node == stage.node);
+            if stage.layers.start != next || stage.layers.is_empty() || repeated {
+                return false;
+            }
+            next = stage.layers.end;
+        }
+        usize::from(next) == n_layers && !self.stages.is_empty()
+    }
+}
+
 /// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -110,6 +172,14 @@ pub enum PlanError {
         wanted: u32,
         /// Present, this node included.
         found: u32,
+    },
+    /// More stages asked for than the model has layers.
+    #[error("{wanted} stages are wanted, the model has {layers} layers")]
+    TooFewLayers {
+        /// Asked for.
+        wanted: u32,
+        /// Present.
+        layers: u32,
     },
     /// A node could not fetch or load its part.
     #[error("node {node} could not prepare its part: {cause}")]

@@ -91,6 +91,12 @@ pub(crate) fn repetition(text: &str) -> Result<f32, String> {
     if value > 0.0 { Ok(value) } else { Err("expected a number above 0".to_owned()) }
 }
 
+/// A share of probability: above 0, at most 1.
+pub(crate) fn top_p(text: &str) -> Result<f32, String> {
+    let value = within::<0, 1>(text)?;
+    if value > 0.0 { Ok(value) } else { Err("expected a number above 0".to_owned()) }
+}
+
 /// A node's name: printable, short, no spaces.
 pub(crate) fn node_name(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -1,5 +1,8 @@
 //! `atoll pull`: fetch a model.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use serde::Serialize;
 
 use crate::args::PullArgs;
@@ -18,8 +21,12 @@ struct Report<'a> {
     sha256: &'a str,
 }
 
-pub(crate) fn run(settings: &Settings, args: &PullArgs) -> Result<(), Failure> {
-    let library = settings.library();
+pub(crate) fn run(
+    settings: &Settings,
+    args: &PullArgs,
+    cancel: Arc<AtomicBool>,
+) -> Result<(), Failure> {
+    let library = settings.library().cancelled_by(cancel);
     let reference = ModelRef::parse(&args.model)?;
     let pulled: Pulled = library.pull(&reference, args.sha256.as_deref())?;
     let path = library.path_of(&pulled);

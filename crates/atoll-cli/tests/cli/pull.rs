@@ -127,11 +127,11 @@ fn a_full_disk_is_named_and_the_rest_is_kept() {
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
     let output = command.env("ATOLL_DATA_DIR", atoll.dir.path()).output();
     let Ok(finished) = output.map(|output| Finished::of(&output)) else {
-        println!("SKIPPED: there is no unshare here");
+        eprintln!("SKIPPED: there is no unshare here");
         return;
     };
     if !finished.stderr.contains("code ") || finished.stderr.contains("mount:") {
-        println!("SKIPPED: no mount namespace can be made here: {}", finished.stderr);
+        eprintln!("SKIPPED: no mount namespace can be made here: {}", finished.stderr);
         return;
     }
     finished.expect(0, "no space left on the disk").expect(0, "code 1");

@@ -59,7 +59,7 @@ impl CompletionRequest {
             Prompt::Texts(_) | Prompt::TokenLists(_) => {
                 return unsupported("prompt", "one prompt per request");
             }
-            one => one,
+            one @ (Prompt::Text(_) | Prompt::Tokens(_)) => one,
         };
         Ok(self)
     }

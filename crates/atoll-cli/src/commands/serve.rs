@@ -1,0 +1,45 @@
+//! `atoll serve`: a node with a model and the OpenAI interface.
+
+use atoll_node::ServePolicy;
+use serde_json::json;
+
+use super::up::{Api, RunningNode};
+use crate::answer::CONTEXT_DEFAULT;
+use crate::args::ServeArgs;
+use crate::events;
+use crate::exit::Failure;
+use crate::interrupt::Stop;
+use crate::settings::Settings;
+use crate::source;
+
+pub(crate) async fn run(settings: &Settings, args: ServeArgs, stop: &Stop) -> Result<(), Failure> {
+    let api = Api::bind(settings.api(args.api)?).await?;
+    let (library, name) = (settings.library().cancelled_by(stop.flag()), args.model.clone());
+    let model = stop.race(super::blocking(move || source::obtain(&library, &name))).await?;
+    let options = settings.node(&args.node, &args.compute)?;
+    let node = stop.race(async { Ok(atoll_node::start(options).await?) }).await?;
+    let running = RunningNode::new(settings, node, api)?;
+    let policy = ServePolicy {
+        stages: args.stages,
+        context: args.ctx.unwrap_or(CONTEXT_DEFAULT),
+        ..ServePolicy::default()
+    };
+    let work = async {
+        let served = running.node.serve(&model.name, &model.path, policy).await?;
+        let stages: Vec<String> = served
+            .stages
+            .iter()
+            .map(|stage| format!("{} {}..{}", stage.node, stage.layers[0], stage.layers[1]))
+            .collect();
+        let event = json!({ "event": "serving", "model": served.name, "stages": served.stages });
+        events::tell(
+            settings.json,
+            &event,
+            &format!("serving {}: {}", served.name, stages.join(", ")),
+        )?;
+        running.until_ended(settings, stop, false).await
+    };
+    let ended = stop.race(work).await;
+    running.end().await;
+    ended
+}

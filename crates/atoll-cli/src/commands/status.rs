@@ -1,0 +1,96 @@
+//! `atoll status`: asks the running node.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::api_file::ApiFile;
+use crate::args::{ApiAddress, StatusArgs};
+use crate::exit::{Exit, Failure};
+use crate::output;
+use crate::settings::Settings;
+
+/// A node on this machine answers far sooner.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+pub(crate) fn run(settings: &Settings, args: &StatusArgs) -> Result<(), Failure> {
+    let url = match args.api {
+        Some(ApiAddress::At(at)) => format!("http://{at}"),
+        Some(ApiAddress::None) => return Err(Failure::usage("status needs an address to ask")),
+        None => ApiFile::read(&settings.data_dir)?,
+    };
+    let status = fetch(&url)?;
+    if settings.json { output::json(&status) } else { output::line_out(&text(&status)) }
+}
+
+fn fetch(url: &str) -> Result<Value, Failure> {
+    let unreachable = |cause: String| {
+        Failure::new(Exit::Unreachable, format!("the node at {url} does not answer"))
+            .because(cause)
+            .hint("atoll up starts one")
+    };
+    let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER_MAX)).proxy(None).build();
+    let agent: ureq::Agent = config.into();
+    let answer = agent.get(format!("{url}/api/v1/state")).call();
+    let mut answer = answer.map_err(|error| unreachable(error.to_string()))?;
+    let body =
+        answer.body_mut().read_to_string().map_err(|error| unreachable(error.to_string()))?;
+    let status: Value =
+        serde_json::from_str(&body).map_err(|error| unreachable(error.to_string()))?;
+    match status["schema"].as_str() {
+        Some("atoll.status/1") => Ok(status),
+        other => {
+            Err(Failure::new(Exit::VersionSkew, format!("the node at {url} is of another version"))
+                .because(format!("it answers in {other:?} instead of atoll.status/1")))
+        }
+    }
+}
+
+fn text(status: &Value) -> String {
+    let word = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let node = &status["node"];
+    let mut lines = vec![format!("node   {}  {}", word(&node["name"]), word(&node["id"]))];
+    for address in list(&node["listen"]) {
+        lines.push(format!("       {}", word(&address)));
+    }
+    for peer in list(&status["peers"]) {
+        lines.push(format!(
+            "peer   {}  {}  found by {}",
+            word(&peer["name"]),
+            word(&peer["address"]),
+            word(&peer["found_by"])
+        ));
+    }
+    for model in list(&status["models"]) {
+        lines.push(format!("model  {}", word(&model["name"])));
+        for stage in list(&model["stages"]) {
+            let at = |idx: usize| stage["layers"][idx].as_u64().unwrap_or_default();
+            lines.push(format!(
+                "       layers {:>2}..{:<2} {}",
+                at(0),
+                at(1),
+                word(&stage["node"])
+            ));
+        }
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_see_node_peers_and_stages() {
+        let status = serde_json::json!({
+            "node": { "name": "a", "id": "12D3", "listen": ["/ip4/127.0.0.1/tcp/1"] },
+            "peers": [{ "name": "b", "address": "/ip4/127.0.0.1/tcp/2", "found_by": "kademlia" }],
+            "models": [{ "name": "m", "stages": [{ "node": "a", "layers": [0, 15] }] }],
+        });
+        let text = text(&status);
+        assert!(text.contains("node   a  12D3"), "{text}");
+        assert!(text.contains("peer   b  /ip4/127.0.0.1/tcp/2  found by kademlia"), "{text}");
+        assert!(text.contains("layers  0..15 a"), "{text}");
+    }
+}

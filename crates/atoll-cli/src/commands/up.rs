@@ -1,0 +1,123 @@
+//! `atoll up`: a node, until it is told to end.
+
+use std::io::Read;
+
+use atoll_node::NodeHandle;
+use serde_json::json;
+
+use crate::api_file::ApiFile;
+use crate::args::{ApiAddress, UpArgs};
+use crate::events;
+use crate::exit::{Exit, Failure};
+use crate::interrupt::Stop;
+use crate::settings::Settings;
+
+pub(crate) async fn run(settings: &Settings, args: UpArgs, stop: &Stop) -> Result<(), Failure> {
+    // The port is taken first: a node that nobody can ask would only confuse.
+    let api = Api::bind(settings.api(args.api)?).await?;
+    let options = settings.node(&args.node, &args.compute)?;
+    let node = stop.race(async { Ok(atoll_node::start(options).await?) }).await?;
+    let running = RunningNode::new(settings, node, api)?;
+    let ended = running.until_ended(settings, stop, args.until_stdin_closes).await;
+    running.end().await;
+    ended
+}
+
+/// A node with its HTTP interface and its events.
+#[derive(Debug)]
+pub(crate) struct RunningNode {
+    pub(crate) node: NodeHandle,
+    api: Option<(tokio::task::JoinHandle<()>, ApiFile)>,
+}
+
+/// A bound port.
+#[derive(Debug)]
+pub(crate) struct Api(Option<tokio::net::TcpListener>);
+
+impl Api {
+    /// Binds `address`, if it is one.
+    ///
+    /// # Errors
+    /// A port that is in use, naming it.
+    pub(crate) async fn bind(address: ApiAddress) -> Result<Self, Failure> {
+        let ApiAddress::At(at) = address else { return Ok(Self(None)) };
+        match tokio::net::TcpListener::bind(at).await {
+            Ok(listener) => Ok(Self(Some(listener))),
+            Err(error) => {
+                let failure =
+                    Failure::new(Exit::Failure, format!("cannot listen on {at}")).because(&error);
+                Err(if error.kind() == std::io::ErrorKind::AddrInUse {
+                    failure
+                        .hint("atoll status shows whether a node runs; --api 0 takes any free port")
+                } else {
+                    failure
+                })
+            }
+        }
+    }
+}
+
+impl RunningNode {
+    /// Starts the HTTP interface and tells where everything is.
+    pub(crate) fn new(settings: &Settings, node: NodeHandle, api: Api) -> Result<Self, Failure> {
+        let listening = json!({
+            "event": "listening",
+            "node": node.id(),
+            "name": node.name(),
+            "addresses": node.addresses(),
+        });
+        let text = format!("{} listens on {}", node.name(), node.addresses().join(", "));
+        events::tell(settings.json, &listening, &text)?;
+        let Some(listener) = api.0 else { return Ok(Self { node, api: None }) };
+        let at = listener
+            .local_addr()
+            .map_err(|error| Failure::new(Exit::Failure, "cannot read the port").because(error))?;
+        let url = format!("http://{at}");
+        let file = ApiFile::write(&settings.data_dir, &url)?;
+        let router = atoll_gateway::router(node.clone(), atoll_gateway::GatewayConfig::default());
+        let served = tokio::spawn(async move {
+            if let Err(error) = atoll_gateway::serve(listener, router, std::future::pending()).await
+            {
+                tracing::error!(%error, "the HTTP interface has ended");
+            }
+        });
+        let text = format!("HTTP on {url} (OpenAI: {url}/v1)");
+        events::tell(settings.json, &json!({ "event": "api", "url": url }), &text)?;
+        Ok(Self { node, api: Some((served, file)) })
+    }
+
+    /// Tells events until a signal comes, or stdin closes if that is waited for.
+    pub(crate) async fn until_ended(
+        &self,
+        settings: &Settings,
+        stop: &Stop,
+        until_stdin_closes: bool,
+    ) -> Result<(), Failure> {
+        let told = events::follow(settings.json, &self.node);
+        tokio::select! {
+            told = told => told,
+            failure = stop.asked() => Err(failure),
+            () = stdin_closed(), if until_stdin_closes => Ok(()),
+        }
+    }
+
+    /// Leaves the mesh.
+    pub(crate) async fn end(self) {
+        if let Some((served, file)) = self.api {
+            served.abort();
+            file.remove();
+        }
+        self.node.shutdown().await;
+    }
+}
+
+/// Completes when stdin ends. A thread reads it, and nothing waits for that thread.
+async fn stdin_closed() {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 256];
+        while std::io::stdin().read(&mut buffer).is_ok_and(|n| n > 0) {}
+        let _gone = ended.send(());
+    });
+    let _closed = end.await;
+}

@@ -1,0 +1,250 @@
+//! A contiguous part of a model, loaded and ready to compute.
+
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
+
+use crate::block::{BLOCK_ROWS, Block, tiled_len, tiled_row};
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::kv_cache::KvCache;
+use crate::pool::Compute;
+use crate::rope::Rope;
+use crate::tensor::TensorSource;
+use crate::weights::{LoadProgress, Part, Weights};
+
+/// Rows that one pass takes through the layers; longer inputs are cut, which bounds the buffers.
+/// No result depends on it.
+const PASS_ROWS_MAX: usize = 512;
+
+/// A part of a model with its weights, and what computes it.
+///
+/// Results are the same bits however the rows are cut into calls, however the model is cut into
+/// stages, on any instruction set and any number of threads.
+#[derive(Debug)]
+pub struct Stage {
+    pub(crate) config: ModelConfig,
+    pub(crate) part: Part,
+    pub(crate) weights: Weights,
+    pub(crate) rope: Rope,
+    pub(crate) compute: Arc<Compute>,
+}
+
+/// What goes into a stage.
+#[derive(Debug, Clone, Copy)]
+pub enum StageInput<'a> {
+    /// Token ids, for a part that holds the embedding.
+    Tokens(&'a [u32]),
+    /// What the stage before gave, `(n, dim)`.
+    Rows(ArrayView2<'a, f32>),
+}
+
+impl StageInput<'_> {
+    /// Number of positions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Tokens(tokens) => tokens.len(),
+            Self::Rows(rows) => rows.nrows(),
+        }
+    }
+
+    /// Whether there is no position.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Stage {
+    /// Loads `part` of the model in `source`: reads and packs the tensors of that part only.
+    /// `source` may be dropped afterwards; nothing of it is kept.
+    ///
+    /// # Errors
+    /// A missing tensor, one of the wrong shape, one with a NaN or infinite scale (all naming it),
+    /// or a part that the model does not have.
+    pub fn load(
+        source: &TensorSource,
+        part: &Part,
+        compute: &Arc<Compute>,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, ModelError> {
+        let config = source.config().clone();
+        config.validate()?;
+        let weights = Weights::load(source, part, &compute.pool, progress)?;
+        let rope = Rope::new(&config.rope);
+        Ok(Self { config, part: part.clone(), weights, rope, compute: Arc::clone(compute) })
+    }
+
+    /// Configuration of the whole model.
+    #[must_use]
+    pub const fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The part held.
+    #[must_use]
+    pub const fn part(&self) -> &Part {
+        &self.part
+    }
+
+    /// What computes it.
+    #[must_use]
+    pub const fn compute(&self) -> &Arc<Compute> {
+        &self.compute
+    }
+
+    /// Memory of the packed weights, in bytes.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
+    /// Bytes of weights that one token of decoding reads.
+    #[must_use]
+    pub fn weight_bytes_per_token(&self) -> usize {
+        self.weights.bytes_per_token()
+    }
+
+    /// An empty cache for this stage's layers.
+    #[must_use]
+    pub fn new_kv_cache(&self, positions_max: usize) -> KvCache {
+        KvCache::new(&self.config, self.part.layers.clone(), positions_max)
+    }
+
+    /// Takes positions `from_pos..from_pos + input.len()` through the stage, appends their keys
+    /// and values to `kv`, and gives what goes to the next stage (or to [`Stage::logits`]),
+    /// `(n, dim)`. On an error `kv` is as it was.
+    ///
+    /// # Errors
+    /// [`ModelError::InvalidInput`] if `from_pos` is not `kv.len()`, if a token is not in the
+    /// vocabulary, if rows have the wrong width, or if tokens come to a part without embedding;
+    /// [`ModelError::ContextExceeded`] if `kv` may not hold that many.
+    pub fn forward(
+        &self,
+        kv: &mut KvCache,
+        input: StageInput<'_>,
+        from_pos: usize,
+    ) -> Result<Array2<f32>, ModelError> {
+        self.check(kv, input, from_pos)?;
+        let (n, dim) = (input.len(), self.config.dim);
+        kv.make_room(n)?;
+        let mut out = Vec::with_capacity(n * dim);
+        self.compute.pool.run(|| {
+            for first in (0..n).step_by(PASS_ROWS_MAX) {
+                let mut blocks = self.blocks(input, first, PASS_ROWS_MAX.min(n - first));
+                self.pass(kv, &mut blocks);
+                out.extend(blocks.iter().flat_map(|block| &block.x));
+            }
+        });
+        Ok(Array2::from_shape_vec((n, dim), out).expect("every row has dim columns"))
+    }
+
+    /// Log-odds of every token after `row`, which [`Stage::forward`] gave; `(vocab_size)`.
+    ///
+    /// # Errors
+    /// [`ModelError::InvalidInput`] if the part has no head or the row has the wrong width.
+    pub fn logits(&self, row: ArrayView1<'_, f32>) -> Result<Vec<f32>, ModelError> {
+        let rows = row.insert_axis(Axis(0));
+        let mut logits = self.logits_tiles(rows)?;
+        logits.truncate(self.config.vocab_size);
+        Ok(logits)
+    }
+
+    /// As [`Stage::logits`] for several rows, `(n, vocab_size)`; the caller bounds `n`.
+    ///
+    /// # Errors
+    /// As [`Stage::logits`].
+    pub fn logits_of_rows(&self, rows: ArrayView2<'_, f32>) -> Result<Array2<f32>, ModelError> {
+        let (n, vocab_size) = (rows.nrows(), self.config.vocab_size);
+        let tiles = self.logits_tiles(rows)?;
+        let mut logits = vec![0.0; n * vocab_size];
+        self.compute.pool.for_each(logits.chunks_mut(vocab_size).enumerate().collect(), |row| {
+            let (row_idx, out) = row;
+            tiled_row(&tiles, n, row_idx, out);
+        });
+        Ok(Array2::from_shape_vec((n, vocab_size), logits).expect("every row has vocab_size"))
+    }
+
+    /// The head's product with `rows`, `(n_tiles, rows, TILE_ROWS)`.
+    fn logits_tiles(&self, rows: ArrayView2<'_, f32>) -> Result<Vec<f32>, ModelError> {
+        let invalid = |why| ModelError::InvalidInput { what: "row for the head", why };
+        let Some(head) = &self.weights.head else {
+            return Err(invalid("this part has no head".to_owned()));
+        };
+        let (n, dim) = rows.dim();
+        if dim != self.config.dim {
+            return Err(invalid(format!("{dim} columns, the model has {}", self.config.dim)));
+        }
+        let mut tiles = vec![0.0; tiled_len(n, self.config.vocab_size)];
+        let x: Vec<f32> = rows.iter().copied().collect();
+        self.compute.pool.run(|| self.head(head, n, &x, &mut tiles));
+        Ok(tiles)
+    }
+
+    fn check(
+        &self,
+        kv: &KvCache,
+        input: StageInput<'_>,
+        from_pos: usize,
+    ) -> Result<(), ModelError> {
+        let invalid = |what, why| Err(ModelError::InvalidInput { what, why });
+        if from_pos != kv.len() {
+            let why = format!("position {from_pos}, the cache holds {}", kv.len());
+            return invalid("position", why);
+        }
+        if !kv.fits(&self.config, self.part.layers.len()) {
+            return invalid("cache", "it was made for other layers".to_owned());
+        }
+        match input {
+            StageInput::Tokens(tokens) => {
+                if self.weights.embed.is_none() {
+                    return invalid("input", "tokens for a part without embedding".to_owned());
+                }
+                match tokens.iter().find(|&&token| token as usize >= self.config.vocab_size) {
+                    Some(token) => {
+                        let size = self.config.vocab_size;
+                        invalid("token", format!("{token}, the vocabulary has {size}"))
+                    }
+                    None => Ok(()),
+                }
+            }
+            StageInput::Rows(rows) if rows.ncols() != self.config.dim => {
+                let why = format!("{} columns, the model has {}", rows.ncols(), self.config.dim);
+                invalid("input", why)
+            }
+            StageInput::Rows(_) => Ok(()),
+        }
+    }
+
+    /// Rows `first..first + n` of the input, cut into blocks.
+    fn blocks(&self, input: StageInput<'_>, first: usize, n: usize) -> Vec<Block> {
+        let dim = self.config.dim;
+        let block = |at: usize| {
+            let rows = BLOCK_ROWS.min(n - at);
+            let mut x = vec![0.0; rows * dim];
+            for (row_idx, row) in x.chunks_exact_mut(dim).enumerate() {
+                match input {
+                    StageInput::Tokens(tokens) => {
+                        self.embed(tokens[first + at + row_idx], row);
+                    }
+                    StageInput::Rows(all) => {
+                        let source = all.row(first + at + row_idx);
+                        row.iter_mut().zip(source).for_each(|(to, &from)| *to = from);
+                    }
+                }
+            }
+            Block::new(&self.config, at, rows, x)
+        };
+        (0..n).step_by(BLOCK_ROWS).map(block).collect()
+    }
+
+    /// The embedding's row of `token`, `(dim)`.
+    fn embed(&self, token: u32, out: &mut [f32]) {
+        let embed = self.weights.embed.as_ref().expect("checked before the pass");
+        self.compute.kernels.dequantize_row(embed, token as usize, out);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! The compute thread: owns the loaded parts of models and the sessions' KV caches, and runs the
+//! core's jobs in order. Its door is a channel; what it has to say goes straight to the core, so
+//! that a token waits for no other thread on its way out.
+
+use std::any::Any;
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use atoll_model::Stage;
+use atoll_proto::io::{Computed, Job, Part};
+use atoll_proto::{Input, ModelId, SessionId};
+
+use self::session::Session;
+
+mod job;
+mod session;
+
+/// A part of a model, ready to compute.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// What of the model it is, in the core's words.
+    pub(crate) part: Part,
+    /// The weights.
+    pub(crate) stage: Stage,
+}
+
+/// What the compute thread holds of a model, for status.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) part: Part,
+    pub(crate) weight_bytes: u64,
+    pub(crate) kv_bytes: u64,
+    pub(crate) sessions: u32,
+}
+
+/// Where the compute thread writes what it holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeldBoard(Arc<Mutex<BTreeMap<ModelId, Held>>>);
+
+impl HeldBoard {
+    /// What the thread holds now.
+    pub(crate) fn read(&self) -> BTreeMap<ModelId, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn write(&self, held: BTreeMap<ModelId, Held>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+}
+
+/// What the thread is asked.
+enum Work {
+    /// Use this part for a model's jobs from now on, then tell the core.
+    Install {
+        model: ModelId,
+        loaded: Box<Loaded>,
+        then: Input,
+    },
+    Unload(ModelId),
+    Job(Box<Job>),
+    Release(SessionId),
+    Stop,
+}
+
+/// Reaches the compute thread. Dropping it stops the thread after the job at hand.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    // Bounded by the core: it lets no more jobs run than its sessions may have frames under way.
+    work: Sender<Work>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Starts the thread. `report` takes each job's `Input::Computed`.
+    pub(crate) fn start(
+        board: HeldBoard,
+        report: impl Fn(Input) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (work, inbox) = channel();
+        let worker = Worker {
+            inbox,
+            waiting: VecDeque::new(),
+            models: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            board,
+            report: Box::new(report),
+        };
+        let thread = std::thread::Builder::new()
+            .name("atoll-engine".to_owned())
+            .spawn(move || worker.run())?;
+        Ok(Self { work, thread: Some(thread) })
+    }
+
+    /// Replaces what was loaded of a model, then reports `then`.
+    pub(crate) fn install(&self, model: ModelId, loaded: Loaded, then: Input) {
+        self.submit(Work::Install { model, loaded: Box::new(loaded), then });
+    }
+
+    /// Frees a model's part and its sessions' caches.
+    pub(crate) fn unload(&self, model: ModelId) {
+        self.submit(Work::Unload(model));
+    }
+
+    /// Runs a job after those before it.
+    pub(crate) fn compute(&self, job: Job) {
+        self.submit(Work::Job(Box::new(job)));
+    }
+
+    /// Frees a session's caches and drops its waiting jobs.
+    pub(crate) fn release(&self, session: SessionId) {
+        self.submit(Work::Release(session));
+    }
+
+    fn submit(&self, work: Work) {
+        // Fails only when the thread has ended, and then the node is going, too.
+        let _ = self.work.send(work);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.submit(Work::Stop);
+        let Some(thread) = self.thread.take() else { return };
+        // The last owner may be the thread itself, by way of a report.
+        if thread.thread().id() != std::thread::current().id() {
+            // Jobs catch their own panics; there is nothing more to learn here.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    inbox: Receiver<Work>,
+    waiting: VecDeque<Box<Job>>,
+    models: BTreeMap<ModelId, Loaded>,
+    sessions: BTreeMap<SessionId, Session>,
+    board: HeldBoard,
+    report: Box<dyn Fn(Input) + Send>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            if self.waiting.is_empty() {
+                self.post();
+                match self.inbox.recv() {
+                    Ok(Work::Stop) | Err(_) => return,
+                    Ok(work) => self.take_in(work),
+                }
+            }
+            // Whatever else has come is looked at first, so that a release spares waiting jobs.
+            while let Ok(work) = self.inbox.try_recv() {
+                match work {
+                    Work::Stop => return,
+                    work => self.take_in(work),
+                }
+            }
+            if let Some(job) = self.waiting.pop_front() {
+                self.run_job(*job);
+            }
+        }
+    }
+
+    fn take_in(&mut self, work: Work) {
+        match work {
+            Work::Install { model, loaded, then } => {
+                self.forget(model);
+                self.models.insert(model, *loaded);
+                (self.report)(then);
+            }
+            Work::Unload(model) => self.forget(model),
+            Work::Job(job) => self.waiting.push_back(job),
+            Work::Release(session) => {
+                self.waiting.retain(|job| job.session != session);
+                self.sessions.remove(&session);
+            }
+            Work::Stop => {}
+        }
+    }
+
+    /// Writes on the board what is held. Done when nothing waits, so it delays nobody.
+    fn post(&self) {
+        let held = |(model, loaded): (&ModelId, &Loaded)| {
+            let mut held = Held {
+                part: loaded.part,
+                weight_bytes: loaded.stage.weight_bytes() as u64,
+                kv_bytes: 0,
+                sessions: 0,
+            };
+            for session in self.sessions.values().filter(|session| session.model == *model) {
+                held.kv_bytes += session.kv.bytes() as u64;
+                held.sessions += 1;
+            }
+            (*model, held)
+        };
+        self.board.write(self.models.iter().map(held).collect());
+    }
+
+    fn forget(&mut self, model: ModelId) {
+        self.models.remove(&model);
+        self.sessions.retain(|_, session| session.model != model);
+    }
+
+    fn run_job(&mut self, job: Job) {
+        let (id, session) = (job.id, job.session);
+        let begin = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.compute(job)));
+        let result = outcome.unwrap_or_else(|panic| {
+            // Its cache may be half written.
+            self.sessions.remove(&session);
+            Err(format!("computing panicked: {}", panic_words(panic.as_ref())))
+        });
+        let compute_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        (self.report)(Input::Computed { job: id, result, compute_us });
+    }
+
+    fn compute(&mut self, job: Job) -> Result<Computed, String> {
+        let loaded = self
+            .models
+            .get(&job.model)
+            .ok_or_else(|| format!("model {} is not loaded here", job.model))?;
+        let session = match self.sessions.get_mut(&job.session) {
+            Some(session) if session.epoch > job.epoch => {
+                return Err(format!("epoch {} is over", job.epoch.0));
+            }
+            Some(session) if session.epoch == job.epoch && session.model == job.model => session,
+            _ => {
+                let fresh = Session::new(&job, &loaded.stage);
+                self.sessions.insert(job.session, fresh);
+                self.sessions.get_mut(&job.session).expect("just inserted")
+            }
+        };
+        job::run(loaded, session, job)
+    }
+}
+
+fn panic_words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no words".to_owned())
+}

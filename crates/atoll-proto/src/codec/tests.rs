@@ -1,0 +1,192 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use quickcheck::{Arbitrary, Gen, QuickCheck, quickcheck};
+
+use super::*;
+use crate::ids::{Epoch, ModelId, NodeId, PlanEpoch, SessionId};
+use crate::io::{HopTime, Part, WireType};
+use crate::plan::{LayerRange, Profile};
+
+fn node(byte: u8) -> NodeId {
+    NodeId([byte; 32])
+}
+
+fn frame(rows: u32, cols: u32) -> Frame {
+    let data = (0..rows * cols * 4).map(|i| i.to_le_bytes()[0]).collect();
+    Frame {
+        session: SessionId(7),
+        epoch: Epoch(2),
+        model: ModelId([3; 32]),
+        hop: 1,
+        from_pos: 40,
+        want_token: true,
+        hops: vec![HopTime { node: node(1), held_us: 50, compute_us: 40 }],
+        activation: Activation { dtype: WireType::F32, rows, cols, data },
+    }
+}
+
+impl Arbitrary for Message {
+    fn arbitrary(g: &mut Gen) -> Self {
+        let session = SessionId(u128::arbitrary(g));
+        let epoch = Epoch(u32::arbitrary(g));
+        let model = ModelId([u8::arbitrary(g); 32]);
+        let plan_epoch = PlanEpoch(u32::arbitrary(g));
+        let n = u16::arbitrary(g) % 8 + 1;
+        let stages: Vec<_> = (0..n)
+            .map(|i| Stage {
+                node: node(i.to_le_bytes()[0]),
+                layers: LayerRange { start: i * 2, end: i * 2 + 2 },
+            })
+            .collect();
+        let cause = limits_clip(String::arbitrary(g));
+        match u8::arbitrary(g) % 13 {
+            0 => Self::Hello {
+                name: crate::limits::clip(String::arbitrary(g), NAME_BYTES_MAX),
+                profile: Profile {
+                    memory_bytes: u64::arbitrary(g),
+                    weight_bytes_per_s: u64::arbitrary(g),
+                },
+            },
+            1 => Self::Heartbeat,
+            2 => Self::Leave,
+            3 => Self::Assign {
+                plan: Plan { model, epoch: plan_epoch, owner: node(0), stages, context: 9 },
+                model: ModelInfo {
+                    id: model,
+                    name: "m".into(),
+                    layer_bytes: (0..n * 2).map(|_| u64::arbitrary(g)).collect(),
+                    embed_bytes: u64::arbitrary(g),
+                    head_bytes: 5,
+                    kv_bytes_per_position: u32::arbitrary(g),
+                    row_values: 576,
+                    context_max: 2048,
+                },
+                part: Part {
+                    layers: Some(LayerRange { start: 0, end: 2 }),
+                    embed: bool::arbitrary(g),
+                    head: false,
+                },
+                holders: vec![node(0)],
+            },
+            4 => Self::AssignProgress { model, plan_epoch, bytes_done: 3, bytes_total: 4 },
+            5 => Self::Assigned { model, plan_epoch, result: Ok(()) },
+            6 => Self::Assigned { model, plan_epoch, result: Err(cause) },
+            7 => Self::Unassign { model },
+            8 => Self::Open(Open {
+                session,
+                epoch,
+                model,
+                origin: node(0),
+                stages,
+                hop: u16::arbitrary(g) % n,
+                positions_max: u32::arbitrary(g),
+            }),
+            9 => Self::Frame(frame(u32::arbitrary(g) % 5 + 1, u32::arbitrary(g) % 9 + 1)),
+            10 => Self::Passed { session, epoch, to_pos: 4, hops: Vec::new() },
+            11 => Self::Nack { session, epoch, len: u32::arbitrary(g) },
+            _ => Self::Reject { session, epoch, cause },
+        }
+    }
+}
+
+fn limits_clip(text: String) -> String {
+    crate::limits::clip(text, CAUSE_BYTES_MAX)
+}
+
+quickcheck! {
+    fn what_is_encoded_is_decoded(message: Message) -> bool {
+        decode(&encode(&message), &Limits::default()) == Ok(message)
+    }
+
+    fn random_bytes_are_refused(bytes: Vec<u8>) -> bool {
+        decode(&bytes, &Limits::default()).is_err()
+    }
+
+    fn a_damaged_byte_is_seen(message: Message, at: usize, bit: u8) -> bool {
+        let mut bytes = encode(&message);
+        let at = at % bytes.len();
+        bytes[at] ^= 1 << (bit % 8);
+        decode(&bytes, &Limits::default()).is_err()
+    }
+
+    fn a_cut_frame_is_refused(message: Message, at: usize) -> bool {
+        let bytes = encode(&message);
+        decode(&bytes[..at % bytes.len()], &Limits::default()).is_err()
+    }
+}
+
+/// Damages the body and makes the checksum right again: what an attacker would send.
+fn forged(message: &Message, edits: &[(usize, u8)]) -> Vec<u8> {
+    let mut bytes = encode(message);
+    let body = bytes.len() - CHECKSUM_BYTES;
+    for &(at, value) in edits {
+        bytes[2 + at % (body - 2)] = value;
+    }
+    bytes.truncate(body);
+    let sum = checksum(&bytes);
+    bytes.extend_from_slice(&sum);
+    bytes
+}
+
+#[test]
+fn a_forged_frame_never_panics_and_keeps_to_the_limits() {
+    fn holds(message: Message, edits: Vec<(usize, u8)>) -> bool {
+        let limits = Limits::default();
+        match decode(&forged(&message, &edits), &limits) {
+            Err(_) => true,
+            // Whatever got through says nothing beyond its limits and survives its own encoding.
+            Ok(other) => {
+                check(&other, &limits).is_ok() && decode(&encode(&other), &limits) == Ok(other)
+            }
+        }
+    }
+    QuickCheck::new().tests(20_000).quickcheck(holds as fn(Message, Vec<(usize, u8)>) -> bool);
+}
+
+#[test]
+fn golden_bytes() {
+    let bytes = encode(&Message::Nack { session: SessionId(1), epoch: Epoch(2), len: 300 });
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, "0100060000000a0102fb2c01b90a9e8ca3c4d2ba8ac9ed9e76cc4bb9");
+    let bytes = encode(&Message::Frame(frame(1, 2)));
+    assert_eq!(bytes[..2], [1, 0]);
+    assert_eq!(bytes.len(), 6 + 79 + 8 + 16);
+    assert_eq!(bytes[6 + 79..][..8], [0, 1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn limits_are_named() {
+    let limits = Limits { chunk_rows_max: 4, ..Limits::default() };
+    let field = |message: &Message| match decode(&encode(message), &limits).unwrap_err() {
+        CodecError::Limit { field, .. } => field,
+        error => panic!("{error}"),
+    };
+    assert_eq!(field(&Message::Frame(frame(5, 2))), "rows");
+    let long = Message::Hello { name: "n".repeat(65), profile: Profile::default() };
+    assert_eq!(field(&long), "name bytes");
+    let stage = Stage { node: node(1), layers: LayerRange { start: 0, end: 1 } };
+    let open = Open {
+        session: SessionId(1),
+        epoch: Epoch(1),
+        model: ModelId([0; 32]),
+        origin: node(1),
+        stages: vec![stage; 65],
+        hop: 0,
+        positions_max: 1,
+    };
+    assert_eq!(field(&Message::Open(open)), "stages");
+}
+
+#[test]
+fn another_version_and_extra_bytes_are_refused() {
+    let limits = Limits::default();
+    let mut bytes = encode(&Message::Heartbeat);
+    bytes[0] = 9;
+    assert_eq!(decode(&bytes, &limits), Err(CodecError::Version { theirs: 9 }));
+    let mut bytes = encode(&Message::Frame(frame(1, 2)));
+    bytes.truncate(bytes.len() - CHECKSUM_BYTES);
+    bytes.push(0);
+    let sum = checksum(&bytes);
+    bytes.extend_from_slice(&sum);
+    assert_eq!(decode(&bytes, &limits), Err(CodecError::Trailing(1)));
+}

@@ -1,0 +1,370 @@
+//! The node: one door in, one door out, and the sub-machines behind it.
+
+use crate::assignment::{Assignments, PartState};
+use crate::deployment::{Deployment, PlanState};
+use crate::effects::{Effects, JobIds};
+use crate::ids::{ModelId, NodeId, Time};
+use crate::io::{Command, Event, Input, Output, RequestError};
+use crate::limits::{Limits, MODEL_NAME_BYTES_MAX, clip};
+use crate::membership::{Lost, Membership};
+use crate::message::Message;
+use crate::plan::Profile;
+use crate::planted::Planted;
+use crate::session::origin::Origin;
+use crate::session::stages::Stages;
+use crate::snapshot::{HeldPart, Peer, ServedModel, ServedState, Snapshot, StageView};
+
+/// What makes a node this one.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Its key.
+    pub id: NodeId,
+    /// Its name for people, cut to 64 bytes.
+    pub name: String,
+    /// What it takes on at most.
+    pub limits: Limits,
+}
+
+/// The whole protocol of one node. It only routes: `membership` knows who is here, `deployment`
+/// and `assignment` the two sides of plans, `session` the two sides of sequences.
+#[derive(Debug)]
+pub struct Node {
+    config: NodeConfig,
+    planted: Planted,
+    left: bool,
+    job_ids: JobIds,
+    membership: Membership,
+    deployment: Deployment,
+    assignments: Assignments,
+    origin: Origin,
+    stages: Stages,
+}
+
+impl Node {
+    /// A node that knows nobody.
+    #[must_use]
+    pub fn new(config: NodeConfig) -> Self {
+        Self::with_planted(config, Planted::default())
+    }
+
+    /// A node with a bug planted in it: see [`crate::planted`].
+    #[must_use]
+    pub fn with_planted(config: NodeConfig, planted: Planted) -> Self {
+        let id = config.id;
+        Self {
+            membership: Membership::new(id, config.name.clone()),
+            deployment: Deployment::new(id),
+            assignments: Assignments::new(id),
+            origin: Origin::new(id),
+            stages: Stages::new(id),
+            job_ids: JobIds::default(),
+            left: false,
+            planted,
+            config,
+        }
+    }
+
+    /// Applies `input` at `now` and returns the effects to carry out, in order.
+    #[must_use]
+    pub fn handle(&mut self, now: Time, input: Input) -> Vec<Output> {
+        let mut fx = Effects::new(now, self.planted);
+        if self.left {
+            if let Input::Command(Command::Generate(request)) = input {
+                let error = RequestError::Cancelled;
+                fx.emit(Event::Failed { request: request.id, error });
+            }
+            return fx.outputs;
+        }
+        let limits = self.config.limits.clone();
+        self.route(&mut fx, &limits, input);
+        let plans = (&self.deployment, &self.membership);
+        self.origin.settle(&mut fx, &mut self.job_ids, &limits, plans);
+        fx.outputs
+    }
+
+    /// When `handle` must next be called with `Input::Tick`, if ever.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        if self.left {
+            return None;
+        }
+        let deadlines = [
+            self.membership.deadline(),
+            self.deployment.deadline(),
+            self.assignments.deadline(),
+            self.origin.deadline(),
+            self.stages.deadline(&self.config.limits),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    fn route(&mut self, fx: &mut Effects, limits: &Limits, input: Input) {
+        match input {
+            Input::Tick => self.tick(fx, limits),
+            Input::Command(command) => self.command(fx, limits, command),
+            Input::Discovered { peer } => self.membership.discovered(fx, limits, peer),
+            Input::Connected { peer } => self.membership.connected(fx, limits, peer),
+            Input::Disconnected { peer, cause } => {
+                if let Some(lost) = self.membership.disconnected(fx, limits, peer, cause) {
+                    self.lost(fx, limits, &lost);
+                }
+            }
+            Input::Received { from, message } => self.received(fx, limits, from, message),
+            Input::PrepareProgress { model, plan_epoch, bytes_done, bytes_total } => {
+                let (at, bytes) = ((model, plan_epoch), (bytes_done, bytes_total));
+                self.deployment.progress(fx, limits, self.config.id, at, bytes);
+                self.assignments.progress(fx, at, bytes);
+            }
+            Input::Prepared { model, plan_epoch, result } => {
+                let (at, members) = ((model, plan_epoch), &self.membership);
+                if self.deployment.served(model).is_some() {
+                    self.deployment.prepared(fx, members, limits, self.config.id, at, result);
+                } else {
+                    self.assignments.prepared(fx, members, limits, at, result);
+                }
+            }
+            Input::Computed { job, result, compute_us } => {
+                let job = (job, compute_us);
+                if self.origin.runs(job.0) {
+                    self.origin.computed(fx, &mut self.job_ids, limits, job, result);
+                } else {
+                    self.stages.computed(fx, limits, job, result);
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, fx: &mut Effects, limits: &Limits) {
+        for lost in self.membership.tick(fx, limits) {
+            self.lost(fx, limits, &lost);
+        }
+        self.deployment.tick(fx, &self.membership, limits);
+        self.assignments.tick(fx);
+        self.stages.tick(fx, limits);
+        self.origin.tick(fx, &mut self.job_ids, limits, &self.membership);
+    }
+
+    fn command(&mut self, fx: &mut Effects, limits: &Limits, command: Command) {
+        match command {
+            Command::Serve { mut model, policy } => {
+                model.name = clip(model.name, MODEL_NAME_BYTES_MAX);
+                self.deployment.serve(fx, &self.membership, limits, (model, policy));
+            }
+            Command::Unserve { model } => self.unserve(fx, model),
+            Command::Generate(request) => {
+                if self.stages.sessions().contains_key(&request.session) {
+                    let error = RequestError::Duplicate;
+                    fx.emit(Event::Failed { request: request.id, error });
+                } else {
+                    self.origin.generate(fx, limits, &self.deployment, request);
+                }
+            }
+            Command::Cancel { request } => self.origin.cancel(fx, request),
+            Command::Measured(profile) => {
+                self.membership.measured(fx, profile);
+                self.deployment.retry(fx, &self.membership, limits);
+            }
+            Command::Leave => self.leave(fx),
+        }
+    }
+
+    fn received(&mut self, fx: &mut Effects, limits: &Limits, from: NodeId, message: Message) {
+        tracing::trace!(%from, kind = message.kind(), "received");
+        if let Message::Hello { name, profile } = message {
+            self.hello(fx, limits, from, name, profile);
+            return;
+        }
+        if !self.membership.heard(fx.now, from) {
+            tracing::debug!(%from, kind = message.kind(), "not a member, not heard");
+            return;
+        }
+        match message {
+            Message::Hello { .. } | Message::Heartbeat => {}
+            Message::Leave => {
+                if let Some(lost) = self.membership.left(fx, from) {
+                    self.lost(fx, limits, &lost);
+                }
+            }
+            Message::Assign { .. }
+            | Message::AssignProgress { .. }
+            | Message::Assigned { .. }
+            | Message::Unassign { .. } => self.plan_message(fx, limits, from, message),
+            Message::Open(_)
+            | Message::Frame(_)
+            | Message::Passed { .. }
+            | Message::Nack { .. }
+            | Message::Reject { .. }
+            | Message::Close { .. } => self.session_message(fx, limits, from, message),
+        }
+    }
+
+    fn hello(
+        &mut self,
+        fx: &mut Effects,
+        limits: &Limits,
+        from: NodeId,
+        name: String,
+        profile: Profile,
+    ) {
+        if self.membership.hello(fx, limits, from, name, profile) {
+            self.deployment.joined(from);
+            self.assignments.joined(fx, from);
+            self.stages.joined(fx, from);
+            self.origin.joined(fx, from);
+        }
+        self.deployment.retry(fx, &self.membership, limits);
+    }
+
+    fn plan_message(&mut self, fx: &mut Effects, limits: &Limits, from: NodeId, message: Message) {
+        let members = &self.membership;
+        match message {
+            Message::Assign { plan, model, part, holders } => {
+                let serves = self.deployment.served(model.id).is_some();
+                let own = (!serves).then(|| self.deployment.own_bytes());
+                let asked = (plan, model, part, holders);
+                let old = self.assignments.assign(fx, members, limits, from, asked, own);
+                if let Some(model) = old {
+                    self.stages.drop_model(fx, model);
+                }
+            }
+            Message::AssignProgress { model, plan_epoch, bytes_done, bytes_total } => {
+                let (at, bytes) = ((model, plan_epoch), (bytes_done, bytes_total));
+                self.deployment.progress(fx, limits, from, at, bytes);
+            }
+            Message::Assigned { model, plan_epoch, result } => {
+                self.deployment.prepared(fx, members, limits, from, (model, plan_epoch), result);
+            }
+            Message::Unassign { model } => {
+                if self.assignments.unassign(fx, from, model) {
+                    self.stages.drop_model(fx, model);
+                }
+            }
+            Message::Hello { .. }
+            | Message::Heartbeat
+            | Message::Leave
+            | Message::Open(_)
+            | Message::Frame(_)
+            | Message::Passed { .. }
+            | Message::Nack { .. }
+            | Message::Reject { .. }
+            | Message::Close { .. } => {}
+        }
+    }
+
+    fn session_message(
+        &mut self,
+        fx: &mut Effects,
+        limits: &Limits,
+        from: NodeId,
+        message: Message,
+    ) {
+        let ids = &mut self.job_ids;
+        match message {
+            Message::Open(open) => {
+                if !self.origin.active().contains_key(&open.session) {
+                    let profile = self.membership.profile();
+                    let taken = self.assignments.weight_bytes();
+                    let taken = taken.saturating_add(self.deployment.own_bytes());
+                    let room = profile.memory_bytes.saturating_sub(taken);
+                    let room = (room, profile.weight_bytes_per_s);
+                    self.stages.open(fx, limits, &self.assignments, (from, open), room);
+                }
+            }
+            Message::Frame(frame) => {
+                if self.origin.active().contains_key(&frame.session) {
+                    self.origin.frame(fx, ids, limits, (from, frame));
+                } else {
+                    self.stages.frame(fx, limits, ids, from, frame);
+                }
+            }
+            Message::Passed { session, epoch, to_pos, hops: _ } => {
+                self.origin.passed(fx, ids, limits, (from, session, epoch, to_pos));
+            }
+            Message::Nack { session, epoch, len } => {
+                self.origin.nack(fx, ids, limits, (from, session, epoch, len));
+                self.stages.nack(fx, limits, from, (session, epoch, len));
+            }
+            Message::Reject { session, epoch, cause } => {
+                self.stages.rejected(fx, from, (session, epoch), &cause);
+                self.origin.rejected(fx, (from, session, epoch), cause);
+            }
+            Message::Close { session } => self.stages.close(fx, from, session),
+            Message::Hello { .. }
+            | Message::Heartbeat
+            | Message::Leave
+            | Message::Assign { .. }
+            | Message::AssignProgress { .. }
+            | Message::Assigned { .. }
+            | Message::Unassign { .. } => {}
+        }
+    }
+
+    fn lost(&mut self, fx: &mut Effects, limits: &Limits, lost: &Lost) {
+        self.origin.lost(fx, lost);
+        self.stages.lost(fx, lost.peer);
+        self.assignments.owner_lost(fx, lost.peer);
+        self.deployment.lost(fx, &self.membership, limits, lost);
+    }
+
+    fn unserve(&mut self, fx: &mut Effects, model: ModelId) {
+        self.origin.unserved(fx, model);
+        self.deployment.unserve(fx, model);
+    }
+
+    fn leave(&mut self, fx: &mut Effects) {
+        self.origin.leave(fx);
+        self.stages.drop_all(fx);
+        for model in self.deployment.all().keys().copied().collect::<Vec<_>>() {
+            self.deployment.unserve(fx, model);
+        }
+        for &peer in self.membership.members().keys() {
+            fx.send(peer, Message::Leave);
+        }
+        self.left = true;
+    }
+
+    /// What the node knows and does now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let peers = self.membership.members().iter().map(|(&node, member)| Peer {
+            node,
+            name: member.name.clone(),
+            profile: member.profile.clone(),
+            last_heard: member.last_heard,
+        });
+        let served = self.deployment.all().iter().map(|(&model, served)| ServedModel {
+            model,
+            name: served.model.name.clone(),
+            state: match &served.state {
+                PlanState::Waiting { .. } => ServedState::Waiting,
+                PlanState::Preparing { plan, pending } => {
+                    let pending = pending.iter().map(|(&n, p)| (n, p.bytes_done, p.bytes_total));
+                    ServedState::Preparing(plan.clone(), pending.collect())
+                }
+                PlanState::Ready(plan) => ServedState::Ready(plan.clone()),
+                PlanState::Failed(error) => ServedState::Failed(error.clone()),
+            },
+        });
+        let held = self.assignments.all().iter().map(|(&model, held)| HeldPart {
+            model,
+            name: held.model.name.clone(),
+            owner: held.plan.owner,
+            layers: held.layers,
+            ready: held.state == PartState::Ready,
+        });
+        let stage_sessions = self.stages.sessions().iter().map(|(&session, held)| StageView {
+            session,
+            epoch: held.open.epoch,
+            len: held.len,
+            kv_bytes: held.kv_bytes,
+        });
+        Snapshot {
+            peers: peers.collect(),
+            served: served.collect(),
+            held: held.collect(),
+            requests_waiting: self.origin.n_waiting(),
+            sessions: self.origin.active().keys().copied().collect(),
+            stage_sessions: stage_sessions.collect(),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The first planner: layers in proportion to measured speed, within memory.
+//!
+//! A pure function of its arguments, in integers, so that every machine plans alike.
+
+use crate::ids::NodeId;
+use crate::limits::STAGES_MAX;
+use crate::plan::{LayerRange, ModelInfo, PlanError, PlanPolicy, Stage};
+
+/// A node that could hold layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which.
+    pub node: NodeId,
+    /// Bytes free for this model.
+    pub memory_bytes: u64,
+    /// Weight bytes taken through one token per second; 0: not measured, counts as very slow.
+    pub weight_bytes_per_s: u64,
+}
+
+/// Positions per session that a plan of `model` under `policy` has room for.
+#[must_use]
+pub fn context(model: &ModelInfo, policy: &PlanPolicy) -> u32 {
+    policy.context.min(model.context_max)
+}
+
+/// Places `model` on `owner` and as many of `others` as the policy wants. The owner always holds
+/// embedding and head and, if it has room for a layer, the first stage.
+///
+/// # Errors
+/// [`PlanError`] with the figures of what is missing.
+pub fn place(
+    model: &ModelInfo,
+    policy: &PlanPolicy,
+    owner: Candidate,
+    others: &[Candidate],
+) -> Result<Vec<Stage>, PlanError> {
+    let need = Need::new(model, policy);
+    let owner =
+        Candidate { memory_bytes: owner.memory_bytes.saturating_sub(need.owner_bytes), ..owner };
+    let no_room = || PlanError::NoRoom {
+        needed_bytes: need.total_bytes(),
+        available_bytes: others
+            .iter()
+            .fold(owner.memory_bytes.saturating_add(need.owner_bytes), |sum, node| {
+                sum.saturating_add(node.memory_bytes)
+            }),
+        nodes: count(others.len() + 1),
+    };
+    let by_room = sorted(others, |node| (node.memory_bytes, node.weight_bytes_per_s));
+    if let Some(wanted) = policy.stages {
+        let wanted = usize::from(wanted.max(1));
+        if wanted > others.len() + 1 {
+            let found = count(others.len() + 1);
+            return Err(PlanError::TooFewNodes { wanted: count(wanted), found });
+        }
+        if wanted > need.n_layers() {
+            let layers = count(need.n_layers());
+            return Err(PlanError::TooFewLayers { wanted: count(wanted), layers });
+        }
+        let by_speed = sorted(others, |node| (node.weight_bytes_per_s, node.memory_bytes));
+        return [by_speed, by_room]
+            .iter()
+            .find_map(|others| need.split(&with_owner(owner, others, wanted)))
+            .ok_or_else(no_room);
+    }
+    let stages_max = STAGES_MAX.min(others.len() + 1);
+    (1..=stages_max)
+        .find_map(|n| {
+            need.split(&with_owner(owner, &by_room, n))
+                .or_else(|| need.split(by_room.get(..n).unwrap_or(&[])))
+        })
+        .ok_or_else(no_room)
+}
+
+fn with_owner(owner: Candidate, others: &[Candidate], n: usize) -> Vec<Candidate> {
+    std::iter::once(owner).chain(others.iter().copied()).take(n).collect()
+}
+
+fn sorted(nodes: &[Candidate], key: impl Fn(&Candidate) -> (u64, u64)) -> Vec<Candidate> {
+    let mut nodes = nodes.to_vec();
+    nodes.sort_by_key(|node| (std::cmp::Reverse(key(node)), node.node));
+    nodes
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// What the model asks of memory and time, as prefix sums over its layers.
+struct Need {
+    /// Embedding and head, bytes.
+    owner_bytes: u64,
+    /// Weights of layers `0..i`, bytes.
+    weights: Vec<u64>,
+    /// KV cache of one layer for the whole context and all sessions, bytes.
+    kv_layer_bytes: u64,
+}
+
+impl Need {
+    fn new(model: &ModelInfo, policy: &PlanPolicy) -> Self {
+        let mut sum = 0_u64;
+        let mut weights = vec![0];
+        weights.extend(model.layer_bytes.iter().map(|&bytes| {
+            sum = sum.saturating_add(bytes);
+            sum
+        }));
+        let kv_layer_bytes = u64::from(model.kv_bytes_per_position)
+            .saturating_mul(u64::from(context(model, policy)))
+            .saturating_mul(u64::from(policy.sessions.max(1)));
+        let owner_bytes = model.embed_bytes.saturating_add(model.head_bytes);
+        Self { owner_bytes, weights, kv_layer_bytes }
+    }
+
+    const fn n_layers(&self) -> usize {
+        self.weights.len() - 1
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.memory(0, self.n_layers()).saturating_add(self.owner_bytes)
+    }
+
+    fn weight(&self, start: usize, end: usize) -> u64 {
+        self.weights[end] - self.weights[start]
+    }
+
+    fn memory(&self, start: usize, end: usize) -> u64 {
+        let kv = self.kv_layer_bytes.saturating_mul((end - start) as u64);
+        self.weight(start, end).saturating_add(kv)
+    }
+
+    /// Layers for these nodes in this order, at least one each, so that the slowest stage is as
+    /// fast as it can be: then layers follow speed. `None`: no way within memory.
+    fn split(&self, nodes: &[Candidate]) -> Option<Vec<Stage>> {
+        let n_layers = self.n_layers();
+        if nodes.is_empty() || nodes.len() > n_layers || nodes.len() > STAGES_MAX {
+            return None;
+        }
+        // best[i][l]: the slowest stage's time when nodes 0..=i hold layers 0..l, and where the
+        // last of them starts.
+        let mut best: Vec<Vec<Option<(u128, usize)>>> = Vec::with_capacity(nodes.len());
+        for (i, node) in nodes.iter().enumerate() {
+            let mut row = vec![None; n_layers + 1];
+            for (end, cell) in row.iter_mut().enumerate().skip(i + 1) {
+                for start in (i..end).rev() {
+                    if self.memory(start, end) > node.memory_bytes {
+                        break;
+                    }
+                    let before = match best.last() {
+                        None if start == 0 => 0,
+                        None => continue,
+                        Some(previous) => match previous[start] {
+                            Some((time, _)) => time,
+                            None => continue,
+                        },
+                    };
+                    let time = before.max(stage_time(self.weight(start, end), node));
+                    if cell.is_none_or(|(least, _)| time < least) {
+                        *cell = Some((time, start));
+                    }
+                }
+            }
+            best.push(row);
+        }
+        let mut end = n_layers;
+        let mut stages = Vec::with_capacity(nodes.len());
+        for (row, node) in best.iter().zip(nodes).rev() {
+            let (_, start) = row[end]?;
+            let layers =
+                LayerRange { start: u16::try_from(start).ok()?, end: u16::try_from(end).ok()? };
+            stages.push(Stage { node: node.node, layers });
+            end = start;
+        }
+        stages.reverse();
+        Some(stages)
+    }
+}
+
+/// Picoseconds of one token in one stage.
+fn stage_time(weight_bytes: u64, node: &Candidate) -> u128 {
+    u128::from(weight_bytes) * 1_000_000_000_000 / u128::from(node.weight_bytes_per_s.max(1))
+}
+
+#[cfg(test)]
+mod tests;
