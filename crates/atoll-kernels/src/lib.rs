@@ -31,6 +31,14 @@
 //! assert_eq!(out[0], 64.0);
 //! ```
 
+#![allow(
+    clippy::needless_range_loop,
+    clippy::type_complexity,
+    clippy::wildcard_enum_match_arm,
+    clippy::manual_is_multiple_of,
+    reason = "lanes are indexed in step; one arm per family of layouts"
+)]
+
 mod activations;
 mod arch;
 mod attention;

@@ -16,6 +16,12 @@
 //! # Ok::<(), atoll_model::ModelError>(())
 //! ```
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::excessive_precision,
+    reason = "f64 results are rounded once to f32; reference digits are kept whole"
+)]
+
 pub mod blob;
 pub mod config;
 pub mod error;

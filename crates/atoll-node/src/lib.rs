@@ -24,6 +24,14 @@
 //! # }
 //! ```
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    clippy::large_enum_variant,
+    clippy::cast_possible_truncation,
+    clippy::manual_is_multiple_of,
+    reason = "events of libp2p are open sets of which few concern a node"
+)]
+
 mod core;
 mod data_dir;
 mod engine;

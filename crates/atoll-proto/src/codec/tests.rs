@@ -159,6 +159,7 @@ fn limits_are_named() {
     let limits = Limits { chunk_rows_max: 4, ..Limits::default() };
     let field = |message: &Message| match decode(&encode(message), &limits).unwrap_err() {
         CodecError::Limit { field, .. } => field,
+        #[expect(clippy::wildcard_enum_match_arm, reason = "any other error is a failure")]
         error => panic!("{error}"),
     };
     assert_eq!(field(&Message::Frame(frame(5, 2))), "rows");
