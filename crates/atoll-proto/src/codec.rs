@@ -153,7 +153,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Message, CodecError> {
         | Message::Close { .. } => 0,
     };
     match data.len().cmp(&expected) {
-        std::cmp::Ordering::Less => Err(short(needed - data.len() + expected)),
+        std::cmp::Ordering::Less => Err(short(bytes.len() - data.len() + expected)),
         std::cmp::Ordering::Equal => Ok(message),
         std::cmp::Ordering::Greater => Err(CodecError::Trailing(data.len() - expected)),
     }
