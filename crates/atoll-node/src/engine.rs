@@ -52,14 +52,16 @@ impl HeldBoard {
     }
 }
 
+/// A part for a model's jobs from now on, and what the core is told then.
+struct Install {
+    model: ModelId,
+    loaded: Loaded,
+    then: Input,
+}
+
 /// What the thread is asked.
 enum Work {
-    /// Use this part for a model's jobs from now on, then tell the core.
-    Install {
-        model: ModelId,
-        loaded: Box<Loaded>,
-        then: Input,
-    },
+    Install(Box<Install>),
     Unload(ModelId),
     Job(Box<Job>),
     Release(SessionId),
@@ -97,7 +99,7 @@ impl Engine {
 
     /// Replaces what was loaded of a model, then reports `then`.
     pub(crate) fn install(&self, model: ModelId, loaded: Loaded, then: Input) {
-        self.submit(Work::Install { model, loaded: Box::new(loaded), then });
+        self.submit(Work::Install(Box::new(Install { model, loaded, then })));
     }
 
     /// Frees a model's part and its sessions' caches.
@@ -147,16 +149,15 @@ impl Worker {
         loop {
             if self.waiting.is_empty() {
                 self.post();
-                match self.inbox.recv() {
-                    Ok(Work::Stop) | Err(_) => return,
-                    Ok(work) => self.take_in(work),
+                let Ok(work) = self.inbox.recv() else { return };
+                if !self.take_in(work) {
+                    return;
                 }
             }
             // Whatever else has come is looked at first, so that a release spares waiting jobs.
             while let Ok(work) = self.inbox.try_recv() {
-                match work {
-                    Work::Stop => return,
-                    work => self.take_in(work),
+                if !self.take_in(work) {
+                    return;
                 }
             }
             if let Some(job) = self.waiting.pop_front() {
@@ -165,12 +166,13 @@ impl Worker {
         }
     }
 
-    fn take_in(&mut self, work: Work) {
+    /// Whether the thread goes on.
+    fn take_in(&mut self, work: Work) -> bool {
         match work {
-            Work::Install { model, loaded, then } => {
-                self.forget(model);
-                self.models.insert(model, *loaded);
-                (self.report)(then);
+            Work::Install(install) => {
+                self.forget(install.model);
+                self.models.insert(install.model, install.loaded);
+                (self.report)(install.then);
             }
             Work::Unload(model) => self.forget(model),
             Work::Job(job) => self.waiting.push_back(job),
@@ -178,8 +180,9 @@ impl Worker {
                 self.waiting.retain(|job| job.session != session);
                 self.sessions.remove(&session);
             }
-            Work::Stop => {}
+            Work::Stop => return false,
         }
+        true
     }
 
     /// Writes on the board what is held. Done when nothing waits, so it delays nobody.

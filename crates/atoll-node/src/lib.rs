@@ -40,6 +40,10 @@ mod events;
 mod generate;
 mod handle;
 mod identity;
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "libp2p's enums are open: what is not named is not for us"
+)]
 mod net;
 mod options;
 mod prepare;

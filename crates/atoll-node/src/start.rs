@@ -44,7 +44,7 @@ pub async fn start(options: NodeOptions) -> Result<NodeHandle, NodeError> {
         let options = options.clone();
         tokio::task::spawn_blocking(move || open(&options))
     };
-    let Opened { data_dir, key, store, compute, profile } =
+    let Opened { data_dir, key, store, compute, kernels, profile } =
         opened.await.map_err(|error| NodeError::Network(error.to_string()))??;
     let mut swarm = behaviour::build_swarm(key, options.mdns)?;
     let peer = *swarm.local_peer_id();
@@ -72,7 +72,6 @@ pub async fn start(options: NodeOptions) -> Result<NodeHandle, NodeError> {
     let reports = slot.clone();
     let engine = Engine::start(held.clone(), move |input| reports.input(input))
         .map_err(|error| NodeError::io("start a thread in", data_dir.path(), error))?;
-    let kernels = compute.kernels.isa().name().to_owned();
     let preparer = Preparer::new(Arc::clone(&store), client, compute, slot.clone());
     let node = Node::new(NodeConfig { id, name: name.clone(), limits: Limits::default() });
     let core = Core::new(
@@ -128,6 +127,8 @@ struct Opened {
     key: Keypair,
     store: Arc<ShardStore>,
     compute: Arc<Compute>,
+    /// The kernel set's name.
+    kernels: String,
     profile: atoll_proto::plan::Profile,
 }
 
@@ -139,7 +140,7 @@ fn open(options: &NodeOptions) -> Result<Opened, NodeError> {
                 what: "kernel set",
                 name: name.to_owned(),
             };
-            Isa::parse(name).ok_or_else(unknown)?
+            Isa::parse(name).filter(|isa| isa.is_available()).ok_or_else(unknown)?
         }
     };
     let data_dir = DataDir::open(&options.data_dir)?;
@@ -147,7 +148,8 @@ fn open(options: &NodeOptions) -> Result<Opened, NodeError> {
     let store = Arc::new(ShardStore::open(data_dir.path())?);
     let compute = Arc::new(Compute::new(isa, options.threads)?);
     let profile = profile::measure(&compute, options.memory_bytes)?;
-    Ok(Opened { data_dir, key, store, compute, profile })
+    let kernels = isa.name().to_owned();
+    Ok(Opened { data_dir, key, store, compute, kernels, profile })
 }
 
 fn links(slot: &CoreSlot, control: &libp2p_stream::Control, swarm: &SwarmHandle) -> Arc<Links> {

@@ -102,7 +102,7 @@ fn decode(activation: &Activation) -> Result<Array2<f32>, String> {
         return Err("activations hold NaN or infinity".to_owned());
     }
     let counts = format!("{} bytes for {shape:?}", activation.data.len());
-    if activation.data.len() % 4 != 0 {
+    if !activation.data.len().is_multiple_of(4) {
         return Err(counts);
     }
     Array2::from_shape_vec(shape, values).map_err(|_| counts)

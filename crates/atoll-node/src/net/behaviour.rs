@@ -27,7 +27,7 @@ const CONNECTIONS_PENDING_MAX: u32 = 32;
 /// A ring keeps its streams open; only what nobody uses for so long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Substreams of one connection: two links, blob streams, identify, kad, ping.
-const STREAMS_PER_CONNECTION_MAX: usize = 64;
+const STREAMS_PER_CONNECTION_MAX: u32 = 64;
 const QUIC_STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// How often the table of members is looked through for new ones.
@@ -87,7 +87,7 @@ pub(crate) fn build_swarm(key: Keypair, with_mdns: bool) -> Result<Swarm<Behavio
     let network = |error: &dyn std::fmt::Display| NodeError::Network(error.to_string());
     let yamux_config = || {
         let mut config = yamux::Config::default();
-        config.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
+        config.set_max_num_streams(STREAMS_PER_CONNECTION_MAX as usize);
         config
     };
     let swarm = SwarmBuilder::with_existing_identity(key)
@@ -95,7 +95,7 @@ pub(crate) fn build_swarm(key: Keypair, with_mdns: bool) -> Result<Swarm<Behavio
         .with_tcp(tcp::Config::new(), noise::Config::new, yamux_config)
         .map_err(|error| network(&error))?
         .with_quic_config(|mut config| {
-            config.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX as u32;
+            config.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX;
             config.max_stream_data = QUIC_STREAM_WINDOW_BYTES;
             config.max_connection_data = QUIC_CONNECTION_WINDOW_BYTES;
             config

@@ -82,9 +82,11 @@ impl Blobs {
     /// Reads a blob through without keeping it and checks its hash.
     pub(crate) fn verify(&self, hash: BlobHash) -> Result<(), NodeError> {
         let path = self.path(hash);
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => NodeError::MissingBlob(hash),
-            _ => NodeError::io("read", &path, error),
+        let file = File::open(&path).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                return NodeError::MissingBlob(hash);
+            }
+            NodeError::io("read", &path, error)
         })?;
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(file).map_err(|error| NodeError::io("read", &path, error))?;

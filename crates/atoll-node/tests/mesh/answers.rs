@@ -105,16 +105,16 @@ async fn a_lost_stage_ends_the_request_with_its_name() {
     fleet.nodes[1].shutdown().await;
     let began = Instant::now();
     let end = loop {
-        match stream.next().await.expect("an end") {
-            end @ (GenerateEvent::Done { .. } | GenerateEvent::Failed(_)) => break end,
-            _ => {}
+        let event = stream.next().await.expect("an end");
+        if matches!(event, GenerateEvent::Done { .. } | GenerateEvent::Failed(_)) {
+            break event;
         }
     };
     assert!(began.elapsed() < Duration::from_secs(5));
     // All tokens may have been there already.
-    let failed =
+    let ended =
         matches!(end, GenerateEvent::Done { .. } | GenerateEvent::Failed(NodeError::Request(_)));
-    assert!(failed, "{end:?}");
+    assert!(ended, "{end:?}");
     fleet.stop().await;
 }
 

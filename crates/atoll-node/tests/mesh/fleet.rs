@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use atoll_model::{
     Architecture, BlockType, Compute, GgufFile, Isa, ModelConfig, Part, SamplerConfig, Stage,
-    StageInput, TensorSource, sample, tiny,
+    StageInput, TensorSource, Tokenizer, sample, tiny,
 };
 use atoll_node::{
     GenerateEvent, GenerateRequest, GenerateStream, NodeHandle, NodeOptions, Prompt, ServePolicy,
@@ -128,7 +128,9 @@ pub(crate) fn alone(
 ) -> Vec<u32> {
     let config = config(n_layers, dim_factor);
     let bytes = tiny::random_model(&config, BlockType::Q8_0, 7);
-    let source = TensorSource::Gguf(GgufFile::parse(bytes).unwrap());
+    let file = GgufFile::parse(bytes).unwrap();
+    let tokenizer = Tokenizer::from_gguf(file.metadata()).unwrap();
+    let source = TensorSource::Gguf(file);
     let compute = Arc::new(Compute::new(Isa::detect(), 1).unwrap());
     let part = Part { embed: true, layers: 0..n_layers, head: true };
     let stage = Stage::load(&source, &part, &compute, &mut |_| {}).unwrap();
@@ -141,8 +143,7 @@ pub(crate) fn alone(
         let mut logits = stage.logits(rows.row(rows.nrows() - 1)).unwrap();
         let pos = u32::try_from(done).unwrap();
         tokens.push(sample(&greedy(), &mut logits, &tokens, pos).token);
-        let tokenizer_ends = tokens[done] >= 256 && tokens[done] < 259;
-        if tokenizer_ends {
+        if tokenizer.is_end(tokens[done]) {
             break;
         }
     }

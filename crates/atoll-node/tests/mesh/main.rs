@@ -8,6 +8,7 @@
     reason = "a test names the one event that it waits for"
 )]
 #![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "tests wait for one event among many")]
 
 mod answers;
 mod blobs;

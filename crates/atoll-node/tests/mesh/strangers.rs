@@ -82,7 +82,7 @@ impl Stranger {
         stream
     }
 
-    async fn is_disconnected_within(self, seconds: u64) {
+    async fn until_disconnected(self, seconds: u64) {
         timeout(Duration::from_secs(seconds), self.closed).await.expect("disconnected").unwrap();
     }
 }
@@ -107,7 +107,7 @@ async fn check(bytes: &[u8]) {
     let fleet = Fleet::start(1, TCP).await;
     let mut stranger = Stranger::connect(&fleet, "/atoll/1").await;
     let _stream = stranger.write(LINK, bytes).await;
-    stranger.is_disconnected_within(8).await;
+    stranger.until_disconnected(8).await;
     lives(&fleet).await;
     fleet.stop().await;
 }
@@ -141,7 +141,7 @@ async fn an_oversized_frame() {
 async fn nothing_at_all() {
     let fleet = Fleet::start(1, TCP).await;
     let stranger = Stranger::connect(&fleet, "/atoll/1").await;
-    stranger.is_disconnected_within(12).await;
+    stranger.until_disconnected(12).await;
     lives(&fleet).await;
     fleet.stop().await;
 }
@@ -155,7 +155,7 @@ async fn half_a_hello() {
 async fn another_program() {
     let fleet = Fleet::start(1, TCP).await;
     let stranger = Stranger::connect(&fleet, "/ipfs/0.1.0").await;
-    stranger.is_disconnected_within(5).await;
+    stranger.until_disconnected(5).await;
     lives(&fleet).await;
     fleet.stop().await;
 }
