@@ -2,7 +2,8 @@
 //!
 //! One test binary for the whole workspace. `layering` and `tidy` read the sources; everything
 //! else runs the real `atoll` with real models, under the feature `end_to_end`: those modules have
-//! not yet been seen to pass as a whole, and join the default run one by one. A test that cannot run here says so on stderr,
+//! not yet been seen to pass as a whole, and join the default run one by one. A test that
+//! cannot run here says so on stderr,
 //! beginning with `SKIPPED`, and why.
 #![expect(clippy::unwrap_used, reason = "tests")]
 

@@ -7,7 +7,8 @@ use crate::vector::{add_lanes, exp, f32_from_f16};
 /// Positions of a tile of the KV cache.
 pub const KV_TILE: usize = 32;
 
-/// Writes `k` and `v`, (head_dim) each, to `position` of tiles of (head_dim, 32) and (32, head_dim).
+/// Writes `k` and `v`, (head_dim) each, to `position` of tiles of (head_dim, 32) and
+/// (32, head_dim).
 pub(crate) fn append(
     k: &[f32],
     v: &[f32],

@@ -5,7 +5,8 @@
 //! of 64 bytes; byte `4 * row + i` of chunk `j` belongs to column `4 * j + i`:
 //! - 4 bits: vector `s` holds chunk `2 * s` in its low nibbles and chunk `2 * s + 1` in the high;
 //! - 5 bits: the same, then one vector whose bit `j` is the fifth bit of chunk `j`;
-//! - 6 bits: the same, then two vectors, of which number `t` holds chunk `4 * t + u` at bit `2 * u`;
+//! - 6 bits: the same, then two vectors, of which number `t` holds chunk
+//!   `4 * t + u` at bit `2 * u`;
 //! - 8 bits: vector `j` is chunk `j`.
 //!
 //! Types of 32-column blocks keep their f16 scales; the others hold `d * scale` as f32.

@@ -50,6 +50,8 @@ mod rope;
 pub mod stage;
 pub mod weights;
 
+pub use ndarray;
+
 pub use atoll_kernels::{BlockType, Isa, RopeStyle};
 pub use blob::{BlobHash, BlobKind, ShardBlob};
 pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, TensorSpec};

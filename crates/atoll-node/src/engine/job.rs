@@ -1,8 +1,8 @@
 //! One job: embedding, layers, head and sampling, whichever it asks for.
 
+use atoll_model::ndarray::{Array2, ArrayView1, s};
 use atoll_model::{StageInput, sample};
 use atoll_proto::io::{Activation, Computed, Job, JobInput, SampleWork, WireType};
-use ndarray::{Array2, ArrayView1, s};
 
 use super::Loaded;
 use super::session::Session;

@@ -76,7 +76,7 @@ fn absurd_figures_do_not_overflow() {
 }
 
 quickcheck! {
-    fn every_plan_covers_the_model_within_memory(layers: u8, nodes: Vec<(u16, u16)>, stages: u8) -> bool {
+    fn every_plan_fits(layers: u8, nodes: Vec<(u16, u16)>, stages: u8) -> bool {
         let model = model(usize::from(layers % 40) + 1);
         let stages = u16::from(stages % 5);
         let policy = policy((stages > 0).then_some(stages));

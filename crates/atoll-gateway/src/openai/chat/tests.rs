@@ -80,7 +80,10 @@ fn chunks_have_the_keys_that_clients_read() {
         };
         serde_json::to_string(&chunk).unwrap()
     };
-    let head = r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":5,"model":"m","system_fingerprint":"f","choices":[{"index":0,"delta":"#;
+    let head = concat!(
+        r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":5,"model":"m","#,
+        r#""system_fingerprint":"f","choices":[{"index":0,"delta":"#
+    );
     let first = Delta { role: Some("assistant"), content: Some(String::new()) };
     assert_eq!(
         chunk(first, None, None),
