@@ -3,63 +3,58 @@
 use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
-use atoll_sim::{Report, run};
-use clap::Parser;
+use clap::{Args, Parser};
+
+mod swarm;
 
 /// Simulates many nodes on a seeded network.
 #[derive(Parser)]
 enum Arguments {
-    /// Runs many seeds and checks every one against the oracle.
-    Swarm {
-        /// Nodes of a run.
-        #[arg(long, default_value_t = 50)]
-        nodes: usize,
-        /// Seeds, from 0.
-        #[arg(long, default_value_t = 1000)]
-        seeds: u64,
-        /// This seed alone.
-        #[arg(long)]
-        seed: Option<u64>,
-        /// One JSON object.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Runs many seeds, each twice, and holds every event against the invariants.
+    Swarm(SwarmArguments),
+}
+
+#[derive(Args)]
+struct SwarmArguments {
+    /// Nodes of a run.
+    #[arg(long, default_value_t = 50)]
+    nodes: usize,
+    /// Seeds, from 0.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// This seed alone.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Seeds run at once; each run has one thread.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 fn main() -> Result<()> {
-    let Arguments::Swarm { nodes, seeds, seed, json } = Arguments::parse();
-    ensure!((5..=128).contains(&nodes), "--nodes is {nodes}; 5 to 128 can be simulated");
-    let range = seed.map_or(0..seeds, |seed| seed..seed + 1);
-    let mut sum = Report::default();
-    for seed in range.clone() {
-        let report = run(seed, nodes);
-        // One seed in a hundred runs twice: the same events, or the simulator is not a proof.
-        if seed % 100 == 0 && report != run(seed, nodes) {
-            sum.violations.push(format!("seed {seed}: two runs differ"));
-        }
-        for violation in report.violations {
-            let replay =
-                format!("seed {seed}: {violation}; replay: swarm --nodes {nodes} --seed {seed}");
-            writeln!(std::io::stderr(), "{replay}")?;
-            sum.violations.push(replay);
-        }
-        sum.events += report.events;
-        sum.faults += report.faults;
-        sum.tokens += report.tokens;
-        sum.completed += report.completed;
-        sum.failed += report.failed;
+    match Arguments::parse() {
+        Arguments::Swarm(arguments) => run_swarm(&arguments),
     }
-    let line = if json {
-        serde_json::json!({
-            "schema": "atoll.sim/1", "seeds": range.end - range.start, "events": sum.events,
-            "faults": sum.faults, "tokens": sum.tokens, "completed": sum.completed,
-            "failed": sum.failed, "violations": sum.violations.len(),
-        })
-        .to_string()
-    } else {
-        format!("{sum:?}")
-    };
+}
+
+fn run_swarm(arguments: &SwarmArguments) -> Result<()> {
+    let &SwarmArguments { nodes, seeds, seed, jobs, json } = arguments;
+    ensure!((5..=128).contains(&nodes), "--nodes is {nodes}; 5 to 128 can be simulated");
+    ensure!((1..=64).contains(&jobs), "--jobs is {jobs}; 1 to 64 threads can be used");
+    let range = seed.map_or(0..seeds, |seed| seed..seed + 1);
+    let outcome = swarm::run_seeds(range, jobs, nodes);
+    for failure in &outcome.failures {
+        writeln!(
+            std::io::stderr(),
+            "{failure}; replay: swarm --nodes {nodes} --seed {}",
+            failure.seed
+        )?;
+    }
+    let line = if json { outcome.json().to_string() } else { outcome.text() };
     writeln!(std::io::stdout(), "{line}").context("writing the result")?;
-    ensure!(sum.violations.is_empty(), "{} violations", sum.violations.len());
+    let n = outcome.failures.len();
+    ensure!(n == 0, "{n} seeds broke an invariant or differ from themselves");
     Ok(())
 }

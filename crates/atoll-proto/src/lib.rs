@@ -21,7 +21,7 @@ mod session;
 pub mod snapshot;
 
 pub use ids::{Epoch, JobId, ModelId, NodeId, PlanEpoch, RequestId, SessionId, Time};
-pub use io::{Command, Computed, Event, Input, Job, Output, Request};
+pub use io::{Command, Computed, Event, Input, Job, Output, Request, RequestError};
 pub use limits::Limits;
 pub use message::Message;
 pub use node::{Node, NodeConfig};

@@ -1,58 +1,125 @@
-//! The network, the devices, and one run of a seed.
+//! One run of a schedule: events in order of time, each handled by its node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 
-use atoll_proto::io::{Activation, JobInput, WireType};
 use atoll_proto::plan::{ModelInfo, PlanPolicy, Profile};
+use atoll_proto::planted::Planted;
 use atoll_proto::{
-    Command, Computed, Epoch, Event, Input, Job, Limits, ModelId, Node, NodeConfig, NodeId, Output,
-    Request, RequestId, SessionId, Time,
+    Command, Input, Limits, ModelId, Node, NodeConfig, NodeId, Request, RequestId, SessionId, Time,
 };
 
 use crate::Random;
-use crate::hash_model::{LAYERS, head, layer, mix, oracle};
+use crate::device::{Device, ENDS_BYTES, KV_BYTES};
+use crate::hash_model::{LAYERS, mix};
+use crate::invariants::{Invariants, Seen};
+use crate::network::Network;
+use crate::report::Report;
+use crate::schedule::{Fault, LAYER_BYTES, Schedule, What};
 
-/// Virtual time of one run, µs: well past the last request's deadline.
-const HORIZON_US: u64 = 12_000_000;
-/// Tokens of one request.
-const TOKENS: u32 = 16;
-/// Requests of one run.
-const REQUESTS: u64 = 4;
+mod effects;
+mod trace;
 
-/// What a run, or several together, showed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Inputs handled.
-    pub events: u64,
-    /// Nodes that left or died.
-    pub faults: u64,
-    /// Tokens emitted.
-    pub tokens: u64,
-    /// Requests with all their tokens.
-    pub completed: u64,
-    /// Requests that ended with an error.
-    pub failed: u64,
-    /// What broke an invariant.
-    pub violations: Vec<String>,
-    /// Digest over every event in order.
-    pub trace: u64,
+/// The model of all runs.
+const MODEL: ModelId = ModelId([9; 32]);
+/// The origin of all requests.
+const ORIGIN: usize = 0;
+
+/// Runs a schedule and reports what it showed.
+#[must_use]
+pub fn run(schedule: &Schedule) -> Report {
+    run_planted(schedule, Planted::default())
 }
 
-struct World {
+/// Runs a schedule on nodes that have a bug planted in them.
+#[must_use]
+pub fn run_planted(schedule: &Schedule, planted: Planted) -> Report {
+    let mut world = World::new(schedule, planted);
+    world.begin();
+    while let Some(Reverse(due)) = world.queue.pop() {
+        if due.at > schedule.end_us {
+            break;
+        }
+        world.now = due.at;
+        world.happen(due.happening);
+    }
+    world.now = schedule.end_us;
+    world.end();
+    world.report
+}
+
+struct World<'a> {
+    schedule: &'a Schedule,
+    planted: Planted,
     now: u64,
     sequence: u64,
-    queue: BTreeMap<(u64, u64), (usize, Input)>,
-    nodes: Vec<Node>,
-    alive: Vec<bool>,
-    busy: Vec<u64>,
-    connected: BTreeSet<(usize, usize)>,
-    arrivals: BTreeMap<(usize, usize), u64>,
-    delays: Random,
-    kv: BTreeMap<(usize, SessionId), (Epoch, Vec<u64>)>,
-    prompts: BTreeMap<RequestId, Vec<u32>>,
-    got: BTreeMap<RequestId, Vec<u32>>,
-    ended: BTreeSet<RequestId>,
+    queue: BinaryHeap<Reverse<Due>>,
+    nodes: Vec<Slot>,
+    network: Network,
+    noise: Random,
+    invariants: Invariants,
+    /// When each running request last gave a token, and its longest wait for one so far.
+    waits: BTreeMap<RequestId, (u64, u64)>,
     report: Report,
+}
+
+/// A node and its device.
+struct Slot {
+    node: Node,
+    device: Device,
+    is_up: bool,
+    /// Counts its lives: what was meant for an earlier one is dropped.
+    life: u32,
+    tick_at: Option<u64>,
+}
+
+struct Due {
+    at: u64,
+    sequence: u64,
+    happening: Happening,
+}
+
+enum Happening {
+    /// A node's own affair.
+    Own {
+        node: usize,
+        life: u32,
+        input: Input,
+    },
+    /// Something arrives over a connection, if that still stands.
+    Arrives {
+        from: usize,
+        to: usize,
+        generation: u32,
+        input: Input,
+    },
+    /// A node hears that a connection is gone or came.
+    Heard {
+        node: usize,
+        life: u32,
+        input: Input,
+    },
+    Fault(usize),
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.sequence == other.sequence
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
 }
 
 fn id(index: usize) -> NodeId {
@@ -66,246 +133,202 @@ fn index(id: NodeId) -> usize {
     usize::try_from(u64::from_be_bytes(bytes)).expect("an index")
 }
 
-/// Runs one seed with `n` nodes and reports what it showed.
-#[must_use]
-pub fn run(seed: u64, n: usize) -> Report {
-    let mut world = World {
-        now: 0,
-        sequence: 0,
-        queue: BTreeMap::new(),
-        nodes: (0..n)
-            .map(|i| {
-                let (id, limits) = (id(i), Limits::default());
-                Node::new(NodeConfig { id, name: format!("n{i}"), limits })
-            })
-            .collect(),
-        alive: vec![true; n],
-        busy: vec![0; n],
-        connected: BTreeSet::new(),
-        arrivals: BTreeMap::new(),
-        delays: Random::new(seed, 1),
-        kv: BTreeMap::new(),
-        prompts: BTreeMap::new(),
-        got: BTreeMap::new(),
-        ended: BTreeSet::new(),
-        report: Report::default(),
-    };
-    world.schedule(seed, n);
-    while let Some(((at, _), (node, input))) = world.queue.pop_first() {
-        if at > HORIZON_US {
-            break;
-        }
-        world.now = at;
-        world.step(node, input);
-    }
-    for request in world.prompts.keys().filter(|request| !world.ended.contains(request)) {
-        world.report.violations.push(format!("request {} never ended", request.0));
-    }
-    world.report
-}
-
-impl World {
-    fn schedule(&mut self, seed: u64, n: usize) {
-        let (mut joins, mut leaves) = (Random::new(seed, 2), Random::new(seed, 3));
-        let mut work = Random::new(seed, 4);
-        for i in 0..n {
-            let profile =
-                Profile { memory_bytes: 1 << 20, weight_bytes_per_s: 1 + work.below(1_000_000) };
-            self.push(0, i, Input::Command(Command::Measured(profile)));
-            let at = joins.below(2_000_000);
-            for peer in (0..i).map(id) {
-                self.push(at, i, Input::Discovered { peer });
-            }
-            if i > 0 && leaves.below(20) == 0 {
-                self.push(1_000_000 + leaves.below(4_000_000), i, Input::Command(Command::Leave));
-            }
-        }
-        let model = ModelInfo {
-            id: ModelId([9; 32]),
-            name: "hash".into(),
-            layer_bytes: vec![100; usize::from(LAYERS)],
-            embed_bytes: 10,
-            head_bytes: 10,
-            kv_bytes_per_position: 1,
-            row_values: 1,
-            context_max: 256,
+impl<'a> World<'a> {
+    fn new(schedule: &'a Schedule, planted: Planted) -> Self {
+        let n = schedule.devices.len();
+        let mut world = Self {
+            schedule,
+            planted,
+            now: 0,
+            sequence: 0,
+            queue: BinaryHeap::new(),
+            nodes: Vec::with_capacity(n),
+            network: Network::new(schedule.seed, n, schedule.link.clone()),
+            noise: Random::new(schedule.seed, "compute"),
+            invariants: Invariants::new(schedule),
+            waits: BTreeMap::new(),
+            report: Report::default(),
         };
-        let policy = PlanPolicy { stages: Some(4), context: 128, sessions: 4, wait_us: 5_000_000 };
-        self.push(1_500_000, 0, Input::Command(Command::Serve { model, policy }));
-        for i in 0..REQUESTS {
-            let prompt: Vec<u32> = (0..1 + work.below(40))
-                .map(|_| u32::try_from(work.below(9999)).unwrap_or(0))
-                .collect();
-            self.prompts.insert(RequestId(i), prompt.clone());
+        for i in 0..n {
+            let slot = world.slot(i, 0);
+            world.nodes.push(slot);
+        }
+        world
+    }
+
+    fn slot(&self, i: usize, life: u32) -> Slot {
+        let (id, name, limits) = (id(i), format!("n{i}"), Limits::default());
+        let device = &self.schedule.devices[i];
+        Slot {
+            node: Node::with_planted(NodeConfig { id, name, limits }, self.planted),
+            device: Device::new(device.memory_bytes, device.weight_bytes_per_s),
+            is_up: true,
+            life,
+            tick_at: None,
+        }
+    }
+
+    fn push(&mut self, at: u64, happening: Happening) {
+        self.sequence += 1;
+        self.queue.push(Reverse(Due { at, sequence: self.sequence, happening }));
+    }
+
+    fn own(&mut self, at: u64, node: usize, input: Input) {
+        let life = self.nodes[node].life;
+        self.push(at, Happening::Own { node, life, input });
+    }
+
+    fn begin(&mut self) {
+        let schedule = self.schedule;
+        for (i, device) in schedule.devices.iter().enumerate() {
+            let profile = Profile {
+                memory_bytes: device.memory_bytes,
+                weight_bytes_per_s: device.weight_bytes_per_s,
+            };
+            self.own(0, i, Input::Command(Command::Measured(profile)));
+            for peer in (0..i).map(id) {
+                self.own(device.joins_us, i, Input::Discovered { peer });
+            }
+        }
+        let policy = PlanPolicy {
+            stages: Some(schedule.placement.stages),
+            context: 512,
+            sessions: schedule.placement.sessions,
+            wait_us: 5_000_000,
+        };
+        let serve = Command::Serve { model: model(), policy };
+        self.own(schedule.placement.at_us, ORIGIN, Input::Command(serve));
+        for (i, asked) in (0_u64..).zip(&schedule.requests) {
             let request = Request {
                 id: RequestId(i),
-                model: ModelId([9; 32]),
-                session: SessionId(u128::from(mix(&[seed, i]))),
-                prompt,
-                max_tokens: TOKENS,
+                model: MODEL,
+                session: SessionId(u128::from(mix(&[schedule.seed, i]))),
+                prompt: asked.prompt.clone(),
+                max_tokens: asked.max_tokens,
                 stop_tokens: Vec::new(),
                 prefill_chunk: 7,
                 sampling: Vec::new(),
-                deadline_us: 6_000_000,
+                deadline_us: asked.deadline_us,
             };
-            let at = 2_000_000 + work.below(2_000_000);
-            self.push(at, 0, Input::Command(Command::Generate(request)));
+            self.own(asked.at_us, ORIGIN, Input::Command(Command::Generate(request)));
+        }
+        for (i, fault) in schedule.faults.iter().enumerate() {
+            self.push(fault.at_us, Happening::Fault(i));
         }
     }
 
-    fn push(&mut self, at: u64, node: usize, input: Input) {
-        self.sequence += 1;
-        self.queue.insert((at, self.sequence), (node, input));
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Own { node, life, input } | Happening::Heard { node, life, input } => {
+                if self.nodes[node].life == life {
+                    self.handle(node, input);
+                }
+            }
+            Happening::Arrives { from, to, generation, input } => {
+                if self.network.connection(from, to) == Some(generation) {
+                    self.handle(to, input);
+                }
+            }
+            Happening::Fault(i) => {
+                let Fault { what, .. } = &self.schedule.faults[i];
+                self.report.faults += 1;
+                match *what {
+                    What::Leave { node } => {
+                        self.handle(node, Input::Command(Command::Leave));
+                        self.nodes[node].is_up = false;
+                    }
+                }
+            }
+        }
     }
 
-    fn step(&mut self, node: usize, input: Input) {
-        if !self.alive[node] {
+    fn handle(&mut self, node: usize, input: Input) {
+        let (now, slot) = (Time(self.now), &mut self.nodes[node]);
+        if !slot.is_up {
             return;
         }
-        if matches!(input, Input::Tick) && self.nodes[node].deadline() > Some(Time(self.now)) {
-            return;
+        match &input {
+            Input::Tick => {
+                if slot.tick_at == Some(self.now) {
+                    slot.tick_at = None;
+                }
+                if slot.node.deadline().is_none_or(|at| at > now) {
+                    self.keep_time(node);
+                    return;
+                }
+            }
+            Input::Prepared { result: Ok(()), model, .. } => self.loads(node, *model),
+            Input::Computed { job, .. } => slot.device.finished(*job),
+            Input::Command(_)
+            | Input::Discovered { .. }
+            | Input::Connected { .. }
+            | Input::Disconnected { .. }
+            | Input::Received { .. }
+            | Input::PrepareProgress { .. }
+            | Input::Prepared { .. } => {}
         }
         self.report.events += 1;
-        let leaving = matches!(input, Input::Command(Command::Leave));
-        let outputs = self.nodes[node].handle(Time(self.now), input);
-        let words = [self.report.trace, self.now, node as u64, outputs.len() as u64];
-        self.report.trace = mix(&words);
+        let outputs = self.nodes[node].node.handle(now, input);
+        self.report.trace = mix(&[self.report.trace, self.now, node as u64]);
         for output in outputs {
+            self.report.trace = mix(&[self.report.trace, trace::fingerprint(&output)]);
             self.carry_out(node, output);
         }
-        if leaving {
-            self.report.faults += 1;
-            self.alive[node] = false;
-        }
-        if let Some(Time(at)) = self.nodes[node].deadline() {
-            self.push(at.max(self.now + 1), node, Input::Tick);
+        self.keep_time(node);
+    }
+
+    /// A tick for the node's deadline, unless one comes by then.
+    fn keep_time(&mut self, node: usize) {
+        let slot = &mut self.nodes[node];
+        let Some(Time(at)) = slot.node.deadline() else { return };
+        let at = at.max(self.now + 1);
+        if slot.tick_at.is_none_or(|known| at < known) {
+            slot.tick_at = Some(at);
+            self.own(at, node, Input::Tick);
         }
     }
 
-    fn link(&mut self, from: usize, to: usize, input: Input) {
-        let at = self.now + 200 + self.delays.below(3_000);
-        let last = self.arrivals.entry((from, to)).or_default();
-        *last = at.max(*last + 1);
-        let at = *last;
-        self.push(at, to, input);
+    /// What was prepared takes the place of what was loaded.
+    fn loads(&mut self, node: usize, model: ModelId) {
+        let device = &mut self.nodes[node].device;
+        device.load(model);
+        let (used_bytes, memory_bytes) = (device.used_bytes(), device.memory_bytes);
+        self.see(&Seen::Memory { node, used_bytes, memory_bytes });
     }
 
-    fn carry_out(&mut self, node: usize, output: Output) {
-        match output {
-            Output::Send { to, message } => {
-                let from = id(node);
-                self.link(node, index(to), Input::Received { from, message });
-            }
-            Output::Dial { peer } => {
-                let to = index(peer);
-                if self.alive[to] && self.connected.insert((node.min(to), node.max(to))) {
-                    self.link(node, to, Input::Connected { peer: id(node) });
-                    self.link(to, node, Input::Connected { peer });
-                }
-            }
-            Output::Disconnect { peer, .. } => {
-                let to = index(peer);
-                self.connected.remove(&(node.min(to), node.max(to)));
-                let cause = "closed".into();
-                self.link(node, to, Input::Disconnected { peer: id(node), cause });
-            }
-            Output::Prepare { model, plan_epoch, .. } => {
-                let at = self.now + 1_000 + self.delays.below(100_000);
-                self.push(at, node, Input::Prepared { model, plan_epoch, result: Ok(()) });
-            }
-            Output::Unload { .. } => {}
-            Output::Compute(job) => self.compute(node, job),
-            Output::Release { session } => {
-                self.kv.remove(&(node, session));
-            }
-            Output::Emit(event) => self.emitted(event),
-        }
+    fn see(&mut self, seen: &Seen<'_>) {
+        self.invariants.see(&mut self.report, self.now, seen);
     }
 
-    fn compute(&mut self, node: usize, job: Job) {
-        let layers = job.part.layers.map_or(0..0, |layers| layers.start..layers.end);
-        let mut rows: Vec<u64> = match job.input {
-            JobInput::Tokens(tokens) => tokens.into_iter().map(u64::from).collect(),
-            JobInput::Activation(activation) => {
-                let words = activation.data.chunks_exact(8);
-                words.map(|w| u64::from_le_bytes(*w.first_chunk().expect("8"))).collect()
+    fn end(&mut self) {
+        self.see(&Seen::End);
+        for node in 0..self.nodes.len() {
+            let bytes = self.network.sent_bytes(node, self.now);
+            self.see(&Seen::Uplink { node, bytes });
+            let slot = &self.nodes[node];
+            if !slot.is_up {
+                continue;
             }
-        };
-        let fresh = || (job.epoch, vec![0; usize::from(LAYERS)]);
-        let held = self.kv.entry((node, job.session)).or_insert_with(fresh);
-        if held.0 < job.epoch {
-            *held = fresh();
-        }
-        for (pos, row) in (job.from_pos..).zip(&mut rows) {
-            for l in layers.clone() {
-                *row = layer(l, pos, *row, &mut held.1[usize::from(l)]);
+            let snapshot = slot.node.snapshot();
+            let (stages, caches) = (snapshot.stage_sessions.len(), slot.device.sessions().count());
+            if stages + caches + snapshot.sessions.len() > 0 {
+                let what = format!("{stages} sessions for others, {caches} KV caches");
+                self.see(&Seen::Left { node, what });
             }
         }
-        let result = if job.part.head {
-            let token = head(rows.last().copied().unwrap_or(0));
-            job.sample.map_or(Computed::Nothing, |_| Computed::Token { token, detail: Vec::new() })
-        } else {
-            let rows = if job.last_row_only { rows.split_off(rows.len() - 1) } else { rows };
-            Computed::Activation(Activation {
-                dtype: WireType::Digest,
-                rows: u32::try_from(rows.len()).unwrap_or(0),
-                cols: 1,
-                data: rows.iter().flat_map(|row| row.to_le_bytes()).collect(),
-            })
-        };
-        let compute_us = 100 + self.delays.below(2_000);
-        self.busy[node] = self.busy[node].max(self.now) + compute_us;
-        let at = self.busy[node];
-        self.push(at, node, Input::Computed { job: job.id, result: Ok(result), compute_us });
-    }
-
-    fn emitted(&mut self, event: Event) {
-        match event {
-            Event::Token { request, index, token, .. } => {
-                self.report.tokens += 1;
-                let got = self.got.entry(request).or_default();
-                got.push(token);
-                let expected = oracle(&self.prompts[&request], got.len());
-                if *got != expected || index as usize + 1 != got.len() {
-                    let violation = format!("request {}: token {index} differs", request.0);
-                    self.report.violations.push(violation);
-                }
-            }
-            Event::Finished { request, .. } => {
-                self.ended.insert(request);
-                self.report.completed += 1;
-                if self.got.get(&request).map(Vec::len) != Some(TOKENS as usize) {
-                    self.report.violations.push(format!("request {} is short", request.0));
-                }
-            }
-            Event::Failed { request, .. } => {
-                self.ended.insert(request);
-                self.report.failed += 1;
-            }
-            Event::PeerJoined { .. }
-            | Event::PeerLeft { .. }
-            | Event::PlanProgress { .. }
-            | Event::PlanReady { .. }
-            | Event::PlanFailed { .. }
-            | Event::Prefilled { .. } => {}
-        }
+        self.report.gaps_us = self.waits.values().map(|(_, longest)| *longest).collect();
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::run;
-
-    #[test]
-    fn tokens_are_the_oracles_and_a_seed_repeats_itself() {
-        let (mut completed, mut failed) = (0, 0);
-        for seed in 0..20 {
-            let report = run(seed, 12);
-            assert_eq!(report.violations, Vec::<String>::new(), "seed {seed}");
-            assert_eq!(report, run(seed, 12), "seed {seed}");
-            completed += report.completed;
-            failed += report.failed;
-        }
-        assert!(completed >= 60, "{completed} completed, {failed} failed");
+fn model() -> ModelInfo {
+    ModelInfo {
+        id: MODEL,
+        name: "hash".into(),
+        layer_bytes: vec![LAYER_BYTES; usize::from(LAYERS)],
+        embed_bytes: ENDS_BYTES / 2,
+        head_bytes: ENDS_BYTES / 2,
+        kv_bytes_per_position: KV_BYTES,
+        row_values: 1,
+        context_max: 512,
     }
 }

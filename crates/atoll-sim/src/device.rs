@@ -1,0 +1,179 @@
+//! A virtual device: what it has loaded, its KV caches, and how long it computes.
+
+use std::collections::BTreeMap;
+
+use atoll_proto::io::{Activation, JobInput, Part, WireType};
+use atoll_proto::plan::LayerRange;
+use atoll_proto::{Computed, Epoch, Job, JobId, ModelId, SessionId};
+
+use crate::hash_model::{LAYERS, head, layer};
+use crate::schedule::LAYER_BYTES;
+
+/// KV bytes of one position in one layer.
+pub(crate) const KV_BYTES: u32 = 64;
+/// Bytes of embedding and head together.
+pub(crate) const ENDS_BYTES: u64 = 200_000;
+
+/// What a device holds and does.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) memory_bytes: u64,
+    weight_bytes_per_s: u64,
+    parts: BTreeMap<ModelId, Part>,
+    /// Parts being fetched.
+    wanted: BTreeMap<ModelId, Part>,
+    caches: BTreeMap<SessionId, Cache>,
+    jobs: BTreeMap<JobId, SessionId>,
+    busy_until: u64,
+}
+
+/// A session's KV cache.
+#[derive(Debug)]
+struct Cache {
+    epoch: Epoch,
+    len: u32,
+    digests: Vec<u64>,
+    bytes: u64,
+}
+
+/// What became of a job, and when.
+pub(crate) struct Done {
+    pub(crate) at: u64,
+    pub(crate) compute_us: u64,
+    pub(crate) result: Result<Computed, String>,
+    /// Length of the KV cache that the job found.
+    pub(crate) kv_len: u32,
+}
+
+impl Device {
+    pub(crate) const fn new(memory_bytes: u64, weight_bytes_per_s: u64) -> Self {
+        Self {
+            memory_bytes,
+            weight_bytes_per_s,
+            parts: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            caches: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            busy_until: 0,
+        }
+    }
+
+    /// A part is to be fetched.
+    pub(crate) fn prepare(&mut self, model: ModelId, part: Part) {
+        self.wanted.insert(model, part);
+    }
+
+    /// What was fetched takes the place of what was loaded.
+    pub(crate) fn load(&mut self, model: ModelId) {
+        if let Some(part) = self.wanted.remove(&model) {
+            self.unload(model);
+            self.parts.insert(model, part);
+        }
+    }
+
+    /// Frees a model's part. There is one model, so its sessions' caches are all there are.
+    pub(crate) fn unload(&mut self, model: ModelId) {
+        self.parts.remove(&model);
+        self.caches.clear();
+    }
+
+    pub(crate) fn release(&mut self, session: SessionId) {
+        self.caches.remove(&session);
+        self.jobs.retain(|_, waiting| *waiting != session);
+    }
+
+    /// The layers that are loaded.
+    pub(crate) fn layers(&self, model: ModelId) -> Option<LayerRange> {
+        self.parts.get(&model)?.layers
+    }
+
+    /// Sessions whose caches are held.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = SessionId> {
+        self.caches.keys().copied()
+    }
+
+    /// Jobs of a session that wait or run.
+    pub(crate) fn waiting(&self, session: SessionId) -> usize {
+        self.jobs.values().filter(|waiting| **waiting == session).count()
+    }
+
+    pub(crate) fn finished(&mut self, job: JobId) {
+        self.jobs.remove(&job);
+    }
+
+    /// Weights and caches, as large as they may grow.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        let weights = self.parts.values().map(|part| {
+            let ends = if part.embed { ENDS_BYTES } else { 0 };
+            ends + part.layers.map_or(0, |layers| layers.len() as u64 * LAYER_BYTES)
+        });
+        let caches = self.caches.values().map(|cache| cache.bytes);
+        weights.sum::<u64>() + caches.sum::<u64>()
+    }
+
+    /// Computes a job that came at `now`; `slowness` in percent of the usual time.
+    pub(crate) fn compute(&mut self, now: u64, job: &Job, (noise, slowness): (u64, u64)) -> Done {
+        self.jobs.insert(job.id, job.session);
+        let layers = job.part.layers.map_or(0..0, |layers| layers.start..layers.end);
+        let n_layers = layers.len() as u64;
+        let kv_bytes = u64::from(KV_BYTES) * u64::from(job.positions_max) * n_layers;
+        let fresh = || Cache {
+            epoch: job.epoch,
+            len: 0,
+            digests: vec![0; usize::from(LAYERS)],
+            bytes: kv_bytes,
+        };
+        let mut rows: Vec<u64> = match &job.input {
+            JobInput::Tokens(tokens) => tokens.iter().copied().map(u64::from).collect(),
+            JobInput::Activation(activation) => {
+                let words = activation.data.chunks_exact(8);
+                words.map(|w| u64::from_le_bytes(*w.first_chunk().expect("8"))).collect()
+            }
+        };
+        // A head alone touches no cache.
+        let body = job.part.embed || job.part.layers.is_some();
+        let mut kv_len = job.from_pos;
+        let count = u32::try_from(rows.len()).expect("a frame is short");
+        if body {
+            let held = self.caches.entry(job.session).or_insert_with(fresh);
+            if held.epoch < job.epoch {
+                *held = fresh();
+            }
+            kv_len = held.len;
+            for (pos, row) in (job.from_pos..).zip(&mut rows) {
+                for l in layers.clone() {
+                    *row = layer(l, pos, *row, &mut held.digests[usize::from(l)]);
+                }
+            }
+            held.len = job.from_pos + count;
+        }
+        let loaded = self.parts.get(&job.model).filter(|part| part.layers == job.part.layers);
+        let result = match (loaded, job.part.head) {
+            (None, _) if job.part.layers.is_some() => Err("these layers are not loaded".into()),
+            (_, true) => {
+                let token = head(rows.last().copied().unwrap_or(0));
+                let token = Computed::Token { token, detail: Vec::new() };
+                Ok(job.sample.as_ref().map_or(Computed::Nothing, |_| token))
+            }
+            (_, false) => {
+                let rows = if job.last_row_only { rows.split_off(rows.len() - 1) } else { rows };
+                Ok(Computed::Activation(activation(&rows)))
+            }
+        };
+        // Many rows share one pass over the weights.
+        let row_us = 20 + n_layers * LAYER_BYTES * 1_000_000 / self.weight_bytes_per_s.max(1);
+        let us = row_us * (3 + u64::from(count)) / 4;
+        let compute_us = (us * slowness / 100) * (100 + noise) / 100;
+        self.busy_until = self.busy_until.max(now) + compute_us;
+        Done { at: self.busy_until, compute_us, result, kv_len }
+    }
+}
+
+fn activation(rows: &[u64]) -> Activation {
+    Activation {
+        dtype: WireType::Digest,
+        rows: u32::try_from(rows.len()).expect("a frame is short"),
+        cols: 1,
+        data: rows.iter().flat_map(|row| row.to_le_bytes()).collect(),
+    }
+}

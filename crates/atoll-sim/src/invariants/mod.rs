@@ -1,0 +1,98 @@
+//! What must hold in every run: one file each, its claim in the first line.
+
+use atoll_proto::{Event, Job};
+
+use crate::report::Report;
+use crate::schedule::Schedule;
+
+mod caches_hold_each_position_once;
+mod emitted_tokens_are_the_oracles;
+mod errors_are_rightful;
+mod every_request_ends;
+mod indexes_have_no_gap;
+mod links_carry_no_more_than_they_can;
+mod memory_is_not_exceeded;
+mod nothing_is_left_behind;
+mod plans_cover_every_layer_once;
+mod queues_are_bounded;
+
+/// Something that the world saw.
+pub(crate) enum Seen<'a> {
+    /// The origin told its user.
+    Told {
+        /// What.
+        event: &'a Event,
+        /// For each stage of a plan in it: whether its layers are loaded, if its node is up.
+        loaded: &'a [Option<bool>],
+    },
+    /// A device was given a job.
+    Job {
+        /// Which.
+        job: &'a Job,
+        /// Length of the KV cache that it met.
+        kv_len: u32,
+        /// Jobs of its session that wait at the device, this one included.
+        waiting: usize,
+    },
+    /// A device's memory has filled.
+    Memory {
+        /// Which device.
+        node: usize,
+        /// Weights and caches.
+        used_bytes: u64,
+        /// What it may hold.
+        memory_bytes: u64,
+    },
+    /// The run is over, this was its uplinks' work.
+    Uplink {
+        /// Whose.
+        node: usize,
+        /// Over all the run.
+        bytes: u64,
+    },
+    /// The run is over and a node that is up still holds something.
+    Left {
+        /// Which node.
+        node: usize,
+        /// What.
+        what: String,
+    },
+    /// The run is over.
+    End,
+}
+
+/// A claim over a whole run.
+pub(crate) trait Invariant {
+    /// Its name in reports: the file's.
+    fn name(&self) -> &'static str;
+    /// What is wrong, if anything.
+    fn see(&mut self, now: u64, seen: &Seen<'_>) -> Option<String>;
+}
+
+/// All invariants of one run.
+pub(crate) struct Invariants(Vec<Box<dyn Invariant>>);
+
+impl Invariants {
+    pub(crate) fn new(schedule: &Schedule) -> Self {
+        Self(vec![
+            Box::new(emitted_tokens_are_the_oracles::Claim::new(schedule)),
+            Box::new(indexes_have_no_gap::Claim::default()),
+            Box::new(caches_hold_each_position_once::Claim),
+            Box::new(memory_is_not_exceeded::Claim),
+            Box::new(plans_cover_every_layer_once::Claim::default()),
+            Box::new(queues_are_bounded::Claim),
+            Box::new(every_request_ends::Claim::new(schedule)),
+            Box::new(errors_are_rightful::Claim::new(schedule)),
+            Box::new(nothing_is_left_behind::Claim),
+            Box::new(links_carry_no_more_than_they_can::Claim::new(schedule)),
+        ])
+    }
+
+    pub(crate) fn see(&mut self, report: &mut Report, now: u64, seen: &Seen<'_>) {
+        for claim in &mut self.0 {
+            if let Some(what) = claim.see(now, seen) {
+                report.violations.push((claim.name(), format!("at {now} µs: {what}")));
+            }
+        }
+    }
+}

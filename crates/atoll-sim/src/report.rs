@@ -1,0 +1,69 @@
+//! What a run showed, and many together.
+
+use std::collections::BTreeMap;
+
+/// What one run of a schedule showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Inputs handled by nodes.
+    pub events: u64,
+    /// Faults that struck.
+    pub faults: u64,
+    /// Tokens emitted.
+    pub tokens: u64,
+    /// Requests with all their tokens.
+    pub completed: u64,
+    /// Requests that ended with an error, by its cause.
+    pub failed: BTreeMap<String, u64>,
+    /// The longest wait between two tokens of each request, µs.
+    pub gaps_us: Vec<u64>,
+    /// Bytes put on links.
+    pub bytes: u64,
+    /// Invariants that broke: name, then what was seen.
+    pub violations: Vec<(&'static str, String)>,
+    /// Digest over every input and output in order.
+    pub trace: u64,
+}
+
+/// What many runs showed together.
+#[derive(Clone, Debug, Default)]
+pub struct Sum {
+    /// Runs.
+    pub seeds: u64,
+    /// As in [`Report`].
+    pub events: u64,
+    /// As in [`Report`].
+    pub faults: u64,
+    /// As in [`Report`].
+    pub tokens: u64,
+    /// As in [`Report`].
+    pub completed: u64,
+    /// As in [`Report`].
+    pub failed: BTreeMap<String, u64>,
+    /// As in [`Report`].
+    pub gaps_us: Vec<u64>,
+}
+
+impl Sum {
+    /// Adds a run.
+    pub fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.events += report.events;
+        self.faults += report.faults;
+        self.tokens += report.tokens;
+        self.completed += report.completed;
+        self.gaps_us.extend(&report.gaps_us);
+        for (cause, n) in &report.failed {
+            *self.failed.entry(cause.clone()).or_default() += n;
+        }
+    }
+
+    /// The gap that `permille` of all requests do not exceed, µs.
+    #[must_use]
+    pub fn gap_us(&self, permille: usize) -> u64 {
+        let mut gaps = self.gaps_us.clone();
+        gaps.sort_unstable();
+        let at = (gaps.len() * permille / 1000).min(gaps.len().saturating_sub(1));
+        gaps.get(at).copied().unwrap_or(0)
+    }
+}

@@ -1,0 +1,145 @@
+//! A run before it happens: devices, links, work and faults, all of it data.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Random;
+
+/// Everything that will happen to a run, but for what the nodes make of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Seeds delays and noise; the faults do not depend on it any more.
+    pub seed: u64,
+    /// From here on nothing strikes any more and what broke is mended, µs.
+    pub heal_us: u64,
+    /// The run's end, µs.
+    pub end_us: u64,
+    /// How the model is placed.
+    pub placement: Placement,
+    /// How messages travel.
+    pub link: Link,
+    /// The nodes; the first is the origin of all requests.
+    #[serde(rename = "device")]
+    pub devices: Vec<Device>,
+    /// The work.
+    #[serde(rename = "request")]
+    pub requests: Vec<Asked>,
+    /// What strikes, in order of time.
+    #[serde(rename = "fault", default)]
+    pub faults: Vec<Fault>,
+}
+
+/// How the model is placed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    /// When the origin begins to serve, µs.
+    pub at_us: u64,
+    /// Stages wanted.
+    pub stages: u16,
+    /// Sessions at once.
+    pub sessions: u16,
+}
+
+/// How messages travel between any two nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Shortest one-way time, µs.
+    pub latency_us: u64,
+    /// Up to so much more, µs.
+    pub jitter_us: u64,
+    /// What a node's uplink carries.
+    pub uplink_bytes_per_s: u64,
+}
+
+/// A node's hardware.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// When it comes, µs.
+    pub joins_us: u64,
+    /// What it may hold.
+    pub memory_bytes: u64,
+    /// Weight bytes that it takes through a token per second.
+    pub weight_bytes_per_s: u64,
+}
+
+/// A request to the origin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// When, µs.
+    pub at_us: u64,
+    /// Token ids.
+    pub prompt: Vec<u32>,
+    /// Tokens to generate.
+    pub max_tokens: u32,
+    /// It may take so long, µs.
+    pub deadline_us: u64,
+}
+
+/// Something that goes wrong at some time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// When, µs.
+    pub at_us: u64,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What can go wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum What {
+    /// A node says goodbye and goes.
+    Leave {
+        /// Which.
+        node: usize,
+    },
+}
+
+impl Schedule {
+    /// Nodes that come within two seconds and some that leave while four requests run.
+    #[must_use]
+    pub fn joins_and_leaves(seed: u64, n: usize) -> Self {
+        let (mut joins, mut leaves) = (Random::new(seed, "joins"), Random::new(seed, "leaves"));
+        let (mut hardware, mut work) = (Random::new(seed, "devices"), Random::new(seed, "work"));
+        let device = |_| Device {
+            joins_us: joins.below(2_000_000),
+            memory_bytes: hardware.within(8..16) * LAYER_BYTES,
+            weight_bytes_per_s: hardware.within(2..20) * 1_000_000_000,
+        };
+        let devices: Vec<_> = (0..n).map(device).collect();
+        let going = (1..n).filter(|_| leaves.below(20) == 0).collect::<Vec<_>>();
+        let leave = |node| {
+            let at_us = leaves.within(1_000_000..5_000_000);
+            Fault { at_us, what: What::Leave { node } }
+        };
+        let mut faults: Vec<_> = going.into_iter().map(leave).collect();
+        faults.sort_by_key(|fault| fault.at_us);
+        Self {
+            seed,
+            heal_us: 6_000_000,
+            end_us: 14_000_000,
+            placement: Placement { at_us: 1_500_000, stages: 4, sessions: 4 },
+            link: Link { latency_us: 200, jitter_us: 3_000, uplink_bytes_per_s: 100_000_000 },
+            devices,
+            requests: (0..4).map(|_| asked(&mut work, (2_000_000, 4_000_000), 16)).collect(),
+            faults,
+        }
+    }
+}
+
+/// Weight bytes of one layer of the hash model.
+pub(crate) const LAYER_BYTES: u64 = 1_000_000;
+/// Longest time that a request may take, µs.
+const DEADLINE_US: u64 = 8_000_000;
+
+fn asked(work: &mut Random, (from_us, to_us): (u64, u64), max_tokens: u32) -> Asked {
+    let len = work.within(1..41);
+    let token = |_| u32::try_from(work.below(9999)).expect("small");
+    let prompt = (0..len).map(token).collect();
+    Asked { at_us: work.within(from_us..to_us), prompt, max_tokens, deadline_us: DEADLINE_US }
+}

@@ -1,0 +1,108 @@
+//! Carries out what nodes want, and looks at what they say.
+
+use atoll_proto::plan::Plan;
+use atoll_proto::{Event, Input, Job, Output};
+
+use super::trace::cause_of;
+use super::{Happening, MODEL, ORIGIN, World, id, index};
+use crate::invariants::Seen;
+use crate::network::wire_bytes;
+
+impl World<'_> {
+    pub(super) fn carry_out(&mut self, node: usize, output: Output) {
+        match output {
+            Output::Send { to, message } => {
+                let (from, to) = (id(node), index(to));
+                let Some(generation) = self.network.connection(node, to) else { return };
+                let bytes = wire_bytes(&message);
+                self.report.bytes += bytes;
+                let at = self.network.arrival(self.now, node, to, bytes);
+                let input = Input::Received { from, message };
+                self.push(at, Happening::Arrives { from: node, to, generation, input });
+            }
+            Output::Dial { peer } => self.dial(node, index(peer)),
+            Output::Disconnect { peer, cause } => self.disconnect(node, index(peer), &cause),
+            Output::Prepare { model, plan_epoch, part, .. } => {
+                self.nodes[node].device.prepare(model, part);
+                let layers = part.layers.map_or(0, |layers| layers.len() as u64);
+                let at = self.now + 2_000 + (self.noise.below(20_000) + 10_000) * layers;
+                self.own(at, node, Input::Prepared { model, plan_epoch, result: Ok(()) });
+            }
+            Output::Unload { model } => self.nodes[node].device.unload(model),
+            Output::Compute(job) => self.compute(node, &job),
+            Output::Release { session } => self.nodes[node].device.release(session),
+            Output::Emit(event) => self.told(node, &event),
+        }
+    }
+
+    fn dial(&mut self, from: usize, to: usize) {
+        if !self.nodes[to].is_up {
+            return;
+        }
+        let Some(generation) = self.network.open(from, to) else { return };
+        for (a, b) in [(from, to), (to, from)] {
+            let at = self.network.arrival(self.now, a, b, 0);
+            let input = Input::Connected { peer: id(a) };
+            self.push(at, Happening::Arrives { from: a, to: b, generation, input });
+        }
+    }
+
+    fn disconnect(&mut self, node: usize, peer: usize, cause: &str) {
+        if !self.network.close(node, peer) {
+            return;
+        }
+        for (a, b) in [(node, peer), (peer, node)] {
+            let at = self.network.arrival(self.now, a, b, 0);
+            let input = Input::Disconnected { peer: id(a), cause: cause.into() };
+            let life = self.nodes[b].life;
+            self.push(at, Happening::Heard { node: b, life, input });
+        }
+    }
+
+    fn compute(&mut self, node: usize, job: &Job) {
+        let noise = self.noise.below(20);
+        let device = &mut self.nodes[node].device;
+        let done = device.compute(self.now, job, (noise, 100));
+        let (used_bytes, memory_bytes) = (device.used_bytes(), device.memory_bytes);
+        let waiting = device.waiting(job.session);
+        self.see(&Seen::Job { job, kv_len: done.kv_len, waiting });
+        self.see(&Seen::Memory { node, used_bytes, memory_bytes });
+        let (job, compute_us) = (job.id, done.compute_us);
+        self.own(done.at, node, Input::Computed { job, result: done.result, compute_us });
+    }
+
+    fn told(&mut self, node: usize, event: &Event) {
+        if node != ORIGIN {
+            return;
+        }
+        let mut loaded = Vec::new();
+        match event {
+            Event::Token { request, .. } => {
+                self.report.tokens += 1;
+                let (last, longest) = self.waits.get(request).copied().unwrap_or((self.now, 0));
+                self.waits.insert(*request, (self.now, longest.max(self.now - last)));
+            }
+            Event::Finished { .. } => self.report.completed += 1,
+            Event::Failed { error, .. } => {
+                *self.report.failed.entry(cause_of(error)).or_default() += 1;
+            }
+            Event::PlanReady { plan } => loaded = self.loaded(plan),
+            Event::PeerJoined { .. }
+            | Event::PeerLeft { .. }
+            | Event::PlanProgress { .. }
+            | Event::PlanFailed { .. }
+            | Event::Prefilled { .. } => {}
+        }
+        self.see(&Seen::Told { event, loaded: &loaded });
+    }
+
+    /// Of each stage of a plan: whether its layers are loaded; `None` while its node is down.
+    fn loaded(&self, plan: &Plan) -> Vec<Option<bool>> {
+        let stages = plan.stages.iter();
+        let loaded = stages.map(|stage| {
+            let slot = &self.nodes[index(stage.node)];
+            slot.is_up.then(|| slot.device.layers(MODEL) == Some(stage.layers))
+        });
+        loaded.collect()
+    }
+}

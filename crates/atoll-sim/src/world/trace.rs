@@ -1,0 +1,37 @@
+//! What of an output goes into the trace, and what of an error into the report.
+
+use atoll_proto::{Event, Output, RequestError};
+
+use super::index;
+use crate::hash_model::mix;
+
+/// Tells outputs of different kinds, targets or content apart, for the trace.
+pub(super) fn fingerprint(output: &Output) -> u64 {
+    match output {
+        Output::Send { to, message } => {
+            let kind = message.kind().bytes().fold(0, |sum, byte| sum * 31 + u64::from(byte));
+            mix(&[1, index(*to) as u64, kind])
+        }
+        Output::Dial { peer } => mix(&[2, index(*peer) as u64]),
+        Output::Disconnect { peer, .. } => mix(&[3, index(*peer) as u64]),
+        Output::Prepare { plan_epoch, .. } => mix(&[4, plan_epoch.0.into()]),
+        Output::Unload { .. } => 5,
+        Output::Compute(job) => mix(&[6, job.id.0, job.from_pos.into(), job.epoch.0.into()]),
+        Output::Release { .. } => 7,
+        Output::Emit(Event::Token { request, index, token, .. }) => {
+            mix(&[8, request.0, (*index).into(), (*token).into()])
+        }
+        Output::Emit(_) => 9,
+    }
+}
+
+/// An error's kind and, where it has one, its cause without figures.
+pub(super) fn cause_of(error: &RequestError) -> String {
+    let plain = |text: &str| -> String {
+        text.split(' ')
+            .filter(|word| !word.contains(|c: char| c.is_ascii_digit()))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    plain(&error.to_string())
+}

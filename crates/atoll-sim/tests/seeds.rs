@@ -1,0 +1,26 @@
+//! A few seeds of each kind of schedule, on every test run.
+
+use std::collections::BTreeMap;
+
+use atoll_sim::{Schedule, Sum, run};
+
+#[test]
+fn joins_and_leaves_break_nothing_and_a_seed_repeats_itself() {
+    let mut sum = Sum::default();
+    for seed in 0..20 {
+        let schedule = Schedule::joins_and_leaves(seed, 12);
+        let report = run(&schedule);
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert_eq!(report, run(&schedule), "seed {seed}");
+        sum.add(&report);
+    }
+    let failed: u64 = sum.failed.values().sum();
+    assert_eq!(sum.completed + failed, 80);
+    assert!(sum.completed >= 60, "{sum:?}");
+}
+
+#[test]
+fn another_seed_is_another_run() {
+    let traces = (0..20).map(|seed| (run(&Schedule::joins_and_leaves(seed, 8)).trace, seed));
+    assert_eq!(traces.collect::<BTreeMap<_, _>>().len(), 20);
+}
