@@ -1,81 +1,173 @@
 //! Time of every kernel by shape class: one row (decode), few rows, many rows (prefill).
+//!
+//! `cargo bench -p atoll-kernels -- [WORD…]` runs the cases whose names hold every word, such as
+//! `matmul Q4_0 avx512`. Each case runs for [`CASE_TIME`] and prints its median and its best time;
+//! on a machine that does other work the best is nearer to the truth.
+#![expect(clippy::print_stdout, reason = "a bench reports")]
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atoll_kernels::{Activations, BlockType, Isa, KV_TILE, Kernels, PackedMatrix, TILE_ROWS};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-const ROWS: usize = 16384;
+/// Large enough that one row's weights come from memory, not from a cache.
+const ROWS: usize = 65536;
 const COLS: usize = 2048;
+const CASE_TIME: Duration = Duration::from_millis(250);
 
-/// All-ones bytes would be NaN as scales; 0x11 everywhere is a small finite number in each type.
-fn weights(ty: BlockType) -> PackedMatrix {
-    let bytes = vec![0x11; ROWS * ty.row_bytes(COLS)];
-    PackedMatrix::pack(ty, ROWS, COLS, &bytes)
+/// Median and least time of `run`.
+fn time(mut run: impl FnMut()) -> (f64, f64) {
+    run();
+    let (mut times, start) = (Vec::new(), Instant::now());
+    while times.len() < 5 || start.elapsed() < CASE_TIME {
+        let begin = Instant::now();
+        run();
+        times.push(begin.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    (times[times.len() / 2], times[0])
 }
 
-fn isas() -> impl Iterator<Item = Isa> {
-    [Isa::Avx2, Isa::Avx512Vnni].into_iter().filter(|isa| isa.is_available())
+/// The words of the command line; a case runs if its name holds all of them.
+struct Filter(Vec<String>);
+
+impl Filter {
+    fn wants(&self, name: &str) -> bool {
+        self.0.iter().all(|word| name.contains(word.as_str()))
+    }
+
+    /// Runs a case that handles `amount` of `unit` each time.
+    fn case(&self, name: &str, amount: f64, unit: &str, run: impl FnMut()) {
+        if self.wants(name) {
+            let (median, best) = time(run);
+            let (median, best) = (amount / median / 1e9, amount / best / 1e9);
+            println!("{name:<44} {median:>8.1} {unit} (best {best:.1})");
+        }
+    }
 }
 
-fn matmul(c: &mut Criterion) {
-    for ty in [BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0, BlockType::Q8_0, BlockType::Q6K] {
-        let w = weights(ty);
-        for isa in isas() {
-            let kernels = Kernels::new(isa);
-            let mut group = c.benchmark_group(format!("matmul/{}/{}", ty.name(), isa.name()));
-            for (n, tiles) in [(1, w.n_tiles()), (8, 64), (256, 16)] {
-                let x: Vec<f32> = (0..n * COLS).map(|i| (i % 97) as f32 - 48.0).collect();
+/// Splits the tiles of `w` over `threads`.
+fn multiply(
+    kernels: &Kernels,
+    w: &PackedMatrix,
+    tiles: usize,
+    x: &Activations,
+    out: &mut [f32],
+    threads: usize,
+) {
+    let per_thread = tiles.div_ceil(threads);
+    if threads == 1 {
+        return kernels.matmul(w, 0..tiles, black_box(x), out);
+    }
+    std::thread::scope(|scope| {
+        for (i, out) in out.chunks_mut(per_thread * x.rows() * TILE_ROWS).enumerate() {
+            let tiles = i * per_thread..tiles.min((i + 1) * per_thread);
+            scope.spawn(move || kernels.matmul(w, tiles, black_box(x), out));
+        }
+    });
+}
+
+fn matmul(filter: &Filter, isas: &[Isa]) {
+    for ty in BlockType::all() {
+        let names: Vec<_> =
+            isas.iter().map(|isa| format!("matmul {} {}", ty.name(), isa.name())).collect();
+        let shapes = [(1, 1), (2, 1), (1, 4), (1, 8), (1, 256), (2, 256)];
+        let label = |name: &str, (threads, rows): (usize, usize)| {
+            format!("{name} threads={threads} rows={rows}.")
+        };
+        let any = names.iter().any(|name| shapes.iter().any(|&s| filter.wants(&label(name, s))));
+        if !any {
+            continue;
+        }
+        // All-ones bytes would be NaN as scales; 0x11 everywhere is a small finite number.
+        let w = PackedMatrix::pack(ty, ROWS, COLS, &vec![0x11; ROWS * ty.row_bytes(COLS)]);
+        for (isa, name) in isas.iter().zip(&names) {
+            let kernels = Kernels::new(*isa);
+            for shape in shapes {
+                let (threads, rows) = shape;
+                let tiles = if rows > 8 { 64 } else { w.n_tiles() };
+                let x: Vec<f32> = (0..rows * COLS).map(|i| (i % 97) as f32 - 48.0).collect();
                 let mut acts = Activations::new();
-                acts.quantize(&kernels, &x, n, COLS);
-                let mut out = vec![0.0; tiles * n * TILE_ROWS];
-                let macs = tiles * TILE_ROWS * COLS * n;
-                let bytes = w.bytes() / w.n_tiles() * tiles;
-                group.throughput(match n {
-                    1 => Throughput::Bytes(bytes as u64),
-                    _ => Throughput::Elements(macs as u64),
-                });
-                group.bench_function(BenchmarkId::from_parameter(n), |b| {
-                    b.iter(|| kernels.matmul(&w, 0..tiles, black_box(&acts), &mut out));
-                });
+                acts.quantize(&kernels, &x, rows, COLS);
+                let mut out = vec![0.0; tiles * rows * TILE_ROWS];
+                let run = || multiply(&kernels, &w, tiles, &acts, &mut out, threads);
+                let name = label(name, shape);
+                if rows == 1 {
+                    filter.case(&name, w.bytes() as f64, "GB/s", run);
+                } else {
+                    let macs = tiles * TILE_ROWS * COLS * rows;
+                    filter.case(&name, macs as f64, "GMAC/s", run);
+                }
             }
         }
     }
 }
 
-fn rest(c: &mut Criterion) {
+/// The floor of one row: reading a buffer of 256 MiB.
+fn read(filter: &Filter) {
+    let buffer = vec![1u64; 32 << 20];
+    let sum = |part: &[u64]| {
+        let mut lanes = [0u64; 32];
+        for chunk in part.chunks_exact(32) {
+            lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane ^= v);
+        }
+        black_box(lanes);
+    };
+    for threads in [1, 2] {
+        filter.case(
+            &format!("memory threads={threads}"),
+            buffer.len() as f64 * 8.0,
+            "GB/s",
+            || {
+                std::thread::scope(|scope| {
+                    for part in buffer.chunks(buffer.len() / threads) {
+                        scope.spawn(move || sum(part));
+                    }
+                });
+            },
+        );
+    }
+}
+
+fn vectors(filter: &Filter, isas: &[Isa]) {
+    /// The widest inner product of a 0.5B model.
+    const N: usize = 4864;
     let head_dim = 64;
-    for isa in isas() {
-        let kernels = Kernels::new(isa);
+    for isa in isas {
+        let (kernels, isa) = (Kernels::new(*isa), isa.name());
         let cache = vec![0x3000u16; 512 / KV_TILE * KV_TILE * head_dim];
         let q = vec![0.01; 3 * head_dim];
         let mut out = vec![0.0; 3 * head_dim];
-        c.bench_function(&format!("attention/3 heads of 64, 512 positions/{}", isa.name()), |b| {
-            b.iter(|| {
+        let calls = 1000.0;
+        let many = |run: &mut dyn FnMut()| (0..1000).for_each(|_| run());
+        filter.case(&format!("attention 3x64 512 positions {isa}"), calls, "Gcall/s", || {
+            many(&mut || {
                 kernels.attention(black_box(&q), &cache, &cache, 512, head_dim, 0.125, &mut out);
             });
         });
-        let (x, mut y) = (vec![0.5; 4864], vec![0.0; 4864]);
-        c.bench_function(&format!("silu_mul/4864/{}", isa.name()), |b| {
-            b.iter(|| kernels.silu_mul(black_box(&x), &x, &mut y));
+        let (x, mut y) = (vec![0.5; N], vec![0.0; N]);
+        let values = calls * N as f64;
+        filter.case(&format!("silu_mul {N} {isa}"), values, "Gvalue/s", || {
+            many(&mut || kernels.silu_mul(black_box(&x), &x, &mut y));
         });
-        c.bench_function(&format!("rms_norm/4864/{}", isa.name()), |b| {
-            b.iter(|| kernels.rms_norm(black_box(&x), &x, 1e-5, &mut y));
+        filter.case(&format!("rms_norm {N} {isa}"), values, "Gvalue/s", || {
+            many(&mut || kernels.rms_norm(black_box(&x), &x, 1e-5, &mut y));
         });
         let mut acts = Activations::new();
-        c.bench_function(&format!("quantize/4864/{}", isa.name()), |b| {
-            b.iter(|| acts.quantize(&kernels, black_box(&x), 1, 4864));
+        filter.case(&format!("quantize {N} {isa}"), values, "Gvalue/s", || {
+            many(&mut || acts.quantize(&kernels, black_box(&x), 1, N));
         });
     }
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(100))
-        .measurement_time(Duration::from_millis(300));
-    targets = matmul, rest
+fn main() {
+    let words = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let filter = Filter(words);
+    let isas: Vec<_> = [Isa::Generic, Isa::Avx2, Isa::Avx512Vnni]
+        .into_iter()
+        .filter(|isa| isa.is_available())
+        .collect();
+    read(&filter);
+    vectors(&filter, &isas);
+    matmul(&filter, &isas);
 }
-criterion_main!(benches);

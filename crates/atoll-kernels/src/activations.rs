@@ -3,6 +3,31 @@
 use crate::Kernels;
 use crate::unpack::RUN;
 
+/// What the kernels take beside the codes of 32 columns.
+#[derive(Debug, Default, Clone, Copy)]
+#[repr(C, align(32))]
+pub(crate) struct RunNumbers {
+    /// What a code counts.
+    pub(crate) scale: f32,
+    /// Minus the sums of the first 16, the last 16 and all codes.
+    pub(crate) minus_sums: [i32; 3],
+    /// `scale` times the sum of the first 16, the last 16 and all codes.
+    pub(crate) scaled_sums: [f32; 3],
+}
+
+impl RunNumbers {
+    /// `low` and `high` are the sums of the first and of the last 16 codes.
+    #[inline(always)]
+    pub(crate) fn new(scale: f32, low: i32, high: i32) -> Self {
+        let sums = [low, high, low + high];
+        Self {
+            scale,
+            minus_sums: sums.map(|sum| -sum),
+            scaled_sums: sums.map(|sum| scale * sum as f32),
+        }
+    }
+}
+
 /// Rows of activations, quantized to int8 per 32 columns, and as they are. Reuses its memory.
 #[derive(Debug, Default, Clone)]
 pub struct Activations {
@@ -11,9 +36,7 @@ pub struct Activations {
     /// (steps of 32 columns, rows, 32).
     pub(crate) codes: Vec<i8>,
     /// (steps, rows).
-    pub(crate) scales: Vec<f32>,
-    /// Sums of the first and of the last 16 codes, (2, steps, rows).
-    pub(crate) sums: Vec<i32>,
+    pub(crate) numbers: Vec<RunNumbers>,
     /// (rows, cols).
     pub(crate) floats: Vec<f32>,
 }
@@ -34,8 +57,7 @@ impl Activations {
         let steps = cols.div_ceil(RUN);
         (self.rows, self.cols) = (rows, cols);
         self.codes.resize(steps * rows * RUN, 0);
-        self.scales.resize(steps * rows, 0.0);
-        self.sums.resize(2 * steps * rows, 0);
+        self.numbers.resize(steps * rows, RunNumbers::default());
         self.floats.clear();
         self.floats.extend_from_slice(x);
         kernels.quantize(self);
@@ -53,33 +75,50 @@ impl Activations {
         self.cols
     }
 
-    /// Quantizes `floats`.
-    #[inline(always)]
+    /// Quantizes `floats` in plain Rust.
     pub(crate) fn quantize_here(&mut self) {
+        self.quantize_runs(quantize_run);
+    }
+
+    /// Quantizes `floats` by `quantize_run`.
+    #[inline(always)]
+    pub(crate) fn quantize_runs(
+        &mut self,
+        quantize_run: impl Fn(&[f32; RUN], &mut [i8; RUN]) -> RunNumbers,
+    ) {
         let (rows, cols) = (self.rows, self.cols);
-        let n = self.scales.len();
-        for (i, scale) in self.scales.iter_mut().enumerate() {
-            let (step, row) = (i / rows, i % rows);
-            let from = &self.floats[row * cols + step * RUN..(row + 1) * cols];
-            let codes = &mut self.codes[i * RUN..][..RUN];
-            let mut x = [0.0; RUN];
-            if from.len() >= RUN {
-                x.copy_from_slice(&from[..RUN]);
-            } else {
-                x[..from.len()].copy_from_slice(from);
+        if cols == 0 {
+            return;
+        }
+        for (row, x) in self.floats.chunks_exact(cols).enumerate() {
+            let runs = x.chunks_exact(RUN);
+            let tail = runs.remainder();
+            for (step, run) in runs.enumerate() {
+                let i = step * rows + row;
+                let run = run.first_chunk().expect("a run");
+                let codes = self.codes[i * RUN..].first_chunk_mut().expect("codes of every run");
+                self.numbers[i] = quantize_run(run, codes);
             }
-            let (dx, sums) = quantize_run(&x, codes);
-            *scale = dx;
-            self.sums[i] = sums[0];
-            self.sums[n + i] = sums[1];
+            if !tail.is_empty() {
+                let i = cols / RUN * rows + row;
+                let mut run = [0.0; RUN];
+                run[..tail.len()].copy_from_slice(tail);
+                let codes = self.codes[i * RUN..].first_chunk_mut().expect("codes of every run");
+                self.numbers[i] = quantize_run(&run, codes);
+            }
         }
     }
 }
 
-/// Quantizes 32 columns; returns the scale and the sums of both halves.
+/// What a code counts, and its inverse.
 #[inline(always)]
+pub(crate) fn scales_of(amax: f32) -> (f32, f32) {
+    if amax > 1e-30 { (amax / 127.0, 127.0 / amax) } else { (0.0, 0.0) }
+}
+
+/// Quantizes 32 columns.
 #[expect(clippy::cast_possible_truncation, reason = "codes are within ±127")]
-fn quantize_run(x: &[f32; RUN], codes: &mut [i8]) -> (f32, [i32; 2]) {
+fn quantize_run(x: &[f32; RUN], codes: &mut [i8; RUN]) -> RunNumbers {
     let mut max = [0.0f32; 16];
     for i in 0..16 {
         let (a, b) = (x[i].abs(), x[i + 16].abs());
@@ -90,15 +129,13 @@ fn quantize_run(x: &[f32; RUN], codes: &mut [i8]) -> (f32, [i32; 2]) {
             max[i] = if max[i] > max[i + width] { max[i] } else { max[i + width] };
         }
     }
-    let amax = max[0];
-    let inverse = if amax > 1e-30 { 127.0 / amax } else { 0.0 };
+    let (scale, inverse) = scales_of(max[0]);
     let mut sums = [0; 2];
     for i in 0..RUN {
         // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low bits.
-        let bits = (x[i] * inverse + 12_582_912.0).to_bits().cast_signed();
-        let q = bits.wrapping_sub(0x4B40_0000) as i8;
+        let q = (x[i] * inverse + 12_582_912.0).to_bits() as i8;
         codes[i] = q;
         sums[i / 16] += i32::from(q);
     }
-    (if amax > 1e-30 { amax / 127.0 } else { 0.0 }, sums)
+    RunNumbers::new(scale, sums[0], sums[1])
 }

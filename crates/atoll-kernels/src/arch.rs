@@ -3,19 +3,17 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod quantize;
 
 use core::ops::Range;
 
 use crate::kernels::Table;
 use crate::{Activations, PackedMatrix, RopeStyle, attention, matmul, vector};
 
-fn quantize(x: &mut Activations) {
-    x.quantize_here();
-}
-
 pub(crate) static GENERIC: Table = Table {
     matmul: matmul::matmul,
-    quantize,
+    quantize: Activations::quantize_here,
     rms_norm: vector::rms_norm,
     silu_mul: vector::silu_mul,
     add: vector::add,
@@ -42,12 +40,12 @@ macro_rules! compiled {
 /// A module with the plain kernels compiled for `$features`, and its table.
 #[cfg(target_arch = "x86_64")]
 macro_rules! table {
-    ($module:ident, $features:literal, $matmul:path) => {
+    ($module:ident, $features:literal, $matmul:path, $quantize:path) => {
         mod $module {
             use super::*;
             compiled!($features, $matmul, fn matmul(
                 w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]));
-            compiled!($features, Activations::quantize_here, fn quantize(x: &mut Activations));
+            compiled!($features, $quantize, fn quantize(x: &mut Activations));
             compiled!($features, vector::rms_norm, fn rms_norm(
                 x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]));
             compiled!($features, vector::silu_mul, fn silu_mul(
@@ -64,9 +62,14 @@ macro_rules! table {
 }
 
 #[cfg(target_arch = "x86_64")]
-table!(with_avx2, "avx2,fma,f16c", matmul::matmul);
+table!(with_avx2, "avx2,fma,f16c", matmul::matmul, quantize::avx2);
 #[cfg(target_arch = "x86_64")]
-table!(with_avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni", avx512::matmul);
+table!(
+    with_avx512,
+    "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
+    avx512::matmul,
+    quantize::avx512
+);
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) static AVX2: &Table = &with_avx2::TABLE;

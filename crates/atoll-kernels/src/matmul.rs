@@ -40,30 +40,30 @@ pub(crate) fn float_tile(w: &PackedMatrix, tile: &[u8], x: &Activations, out: &m
 fn quantized_tile(w: &PackedMatrix, tile: &[u8], x: &Activations, out: &mut [f32]) {
     let layout = Layout::of(w.block_type());
     let mut step = Step::ZERO;
-    let n = x.scales.len();
     for (s, bytes) in tile.chunks_exact(layout.step_bytes()).enumerate() {
         step.read(layout, bytes);
         for (row, acc) in out.chunks_exact_mut(TILE_ROWS).enumerate() {
             let i = s * x.rows + row;
             let codes = &x.codes[i * RUN..][..RUN];
+            let numbers = &x.numbers[i];
             let mut dots = [dot(&step, codes, 0), dot(&step, codes, 1)];
-            let mut sums = [x.sums[i], x.sums[n + i]];
+            // Which of a run's sums belong to the scales.
+            let mut sums = [0, 1];
             if layout.n_scales == 1 {
                 for r in 0..TILE_ROWS {
                     dots[0][r] += dots[1][r];
                 }
-                sums[0] += sums[1];
+                sums = [2, 2];
             }
-            let dx = x.scales[i];
             for h in 0..layout.n_scales {
-                let bias = layout.bias() * sums[h];
+                let bias = layout.bias() * numbers.minus_sums[sums[h]];
                 for r in 0..TILE_ROWS {
-                    let dot = (dots[h][r] - bias) as f32;
-                    acc[r] = (step.scales[h][r] * dx).mul_add(dot, acc[r]);
+                    let dot = (dots[h][r] + bias) as f32;
+                    acc[r] = (step.scales[h][r] * numbers.scale).mul_add(dot, acc[r]);
                 }
             }
             for h in 0..if layout.has_offsets { layout.n_scales } else { 0 } {
-                let sum = dx * sums[h] as f32;
+                let sum = numbers.scaled_sums[sums[h]];
                 for r in 0..TILE_ROWS {
                     acc[r] = step.offsets[h][r].mul_add(sum, acc[r]);
                 }

@@ -186,17 +186,15 @@ fn columns<K: Kind, const G: usize>(
 ) {
     let l = K::LAYOUT;
     let first = s * x.rows + row;
-    let n = x.scales.len();
     let codes = &x.codes[first * RUN..][..G * RUN];
-    let scales = &x.scales[first..][..G];
-    let (low, high) = (&x.sums[first..][..G], &x.sums[n + first..][..G]);
+    let numbers = &x.numbers[first..][..G];
     let mut dots = [[_mm512_setzero_si512(); 2]; G];
     for g in 0..G {
         if l.n_scales == 2 {
-            dots[g][0] = _mm512_set1_epi32(-(low[g] * l.bias()));
-            dots[g][1] = _mm512_set1_epi32(-(high[g] * l.bias()));
+            dots[g][0] = _mm512_set1_epi32(numbers[g].minus_sums[0] * l.bias());
+            dots[g][1] = _mm512_set1_epi32(numbers[g].minus_sums[1] * l.bias());
         } else if l.bias() != 0 {
-            dots[g][0] = _mm512_set1_epi32(-((low[g] + high[g]) * l.bias()));
+            dots[g][0] = _mm512_set1_epi32(numbers[g].minus_sums[2] * l.bias());
         }
     }
     for j in 0..8 {
@@ -212,7 +210,7 @@ fn columns<K: Kind, const G: usize>(
         if l.n_scales == 1 && G == 1 {
             dots[g][0] = _mm512_add_epi32(dots[g][0], dots[g][1]);
         }
-        let dx = _mm512_set1_ps(scales[g]);
+        let dx = _mm512_set1_ps(numbers[g].scale);
         // SAFETY: `out` is 16 floats long; the load needs no alignment.
         let mut acc = unsafe { _mm512_loadu_ps(out.as_ptr()) };
         for h in 0..l.n_scales {
@@ -220,9 +218,9 @@ fn columns<K: Kind, const G: usize>(
             acc = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[g][h]), acc);
         }
         if l.has_offsets {
-            let sums = if l.n_scales == 2 { [low[g], high[g]] } else { [low[g] + high[g], 0] };
             for h in 0..l.n_scales {
-                let sum = _mm512_set1_ps(scales[g] * sums[h] as f32);
+                let sum = numbers[g].scaled_sums[if l.n_scales == 2 { h } else { 2 }];
+                let sum = _mm512_set1_ps(sum);
                 acc = _mm512_fmadd_ps(step.offsets[h], sum, acc);
             }
         }
