@@ -2,6 +2,7 @@
 
 use crate::Kernels;
 use crate::unpack::RUN;
+use crate::vector::round_to_half;
 
 /// What the kernels take beside the codes of 32 columns.
 #[derive(Debug, Default, Clone, Copy)]
@@ -113,7 +114,7 @@ impl Activations {
 /// What a code counts, and its inverse.
 #[inline(always)]
 pub(crate) fn scales_of(amax: f32) -> (f32, f32) {
-    if amax > 1e-30 { (amax / 127.0, 127.0 / amax) } else { (0.0, 0.0) }
+    if amax > 1e-30 { (round_to_half(amax / 127.0), 127.0 / amax) } else { (0.0, 0.0) }
 }
 
 /// Quantizes 32 columns.

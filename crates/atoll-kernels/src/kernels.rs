@@ -105,6 +105,11 @@ impl Kernels {
         (self.table.rope)(x, cos, sin, style);
     }
 
+    /// Rounds queries to the precision of the keys that they meet: 11 significant bits.
+    pub fn round_queries(&self, q: &mut [f32]) {
+        q.iter_mut().for_each(|value| *value = crate::vector::round_to_half(*value));
+    }
+
     /// Writes key and value of one KV head, (head_dim) each, to `position` of its cache: tiles of
     /// [`KV_TILE`] positions, (head_dim, 32) of keys and (32, head_dim) of values, as f16.
     ///

@@ -6,7 +6,7 @@
 //! # One order of sums
 //! Results are the same bits for one row or many, any range of tiles, any instruction set:
 //! - Activations are int8 per 32 columns: `q = round_half_even(x * (127 / amax))`,
-//!   scale `dx = amax / 127` (both zero if `amax` is under 1e-30).
+//!   scale `dx = amax / 127`, rounded to 11 significant bits (both zero if `amax` is under 1e-30).
 //! - Quantized weights: one f32 accumulator per (weight row, activation row), started at zero. For
 //!   each 32 columns in ascending order: the dot product is an exact integer, then
 //!   `acc = fma(scale * dx, dot, acc)`. Types with a scale per 16 columns (Q2_K, Q3_K, Q6_K) do so
@@ -15,6 +15,9 @@
 //! - Float weights: `acc = fma(w, x, acc)` over the columns in ascending order.
 //! - Sums of a vector ([`Kernels::rms_norm`], softmax): 16 lanes, lane `i` adds the elements
 //!   `16 * j + i` in ascending `j`; the lanes are added 8, 4, 2, 1 apart.
+//! - Queries are rounded to 11 significant bits, as the keys and values are. Other engines round
+//!   scale and queries to f16 too: with these two roundings the log-probabilities come closer to
+//!   theirs, at no cost beside the rounding to int8.
 //! - Attention: tiles of [`KV_TILE`] absolute positions, online softmax over tiles in ascending
 //!   order; within a tile the scores sum over the head's dimensions in ascending order, the values
 //!   over the positions in ascending order, always with fused multiply-add.

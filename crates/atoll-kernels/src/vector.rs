@@ -15,6 +15,15 @@ pub(crate) fn f32_from_f16(h: u16) -> f32 {
     f32::from_bits(finite | special | u32::from(h & 0x8000) << 16)
 }
 
+/// Rounds a finite number to the 11 significant bits of an IEEE half, half to even, without the
+/// half's limits of range.
+#[inline(always)]
+pub(crate) fn round_to_half(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let is_odd = (bits >> 13) & 1;
+    f32::from_bits(bits.wrapping_add(0xFFF + is_odd) & !0x1FFF)
+}
+
 /// Adds 16 lanes, 8, 4, 2, 1 apart.
 #[inline(always)]
 pub(crate) fn add_lanes(mut lanes: [f32; LANES]) -> f32 {

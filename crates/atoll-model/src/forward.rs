@@ -109,6 +109,7 @@ impl Stage {
         add_to_rows(&mut block.k, weights.k_bias.as_deref());
         add_to_rows(&mut block.v, weights.v_bias.as_deref());
         self.rotate(&mut block.q, q_dim, weights.q_norm.as_deref(), block.first, rope);
+        self.compute.kernels.round_queries(&mut block.q);
         self.rotate(&mut block.k, kv_dim, weights.k_norm.as_deref(), block.first, rope);
     }
 
