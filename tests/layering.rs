@@ -143,9 +143,15 @@ fn unsafe_code_stays_in_its_places() {
         .filter(|s| code_of(&s.text).any(|(_, line)| has_word(line, "unsafe")))
         .map(|s| s.path)
         .collect();
+    // The one mmap, and what lends a caller's slices to persistent threads.
+    let places = ["mapped.rs", "pool.rs", "pool/split.rs", "pool/workers.rs"];
+    let is_place = |path: &String| {
+        let file = path.strip_prefix("crates/atoll-model/src/");
+        file.is_some_and(|file| places.contains(&file))
+    };
     assert!(
-        strays.iter().all(|path| path.starts_with("crates/atoll-model/")) && strays.len() <= 1,
-        "unsafe code is for the kernels and the one mmap of atoll-model, but is in {strays:?}"
+        strays.iter().all(is_place),
+        "unsafe code is for the kernels and {places:?} of atoll-model, but is in {strays:?}"
     );
 }
 

@@ -102,9 +102,9 @@ fn decode(stage: &Stage, tokens: &[u32]) -> Result<f64, ModelError> {
 
 /// Bytes per second at which the pool's threads read `memory` once, each its own part in order.
 fn read_bandwidth(pool: &Pool, memory: &[u64]) -> f64 {
-    let parts = memory.chunks(memory.len().div_ceil(pool.threads())).collect();
+    let mut parts: Vec<_> = memory.chunks(memory.len().div_ceil(pool.threads())).collect();
     let start = Instant::now();
-    pool.for_each(parts, |part: &[u64]| {
+    pool.for_each(&mut parts, |part| {
         let mut sums = [0_u64; 16];
         for line in part.chunks_exact(16) {
             for (sum, value) in sums.iter_mut().zip(line) {

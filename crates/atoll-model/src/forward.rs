@@ -216,9 +216,9 @@ impl Stage {
                 }
             }
         }
-        self.compute.pool.for_each(tasks, |task| {
+        self.compute.pool.for_each(&mut tasks, |task| {
             let Task { weight, tiles, activations, out } = task;
-            self.compute.kernels.matmul(weight, tiles, activations, out);
+            self.compute.kernels.matmul(weight, tiles.clone(), activations, out);
         });
     }
 
@@ -236,7 +236,11 @@ impl Stage {
         work: impl Fn(T) + Sync + Send,
     ) {
         match parallel && self.compute.pool.threads() > 1 {
-            true => self.compute.pool.for_each(tasks.collect(), work),
+            true => {
+                let mut tasks: Vec<_> = tasks.map(Some).collect();
+                let take = |task: &mut Option<T>| task.take().into_iter().for_each(&work);
+                self.compute.pool.for_each(&mut tasks, take);
+            }
             false => tasks.for_each(work),
         }
     }

@@ -5,6 +5,7 @@ use ndarray::{Array2, ArrayView1, Axis, s};
 use serde::Serialize;
 
 use crate::error::ModelError;
+use crate::pool::split::Parts;
 use crate::stage::{Stage, StageInput};
 
 /// Rows whose logits are held at a time: 64 × 150,000 × 4 bytes are 39 MB.
@@ -134,8 +135,8 @@ fn score(
     targets: &[u32],
 ) -> Vec<Score> {
     let mut scores = vec![Score::default(); targets.len()];
-    let tasks: Vec<_> = scores.iter_mut().zip(targets).enumerate().collect();
-    stage.compute().pool.for_each(tasks, |(row_idx, (score, &target))| {
+    stage.compute().pool.split(Parts::new(&mut scores, 1), |row_idx, score| {
+        let (score, target) = (&mut score[0], targets[row_idx]);
         let row = logits.index_axis(Axis(0), row_idx);
         let (log_sum, top) = log_sum_exp(row);
         score.nll = log_sum - f64::from(row[target as usize]);

@@ -9,6 +9,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::kv_cache::KvCache;
 use crate::pool::Compute;
+use crate::pool::split::Parts;
 use crate::rope::Rope;
 use crate::tensor::TensorSource;
 use crate::weights::{LoadProgress, Part, Weights};
@@ -130,13 +131,11 @@ impl Stage {
         let (n, dim) = (input.len(), self.config.dim);
         kv.make_room(n)?;
         let mut out = Vec::with_capacity(n * dim);
-        self.compute.pool.run(|| {
-            for first in (0..n).step_by(PASS_ROWS_MAX) {
-                let mut blocks = self.blocks(input, first, PASS_ROWS_MAX.min(n - first));
-                self.pass(kv, &mut blocks);
-                out.extend(blocks.iter().flat_map(|block| &block.x));
-            }
-        });
+        for first in (0..n).step_by(PASS_ROWS_MAX) {
+            let mut blocks = self.blocks(input, first, PASS_ROWS_MAX.min(n - first));
+            self.pass(kv, &mut blocks);
+            out.extend(blocks.iter().flat_map(|block| &block.x));
+        }
         Ok(Array2::from_shape_vec((n, dim), out).expect("every row has dim columns"))
     }
 
@@ -159,8 +158,7 @@ impl Stage {
         let (n, vocab_size) = (rows.nrows(), self.config.vocab_size);
         let tiles = self.logits_tiles(rows)?;
         let mut logits = vec![0.0; n * vocab_size];
-        self.compute.pool.for_each(logits.chunks_mut(vocab_size).enumerate().collect(), |row| {
-            let (row_idx, out) = row;
+        self.compute.pool.split(Parts::new(&mut logits, vocab_size), |row_idx, out| {
             tiled_row(&tiles, n, row_idx, out);
         });
         Ok(Array2::from_shape_vec((n, vocab_size), logits).expect("every row has vocab_size"))
@@ -178,7 +176,7 @@ impl Stage {
         }
         let mut tiles = vec![0.0; tiled_len(n, self.config.vocab_size)];
         let x: Vec<f32> = rows.iter().copied().collect();
-        self.compute.pool.run(|| self.head(head, n, &x, &mut tiles));
+        self.head(head, n, &x, &mut tiles);
         Ok(tiles)
     }
 

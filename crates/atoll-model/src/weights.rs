@@ -8,6 +8,7 @@ use atoll_kernels::PackedMatrix;
 use crate::config::{ModelConfig, TensorSpec};
 use crate::error::ModelError;
 use crate::pool::Pool;
+use crate::pool::split::Parts;
 use crate::tensor::{Tensor, TensorSource};
 
 /// A contiguous part of a model: optionally the embedding, layers, optionally the head.
@@ -225,8 +226,8 @@ impl Loader<'_> {
         let mut slots: Vec<Option<Result<Loaded, ModelError>>> = Vec::new();
         slots.resize_with(specs.len(), || None);
         let source = self.source;
-        self.pool.for_each(specs.iter().zip(&mut slots).collect(), |(spec, slot)| {
-            *slot = Some(tensor(source, spec).and_then(|tensor| load(&tensor)));
+        self.pool.split(Parts::new(&mut slots, 1), |index, slot| {
+            slot[0] = Some(tensor(source, &specs[index]).and_then(|tensor| load(&tensor)));
         });
         let mut group = Vec::with_capacity(specs.len());
         for (spec, slot) in specs.iter().zip(slots) {
