@@ -35,17 +35,16 @@ pub fn place(
     others: &[Candidate],
 ) -> Result<Vec<Stage>, PlanError> {
     let need = Need::new(model, policy);
-    let owner =
-        Candidate { memory_bytes: owner.memory_bytes.saturating_sub(need.owner_bytes), ..owner };
+    let offered_bytes = owner.memory_bytes;
     let no_room = || PlanError::NoRoom {
         needed_bytes: need.total_bytes(),
         available_bytes: others
             .iter()
-            .fold(owner.memory_bytes.saturating_add(need.owner_bytes), |sum, node| {
-                sum.saturating_add(node.memory_bytes)
-            }),
+            .fold(offered_bytes, |sum, node| sum.saturating_add(node.memory_bytes)),
         nodes: count(others.len() + 1),
     };
+    let owner =
+        Candidate { memory_bytes: owner.memory_bytes.saturating_sub(need.owner_bytes), ..owner };
     let by_room = sorted(others, |node| (node.memory_bytes, node.weight_bytes_per_s));
     if let Some(wanted) = policy.stages {
         let wanted = usize::from(wanted.max(1));

@@ -46,6 +46,9 @@ fn one_node_if_it_fits_else_as_few_as_hold_it() {
     check(None, small, &[candidate(2, 900, 10), candidate(3, 100, 10)], Ok(vec![6, 6]));
     let missing = PlanError::NoRoom { needed_bytes: 1500, available_bytes: 1100, nodes: 2 };
     check(None, small, &[candidate(2, 100, 10)], Err(missing));
+    // An owner too small for embedding and head offers no more than it has.
+    let missing = PlanError::NoRoom { needed_bytes: 1500, available_bytes: 40, nodes: 2 };
+    check(None, candidate(1, 30, 10), &[candidate(2, 10, 10)], Err(missing));
 }
 
 #[test]
