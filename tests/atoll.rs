@@ -143,6 +143,14 @@ impl Running {
         self.child.id()
     }
 
+    /// Resident memory.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib * 1024
+    }
+
     /// Time since the start.
     pub(crate) fn age(&self) -> Duration {
         self.start.elapsed()
@@ -251,11 +259,6 @@ pub(crate) fn lacks(what: &str, words: &[&str]) -> bool {
         skip(what, &format!("this build has no `atoll {}` yet", words[0]));
     }
     lacks
-}
-
-/// [`lacks`] for answering a prompt.
-pub(crate) fn lacks_run(what: &str) -> bool {
-    lacks(what, &["run", "./absent.gguf", "Hello", "--local"])
 }
 
 /// [`lacks`] for running a node.

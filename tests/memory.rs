@@ -1,6 +1,5 @@
 //! A node takes the memory of what it holds and little more.
 
-use std::fs;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,14 +10,6 @@ use crate::models::SMOLLM2;
 
 /// What a node may take beyond its weights and its KV cache.
 const OVERHEAD_BYTES_MAX: u64 = 64 << 20;
-
-/// Resident memory of a process.
-pub(crate) fn resident_bytes(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib * 1024
-}
 
 #[test]
 fn a_node_with_ten_layers_takes_its_weights_and_little_more() {
@@ -50,7 +41,7 @@ fn a_node_with_ten_layers_takes_its_weights_and_little_more() {
         assert_eq!(layers[1].as_u64().unwrap() - layers[0].as_u64().unwrap(), 10, "{status}");
         let bytes = |key: &str| held[key].as_u64().unwrap_or_else(|| no_key(&status, key));
         let allowed = bytes("weight_bytes") + bytes("kv_bytes") + OVERHEAD_BYTES_MAX;
-        let resident = resident_bytes(other.pid());
+        let resident = other.resident_bytes();
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let (took, may) = (mib(resident), mib(allowed));
         atoll::figure("memory of ten layers", &format!("{took:.1} MiB of {may:.1} MiB allowed"));

@@ -36,9 +36,6 @@ fn open(folder: &Path, path: &Path, opener: &[&str]) -> Run {
 
 #[test]
 fn files_that_are_no_gguf_are_refused() {
-    if atoll::lacks_run("files that are no gguf are refused") {
-        return;
-    }
     refused(b"", &["bad.gguf"]);
     refused(b"GGU", &["bad.gguf"]);
     refused(b"GGUF", &["runcated"]);
@@ -48,9 +45,6 @@ fn files_that_are_no_gguf_are_refused() {
 
 #[test]
 fn huge_counts_are_refused_before_anything_is_allocated() {
-    if atoll::lacks_run("huge counts are refused before anything is allocated") {
-        return;
-    }
     let header = |tensors: u64, keys: u64| {
         let mut bytes = b"GGUF\x03\0\0\0".to_vec();
         bytes.extend(tensors.to_le_bytes());
@@ -132,9 +126,6 @@ fn flipped_bits_do_not_hurt() {
 
 #[test]
 fn a_file_that_is_not_there_is_not_found() {
-    if atoll::lacks_run("a file that is not there is not found") {
-        return;
-    }
     let data = tempdir().unwrap();
     for model in ["./absent.gguf", "absent:1b"] {
         let run = atoll::run_within(

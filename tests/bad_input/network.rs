@@ -7,7 +7,6 @@ use std::time::Duration;
 use tempfile::tempdir;
 
 use crate::atoll::{self, Running};
-use crate::memory::resident_bytes;
 use crate::models::SMOLLM2;
 use crate::random::Random;
 
@@ -15,9 +14,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_port_in_use_is_named() {
-    if atoll::lacks_node("a port in use is named") {
-        return;
-    }
     let data = tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let api = taken.local_addr().unwrap().to_string();
@@ -35,18 +31,28 @@ fn no_peers_is_said_after_five_seconds() {
     let Some(path) = SMOLLM2.path() else { return };
     let data = tempdir().unwrap();
     let mut args = vec!["serve", path.to_str().unwrap(), "--stages", "2", "--no-mdns"];
-    args.extend(["--api", "127.0.0.1:0", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+    args.extend(["--api", "127.0.0.1:0", "--listen", "/ip4/127.0.0.1/tcp/0", "--wait", "8"]);
     let run = atoll::run_within(atoll::command(data.path(), &args), Duration::from_secs(40));
-    assert!(matches!(run.code, 4 | 6), "{run}");
-    run.refuses(run.code, &["127.0.0.1", "2 nodes"]);
-    assert!(run.elapsed > Duration::from_secs(4), "{run}");
+    // Where it listened, how it looked, what it heard; then what is missing.
+    let tried = ["no peers yet", "listening on /ip4/127.0.0.1/tcp/", "multicast off"];
+    run.refuses(6, &tried);
+    run.refuses(6, &["heard nothing", "2 nodes are needed, 1 are here", "try: "]);
+    assert!(run.elapsed > Duration::from_secs(8), "{run}");
+
+    // Programs are told at five seconds, by an event.
+    args.push("--json");
+    let mut node = Running::start(atoll::command(data.path(), &args));
+    let alone = node.wait_for_event("alone", Duration::from_secs(20));
+    assert!(node.age() > Duration::from_secs(5), "{alone}");
+    assert_eq!(alone["search"]["mdns"], false, "{alone}");
+    assert_eq!(alone["search"]["heard"].as_array().unwrap().len(), 0, "{alone}");
+    let listening = alone["search"]["listening"][0].as_str().unwrap();
+    assert!(listening.starts_with("/ip4/127.0.0.1/tcp/"), "{alone}");
+    node.end_with("TERM", Duration::from_secs(10));
 }
 
 #[test]
 fn nobody_at_the_address_to_join_is_said() {
-    if atoll::lacks_node("nobody at the address to join is said") {
-        return;
-    }
     let data = tempdir().unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let join = format!("/ip4/127.0.0.1/tcp/{free}");
@@ -60,20 +66,24 @@ fn nobody_at_the_address_to_join_is_said() {
 }
 
 #[test]
-fn no_room_says_what_is_missing() {
+fn no_room_on_all_nodes_together_says_what_is_missing() {
     let Some(path) = SMOLLM2.path() else { return };
-    let data = tempdir().unwrap();
-    let mut args = vec!["serve", path.to_str().unwrap(), "--memory", "20MiB", "--no-mdns"];
-    args.extend(["--api", "127.0.0.1:0", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+    let (data, other) = (tempdir().unwrap(), tempdir().unwrap());
+    let small = ["--memory", "20MiB", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"];
+    let args = [&["up", "--api", "none", "--json"][..], &small].concat();
+    let mut friend = Running::start(atoll::command(other.path(), &args));
+    let listening = friend.wait_for_event("listening", Duration::from_secs(20));
+    let address = listening["addresses"][0].as_str().unwrap();
+    let serve = ["serve", path.to_str().unwrap(), "--api", "127.0.0.1:0", "--wait", "6"];
+    let args = [&serve[..], &["--join", address], &small].concat();
     let run = atoll::run_within(atoll::command(data.path(), &args), LIMIT);
-    run.refuses(6, &["needs", "20"]);
+    // The model's bytes, and what 2 nodes of 20 MiB have.
+    run.refuses(6, &["needs", "41943040", "2 nodes", "try: "]);
+    friend.end_with("TERM", Duration::from_secs(10)).did_not_panic();
 }
 
 #[test]
 fn one_identity_runs_once() {
-    if atoll::lacks_node("one identity runs once") {
-        return;
-    }
     let data = tempdir().unwrap();
     let args = ["up", "--api", "none", "--no-mdns", "--json", "--listen", "/ip4/127.0.0.1/tcp/0"];
     let mut first = Running::start(atoll::command(data.path(), &args));
@@ -87,16 +97,13 @@ fn one_identity_runs_once() {
 /// Garbage, silence and floods on a node's port leave it as it was.
 #[test]
 fn strangers_do_not_hurt() {
-    if atoll::lacks_node("strangers do not hurt") {
-        return;
-    }
     let data = tempdir().unwrap();
     let args = ["up", "--api", "none", "--no-mdns", "--json", "--listen", "/ip4/127.0.0.1/tcp/0"];
     let mut node = Running::start(atoll::command(data.path(), &args));
     let listening = node.wait_for_event("listening", Duration::from_secs(20));
     let address = listening["addresses"][0].as_str().unwrap();
     let port: u16 = address.split('/').nth(4).unwrap().parse().unwrap();
-    let before = resident_bytes(node.pid());
+    let before = node.resident_bytes();
 
     let mut random = Random::from_environment("strangers_do_not_hurt");
     let mut silent = Vec::new();
@@ -118,7 +125,7 @@ fn strangers_do_not_hurt() {
             silent.push(stream);
         }
     }
-    let grown = resident_bytes(node.pid()).saturating_sub(before);
+    let grown = node.resident_bytes().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes more, {random}");
 
     // Somebody honest is still heard.

@@ -66,9 +66,6 @@ fn stdin_is_a_prompt() {
 
 #[test]
 fn wrong_options_are_usage_errors() {
-    if atoll::lacks_run("wrong options are usage errors") {
-        return;
-    }
     let data = tempdir().unwrap();
     for args in [
         &["run"][..],

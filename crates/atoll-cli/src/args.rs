@@ -166,6 +166,10 @@ pub(crate) struct ServeArgs {
     /// Spread the model over N nodes [default: as few as hold it]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) stages: Option<u16>,
+    /// Seconds to wait for nodes that have room for the model
+    #[arg(long, default_value_t = 30, value_name = "S")]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub(crate) wait: u32,
     /// Longest sequence, in tokens [default: the model's, at most 8192]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
     pub(crate) ctx: Option<u32>,

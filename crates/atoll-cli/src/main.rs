@@ -80,7 +80,8 @@ fn quick_start() -> Result<(), Failure> {
 fn start_log(settings: &Settings) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
 
-    let text = settings.log.as_deref().unwrap_or("warn");
+    // Kademlia warns whenever nobody is there yet; being alone has its own message.
+    let text = settings.log.as_deref().unwrap_or("warn,libp2p_kad=error");
     let filter = EnvFilter::try_new(text).map_err(|error| {
         Failure::usage(format!("cannot read the log filter {text:?}")).because(error)
     })?;

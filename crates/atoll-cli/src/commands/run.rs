@@ -1,9 +1,12 @@
 //! `atoll run`: one prompt, one answer.
 
-use atoll_node::{GenerateRequest, ServePolicy, StageView};
+use std::time::Duration;
+
+use atoll_node::{GenerateRequest, NodeError, ServePolicy, StageView};
 
 use crate::answer::{Answer, Ask, CONTEXT_DEFAULT, Listener};
 use crate::args::RunArgs;
+use crate::events::{self, Audience, Teller};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Stop;
 use crate::local;
@@ -12,6 +15,9 @@ use crate::output;
 use crate::prompt;
 use crate::settings::Settings;
 use crate::source::{self, LocalModel};
+
+/// No node will join a mesh of one machine's own that has met.
+const ALL_ARE_HERE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(settings: &Settings, args: RunArgs, stop: &Stop) -> Result<(), Failure> {
     let typed = args.prompt.clone();
@@ -57,12 +63,17 @@ pub(crate) async fn place(
     let policy = ServePolicy {
         stages: Some(n),
         context: ask.context.unwrap_or(CONTEXT_DEFAULT),
+        wait: ALL_ARE_HERE,
         ..ServePolicy::default()
     };
     let node = mesh.node.clone();
+    let teller = Teller::new(Audience::Waiting, Some(&model.name));
     tokio::select! {
         served = node.serve(&model.name, &model.path, policy) => Ok(served?.stages),
         failure = mesh.broken() => Err(failure),
+        told = events::follow(teller, &node) => {
+            Err(told.err().unwrap_or_else(|| NodeError::Stopped.into()))
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `atoll serve`: a node with a model and the OpenAI interface.
 
+use std::time::Duration;
+
 use atoll_node::ServePolicy;
 use serde_json::json;
 
@@ -22,24 +24,21 @@ pub(crate) async fn run(settings: &Settings, args: ServeArgs, stop: &Stop) -> Re
     let policy = ServePolicy {
         stages: args.stages,
         context: args.ctx.unwrap_or(CONTEXT_DEFAULT),
+        wait: Duration::from_secs(args.wait.into()),
         ..ServePolicy::default()
     };
-    let work = async {
+    let serving = async {
         let served = running.node.serve(&model.name, &model.path, policy).await?;
-        let stages: Vec<String> = served
-            .stages
-            .iter()
-            .map(|stage| format!("{} {}..{}", stage.node, stage.layers[0], stage.layers[1]))
-            .collect();
+        let text = format!("serving {}: {}", served.name, events::stages_text(&served.stages));
         let event = json!({ "event": "serving", "model": served.name, "stages": served.stages });
-        events::tell(
-            settings.json,
-            &event,
-            &format!("serving {}: {}", served.name, stages.join(", ")),
-        )?;
-        running.until_ended(settings, stop, false).await
+        events::tell(settings.json, &event, &text)?;
+        std::future::pending().await
     };
-    let ended = stop.race(work).await;
+    let ended = tokio::select! {
+        failed = serving => failed,
+        told = running.follow(settings, Some(&model.name)) => told,
+        failure = stop.asked() => Err(failure),
+    };
     running.end().await;
     ended
 }

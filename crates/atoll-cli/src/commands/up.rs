@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::api_file::ApiFile;
 use crate::args::{ApiAddress, UpArgs};
-use crate::events;
+use crate::events::{self, Audience, Teller};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Stop;
 use crate::settings::Settings;
@@ -18,7 +18,11 @@ pub(crate) async fn run(settings: &Settings, args: UpArgs, stop: &Stop) -> Resul
     let options = settings.node(&args.node, &args.compute)?;
     let node = stop.race(async { Ok(atoll_node::start(options).await?) }).await?;
     let running = RunningNode::new(settings, node, api)?;
-    let ended = running.until_ended(settings, stop, args.until_stdin_closes).await;
+    let ended = tokio::select! {
+        told = running.follow(settings, None) => told,
+        failure = stop.asked() => Err(failure),
+        () = stdin_closed(), if args.until_stdin_closes => Ok(()),
+    };
     running.end().await;
     ended
 }
@@ -86,19 +90,14 @@ impl RunningNode {
         Ok(Self { node, api: Some((served, file)) })
     }
 
-    /// Tells events until a signal comes, or stdin closes if that is waited for.
-    pub(crate) async fn until_ended(
+    /// Tells what the node reports until it ends; `placing` is a model about to be served.
+    pub(crate) async fn follow(
         &self,
         settings: &Settings,
-        stop: &Stop,
-        until_stdin_closes: bool,
+        placing: Option<&str>,
     ) -> Result<(), Failure> {
-        let told = events::follow(settings.json, &self.node);
-        tokio::select! {
-            told = told => told,
-            failure = stop.asked() => Err(failure),
-            () = stdin_closed(), if until_stdin_closes => Ok(()),
-        }
+        let audience = if settings.json { Audience::Programs } else { Audience::People };
+        events::follow(Teller::new(audience, placing), &self.node).await
     }
 
     /// Leaves the mesh.
