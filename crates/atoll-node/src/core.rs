@@ -40,6 +40,8 @@ pub(crate) struct Core {
     /// prefill chunks, `max_tokens` tokens, one end.
     requests: Mutex<BTreeMap<RequestId, mpsc::UnboundedSender<Event>>>,
     events: broadcast::Sender<NodeEvent>,
+    /// Hears events from the start, for the first subscriber.
+    first: Mutex<Option<broadcast::Receiver<NodeEvent>>>,
     names: Mutex<Names>,
     plan_news: broadcast::Sender<PlanNews>,
     held: HeldBoard,
@@ -92,6 +94,7 @@ impl Core {
     pub(crate) fn new(parts: Parts, slot: &CoreSlot) -> Arc<Self> {
         let mut names = Names::default();
         names.insert(parts.id, parts.name);
+        let (events, first) = broadcast::channel(EVENTS_KEPT);
         let core = Arc::new(Self {
             id: parts.id,
             started: Instant::now(),
@@ -102,7 +105,8 @@ impl Core {
             preparer: parts.preparer,
             sooner: Notify::new(),
             requests: Mutex::new(BTreeMap::new()),
-            events: broadcast::channel(EVENTS_KEPT).0,
+            events,
+            first: Mutex::new(Some(first)),
             names: Mutex::new(names),
             plan_news: broadcast::channel(EVENTS_KEPT).0,
             held: parts.held,
@@ -246,9 +250,9 @@ impl Core {
         let _ = self.events.send(event);
     }
 
-    /// All events from now on.
+    /// All events: for the first caller from the start, for others from now on.
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<NodeEvent> {
-        self.events.subscribe()
+        lock(&self.first).take().unwrap_or_else(|| self.events.subscribe())
     }
 
     /// The events of a request that is about to be made.

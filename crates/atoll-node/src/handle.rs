@@ -116,7 +116,8 @@ impl NodeHandle {
         &self.shared.store
     }
 
-    /// News from now on.
+    /// News: for the first caller from the node's start on (at most the latest thousand), for
+    /// others from now on.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<NodeEvent> {
         self.shared.core.subscribe()

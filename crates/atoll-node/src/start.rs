@@ -17,11 +17,12 @@ use crate::error::NodeError;
 use crate::events::NodeEvent;
 use crate::handle::{NodeHandle, Shared};
 use crate::identity;
+use crate::net::address;
 use crate::net::blob_client::BlobClient;
 use crate::net::blob_server::BlobServer;
 use crate::net::blob_wire::BLOB_PROTOCOL;
 use crate::net::hello::Incarnation;
-use crate::net::start::{listen, parse_addresses};
+use crate::net::start::{Listening, listen, parse_addresses};
 use crate::net::swarm::{Search, SwarmHandle, SwarmTask};
 use crate::net::{LINK_PROTOCOL, Links, Upward, behaviour};
 use crate::options::NodeOptions;
@@ -29,6 +30,9 @@ use crate::prepare::Preparer;
 use crate::store::ShardStore;
 use crate::{profile, random};
 
+/// A listener on all interfaces names their addresses one by one, from what the kernel lists at
+/// once: after so long it has named them.
+const INTERFACES_PAUSE: Duration = Duration::from_millis(50);
 /// Being alone for so long is news.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
 
@@ -49,19 +53,20 @@ pub async fn start(options: NodeOptions) -> Result<NodeHandle, NodeError> {
     let mut swarm = behaviour::build_swarm(key, options.mdns)?;
     let peer = *swarm.local_peer_id();
     let id = identity::node_id(&peer).expect("our own key is Ed25519");
-    let found = listen(&mut swarm, &listen_addresses).await?;
+    // Whoever hears of us finds our protocols there: they come before the first address.
+    let mut control = swarm.behaviour().stream.new_control();
+    let accept = "a new swarm has no protocols yet";
+    let link_streams = control.accept(LINK_PROTOCOL).expect(accept);
+    let blob_streams = control.accept(BLOB_PROTOCOL).expect(accept);
+    let Listening { addresses, early } = listen(&mut swarm, &listen_addresses).await?;
     let search = Arc::new(Mutex::new(Search {
-        listening: found.iter().map(ToString::to_string).collect(),
+        listening: addresses.iter().map(ToString::to_string).collect(),
         mdns: options.mdns,
         bootstrap: options.bootstrap.clone(),
         ..Search::default()
     }));
     let name = options.name.clone().unwrap_or_else(|| format!("node-{}", &id.to_string()[..6]));
 
-    let mut control = swarm.behaviour().stream.new_control();
-    let accept = "a new swarm has no protocols yet";
-    let link_streams = control.accept(LINK_PROTOCOL).expect(accept);
-    let blob_streams = control.accept(BLOB_PROTOCOL).expect(accept);
     let slot = CoreSlot::default();
     let (swarm_handle, commands) = SwarmHandle::new();
     let links = links(&slot, &control, &swarm_handle);
@@ -92,12 +97,15 @@ pub async fn start(options: NodeOptions) -> Result<NodeHandle, NodeError> {
     let task = SwarmTask::new(swarm, commands, Arc::clone(&links), bootstrap, Arc::clone(&search));
     let server = BlobServer::new(Arc::clone(&store), Arc::clone(&sent));
     let running = vec![
-        spawn(task.run()),
+        spawn(task.run(early)),
         spawn(links.accept(link_streams)),
         spawn(server.accept(blob_streams)),
         spawn(Core::keep_time(Arc::downgrade(&core))),
         spawn(tell_if_alone(slot, Arc::clone(&search))),
     ];
+    if listen_addresses.iter().filter_map(address::ip).any(|ip| ip.is_unspecified()) {
+        tokio::time::sleep(INTERFACES_PAUSE).await;
+    }
     Ok(NodeHandle {
         shared: Arc::new(Shared {
             name,

@@ -10,11 +10,19 @@ use libp2p::{Multiaddr, Swarm};
 use tokio::time::timeout;
 
 use super::address;
-use super::behaviour::Behaviour;
+use super::behaviour::{Behaviour, BehaviourEvent};
 use crate::error::NodeError;
 
 /// Interfaces report their addresses within this time.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// A swarm that listens.
+pub(crate) struct Listening {
+    /// What the addresses became, with the ports chosen. Of a listener on all interfaces the first
+    /// is here; the others come as events.
+    pub(crate) addresses: Vec<Multiaddr>,
+    /// Whatever else has happened meanwhile, for the swarm's task.
+    pub(crate) early: Vec<SwarmEvent<BehaviourEvent>>,
+}
 
 /// Reads multiaddresses.
 pub(crate) fn parse_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, NodeError> {
@@ -27,11 +35,11 @@ pub(crate) fn parse_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, NodeEr
     texts.iter().map(parse).collect()
 }
 
-/// Listens on every address; returns what they became (ports chosen, interfaces listed).
+/// Listens on every address: each listener has named one address.
 pub(crate) async fn listen(
     swarm: &mut Swarm<Behaviour>,
     addresses: &[Multiaddr],
-) -> Result<Vec<Multiaddr>, NodeError> {
+) -> Result<Listening, NodeError> {
     let mut waiting = Vec::new();
     for address in addresses {
         let refused = |cause: String| NodeError::Listen { address: address.to_string(), cause };
@@ -39,7 +47,7 @@ pub(crate) async fn listen(
         let id = swarm.listen_on(address.clone()).map_err(|error| refused(error.to_string()))?;
         waiting.push((id, address.clone()));
     }
-    let mut found = Vec::new();
+    let (mut found, mut early) = (Vec::new(), Vec::new());
     while let Some((_, first)) = waiting.first() {
         let silent = || NodeError::Listen {
             address: first.to_string(),
@@ -59,10 +67,10 @@ pub(crate) async fn listen(
                     return Err(NodeError::Listen { address: wanted.to_string(), cause });
                 }
             }
-            _ => {}
+            other => early.push(other),
         }
     }
-    Ok(found)
+    Ok(Listening { addresses: found, early })
 }
 
 /// The transport shares TCP ports between processes of one user, so it would not notice that

@@ -127,8 +127,11 @@ impl SwarmTask {
         }
     }
 
-    /// Runs until the command channel closes.
-    pub(crate) async fn run(mut self) {
+    /// Runs until the command channel closes. `early`: what happened before.
+    pub(crate) async fn run(mut self, early: Vec<SwarmEvent<BehaviourEvent>>) {
+        for event in early {
+            self.on_event(event);
+        }
         let mut retry = tokio::time::interval(RETRY_INTERVAL);
         loop {
             tokio::select! {
