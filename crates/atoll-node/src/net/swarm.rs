@@ -165,7 +165,9 @@ impl SwarmTask {
         if addresses.is_empty() {
             return;
         }
-        let options = DialOpts::peer_id(peer).addresses(addresses).build();
+        // From a port of its own: were both to dial at once from their listening ports, TCP would
+        // make one connection of the two, with nobody to answer on either end.
+        let options = DialOpts::peer_id(peer).addresses(addresses).allocate_new_port().build();
         match self.swarm.dial(options) {
             // Somebody else (Kademlia) is dialling already.
             Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
@@ -184,8 +186,8 @@ impl SwarmTask {
                 continue;
             }
             entry.next_try = now + BOOTSTRAP_PAUSE;
-            let address = entry.address.clone();
-            let options: DialOpts = address.clone().into();
+            let dial = DialOpts::unknown_peer_id().address(entry.address.clone());
+            let options = dial.allocate_new_port().build();
             let id = options.connection_id();
             match self.swarm.dial(options) {
                 Ok(()) => {
