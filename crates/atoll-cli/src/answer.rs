@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
-use atoll_node::{ChatMessage, GenerateEvent, HopView, Prompt, SamplerConfig, StageView};
+use atoll_node::{
+    ChatMessage, GenerateEvent, HopView, Prompt, RingView, Rounds, SamplerConfig, StageView,
+};
 use serde::Serialize;
 
 use crate::args::GenerationArgs;
@@ -93,6 +95,8 @@ pub(crate) struct Answer {
     pub(crate) logprobs: Option<Vec<TokenLogprobs>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) hops: Vec<HopMean>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ring: Option<RingView>,
 }
 
 /// One position's log-probabilities.
@@ -110,7 +114,7 @@ pub(crate) struct TopLogprob {
     pub(crate) logprob: f32,
 }
 
-/// What one node took for a token, on average.
+/// What one node took for a token, on average, by its own clock.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct HopMean {
     pub(crate) node: String,
@@ -118,8 +122,6 @@ pub(crate) struct HopMean {
     pub(crate) compute_s: f64,
     /// From the arrival of its input to the departure of its output.
     pub(crate) held_s: f64,
-    /// Its share of the time that no node was holding the token.
-    pub(crate) wire_s: f64,
 }
 
 impl Answer {
@@ -138,6 +140,7 @@ impl Answer {
             decode_tokens_per_s: 0.0,
             logprobs: ask.logprobs.then(Vec::new),
             hops: Vec::new(),
+            ring: None,
         }
     }
 
@@ -154,8 +157,19 @@ impl Answer {
             self.ttft_s,
             self.decode_tokens_per_s
         ));
+        if let Some(ring) = &self.ring {
+            output::note(&ring_text(ring));
+        }
         Ok(())
     }
+}
+
+/// What a hop took, for people.
+pub(crate) fn ring_text(ring: &RingView) -> String {
+    format!(
+        "a hop adds {:.0} µs to the computing of a token (median of {}; {:.0} µs on the wire)",
+        ring.hop_us_median, ring.rounds, ring.wire_us_median
+    )
 }
 
 /// Builds an [`Answer`] from a node's events.
@@ -164,6 +178,7 @@ pub(crate) struct Listener<'a> {
     /// Takes new text as it comes.
     pub(crate) show: &'a mut (dyn FnMut(&str) -> Result<(), Failure> + Send),
     hops: HopSums,
+    rounds: Rounds,
 }
 
 impl<'a> Listener<'a> {
@@ -171,7 +186,7 @@ impl<'a> Listener<'a> {
         answer: Answer,
         show: &'a mut (dyn FnMut(&str) -> Result<(), Failure> + Send),
     ) -> Self {
-        Self { answer, show, hops: HopSums::default() }
+        Self { answer, show, hops: HopSums::default(), rounds: Rounds::default() }
     }
 
     /// Takes in one event; `true` when it was the last.
@@ -182,12 +197,13 @@ impl<'a> Listener<'a> {
                 self.answer.stages = stages;
             }
             GenerateEvent::Prefilled { .. } => {}
-            GenerateEvent::Token { id, text, logprob, top, hops, .. } => {
+            GenerateEvent::Token { id, text, logprob, top, hops, round, .. } => {
                 self.answer.tokens.push(id);
                 self.text(&text)?;
                 // The first token's hops carried the whole prompt.
                 if self.answer.tokens.len() > 1 {
                     self.hops.add(&hops);
+                    self.rounds.push(round);
                 }
                 if let (Some(all), Some(logprob)) = (&mut self.answer.logprobs, logprob) {
                     let top = top.into_iter();
@@ -204,6 +220,7 @@ impl<'a> Listener<'a> {
                 self.answer.ttft_s = ttft_s;
                 self.answer.decode_tokens_per_s = decode_tokens_per_s;
                 self.answer.hops = self.hops.means();
+                self.answer.ring = self.rounds.view();
                 return Ok(true);
             }
             GenerateEvent::Failed(error) => return Err(error.into()),
@@ -221,8 +238,8 @@ impl<'a> Listener<'a> {
 #[derive(Clone, Debug, Default)]
 struct HopSums {
     order: Vec<String>,
-    /// Microseconds: computing, held, on the wire.
-    sums: BTreeMap<String, [u64; 3]>,
+    /// Microseconds: computing, held.
+    sums: BTreeMap<String, [u64; 2]>,
     tokens: u64,
 }
 
@@ -234,7 +251,7 @@ impl HopSums {
                 self.order.push(hop.node.clone());
             }
             let sums = self.sums.entry(hop.node.clone()).or_default();
-            let times = [hop.compute_us, hop.held_us, hop.wire_us];
+            let times = [hop.compute_us, hop.held_us];
             sums.iter_mut().zip(times).for_each(|(sum, us)| *sum += us);
         }
     }
@@ -243,8 +260,8 @@ impl HopSums {
         #[expect(clippy::cast_precision_loss, reason = "microseconds of one answer")]
         let mean = |sum_us: u64| sum_us as f64 / 1e6 / self.tokens.max(1) as f64;
         let hop = |node: &String| {
-            let [compute_s, held_s, wire_s] = self.sums[node].map(mean);
-            HopMean { node: node.clone(), compute_s, held_s, wire_s }
+            let [compute_s, held_s] = self.sums[node].map(mean);
+            HopMean { node: node.clone(), compute_s, held_s }
         };
         self.order.iter().map(hop).collect()
     }
@@ -284,14 +301,13 @@ mod tests {
             node: node.into(),
             compute_us,
             held_us: 2 * compute_us,
-            wire_us: 10,
         };
         let mut sums = HopSums::default();
         sums.add(&[hop("b", 100), hop("a", 10)]);
         sums.add(&[hop("b", 300), hop("a", 30)]);
         let means = sums.means();
-        let (compute_s, held_s, wire_s) = (0.0002, 0.0004, 0.00001);
-        assert_eq!(means[0], HopMean { node: "b".into(), compute_s, held_s, wire_s });
+        let (compute_s, held_s) = (0.0002, 0.0004);
+        assert_eq!(means[0], HopMean { node: "b".into(), compute_s, held_s });
         assert_eq!(means[1].node, "a");
     }
 

@@ -21,6 +21,7 @@ use crate::identity;
 use crate::net::Links;
 use crate::net::swarm::{SwarmCommand, SwarmHandle};
 use crate::prepare::Preparer;
+use crate::rounds::{Round, Rounds};
 
 /// Events kept for a subscriber that lags; it then misses the oldest.
 const EVENTS_KEPT: usize = 1024;
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     names: Mutex<Names>,
     plan_news: broadcast::Sender<PlanNews>,
     held: HeldBoard,
+    /// Of this node's own requests.
+    rounds: Mutex<Rounds>,
     profile: Profile,
     fatal: watch::Sender<Option<Arc<NodeError>>>,
 }
@@ -110,6 +113,7 @@ impl Core {
             names: Mutex::new(names),
             plan_news: broadcast::channel(EVENTS_KEPT).0,
             held: parts.held,
+            rounds: Mutex::default(),
             profile: parts.profile,
             fatal: watch::channel(None).0,
         });
@@ -294,6 +298,16 @@ impl Core {
     /// What the compute thread holds.
     pub(crate) fn held(&self) -> BTreeMap<ModelId, Held> {
         self.held.read()
+    }
+
+    /// A token of a request of this node has come around.
+    pub(crate) fn note_round(&self, round: Round) {
+        lock(&self.rounds).push(round);
+    }
+
+    /// The latest rounds of this node's own requests.
+    pub(crate) fn rounds(&self) -> MutexGuard<'_, Rounds> {
+        lock(&self.rounds)
     }
 
     /// This node.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::core::Core;
 use crate::error::NodeError;
 use crate::events::{Names, StageView};
+use crate::rounds::Round;
 use crate::served::Served;
 
 /// A sequence to generate, as text.
@@ -72,7 +73,7 @@ pub struct TopToken {
     pub logprob: f32,
 }
 
-/// One node's share of a token's way around the ring.
+/// One node's share of a token's way around the ring, by that node's own clock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HopView {
     /// The node's name.
@@ -81,9 +82,6 @@ pub struct HopView {
     pub compute_us: u64,
     /// From the frame's arrival to its output's departure, computing included, µs.
     pub held_us: u64,
-    /// This hop's even share of the round that no node was holding the token: the wire and what
-    /// lies around it, µs.
-    pub wire_us: u64,
 }
 
 /// What a stream tells, in this order.
@@ -115,10 +113,10 @@ pub enum GenerateEvent {
         logprob: Option<f32>,
         /// The best tokens, if asked for.
         top: Vec<TopToken>,
-        /// What each hop took.
+        /// What each node took, in ring order.
         hops: Vec<HopView>,
-        /// From sending its input into the ring to having it, µs.
-        round_us: u64,
+        /// What its whole way took.
+        round: Round,
     },
     /// No more follow.
     Done {
@@ -256,6 +254,11 @@ impl GenerateStream {
             |id| String::from_utf8_lossy(&self.served.tokenizer.token_bytes(id)).into_owned();
         let top = top.into_iter().map(|(id, logprob)| TopToken { id, text: piece(id), logprob });
         let (top, piece) = (top.collect(), piece(id));
+        let round = Round::new(hops, round_us);
+        // The first token's round carried the prompt.
+        if self.completion_tokens > 1 {
+            self.core.note_round(round);
+        }
         // The token that ends the answer has no text of its own in it.
         let new = if self.served.tokenizer.is_end(id) { String::new() } else { self.text.push(id) };
         let passed = self.stops.push(&new);
@@ -265,8 +268,8 @@ impl GenerateStream {
             piece,
             logprob,
             top,
-            hops: hop_views(hops, round_us, &self.core.names()),
-            round_us,
+            hops: hop_views(hops, &self.core.names()),
+            round,
         });
         if passed.stopped_by.is_some() {
             self.cancel();
@@ -309,16 +312,13 @@ impl Drop for GenerateStream {
     }
 }
 
-/// Hops with names. What of the round no node was holding the token goes to each in equal parts.
-fn hop_views(hops: &[HopTime], round_us: u64, names: &Names) -> Vec<HopView> {
-    let held: u64 = hops.iter().map(|hop| u64::from(hop.held_us)).sum();
-    let wire_us = round_us.saturating_sub(held) / u64::try_from(hops.len().max(1)).unwrap_or(1);
+/// Hops with names.
+fn hop_views(hops: &[HopTime], names: &Names) -> Vec<HopView> {
     hops.iter()
         .map(|hop| HopView {
             node: names.of(hop.node),
             compute_us: hop.compute_us.into(),
             held_us: hop.held_us.into(),
-            wire_us,
         })
         .collect()
 }

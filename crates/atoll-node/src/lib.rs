@@ -49,6 +49,7 @@ mod options;
 mod prepare;
 mod profile;
 mod random;
+mod rounds;
 mod served;
 mod start;
 mod status;
@@ -63,6 +64,7 @@ pub use generate::{GenerateEvent, GenerateRequest, GenerateStream, HopView, Prom
 pub use handle::{NodeHandle, ServePolicy, ServedModel};
 pub use net::swarm::Search;
 pub use options::NodeOptions;
+pub use rounds::{RingView, Round, Rounds};
 pub use start::start;
 pub use status::{
     BlobsView, HeldView, ModelView, NodeView, PeerView, PlanView, STATUS_SCHEMA, Status,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::events::StageView;
 use crate::net::swarm::Search;
+use crate::rounds::RingView;
 
 /// The schema's name.
 pub const STATUS_SCHEMA: &str = "atoll.status/1";
@@ -25,6 +26,8 @@ pub struct Status {
     pub held: Vec<HeldView>,
     /// Requests of its own under way.
     pub requests: u32,
+    /// What a hop took in the latest rounds of its own requests; none without several nodes.
+    pub ring: Option<RingView>,
     /// Blobs exchanged with peers since the start.
     pub blobs: BlobsView,
     /// How it looks for members.

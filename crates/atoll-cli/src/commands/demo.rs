@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::answer::{Answer, Ask};
+use crate::answer::{Answer, Ask, ring_text};
 use crate::args::{DemoArgs, GenerationArgs};
 use crate::exit::Failure;
 use crate::interrupt::Stop;
@@ -82,16 +82,14 @@ fn figures(answer: &Answer) -> Result<(), Failure> {
             answer.ttft_s,
             answer.decode_tokens_per_s
         ),
-        format!("{:<10} {:>12} {:>13} {:>14}", "per token", "computing", "besides", "on the wire"),
+        format!("{:<10} {:>12} {:>13}", "per token", "computing", "waiting"),
     ];
     for hop in &answer.hops {
-        let (compute_ms, wire_ms) = (hop.compute_s * 1e3, hop.wire_s * 1e3);
-        let besides_ms = (hop.held_s - hop.compute_s).max(0.0) * 1e3;
-        let node = &hop.node;
-        lines.push(format!(
-            "{node:<10} {compute_ms:>9.2} ms {besides_ms:>10.3} ms {wire_ms:>11.3} ms"
-        ));
+        let compute_ms = hop.compute_s * 1e3;
+        let waiting_ms = (hop.held_s - hop.compute_s).max(0.0) * 1e3;
+        lines.push(format!("{:<10} {compute_ms:>9.2} ms {waiting_ms:>10.3} ms", hop.node));
     }
+    lines.extend(answer.ring.as_ref().map(ring_text));
     output::note(&lines.join("\n"));
     Ok(())
 }

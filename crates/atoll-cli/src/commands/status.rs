@@ -74,6 +74,9 @@ fn text(status: &Value) -> String {
             ));
         }
     }
+    if let Some(us) = status["ring"]["hop_us_median"].as_f64() {
+        lines.push(format!("hops   {us:.0} µs each beside computing, median of the latest tokens"));
+    }
     lines.join("\n")
 }
 

@@ -35,6 +35,7 @@ impl NodeHandle {
             plan: plans.values().next().map(|plan| self.plan_view(plan)),
             held: self.held(),
             requests: self.shared.core.n_requests(),
+            ring: self.shared.core.rounds().view(),
             blobs: BlobsView {
                 received_bytes: self.shared.blob_bytes_received.load(Ordering::Relaxed),
                 sent_bytes: self.shared.blob_bytes_sent.load(Ordering::Relaxed),
