@@ -16,15 +16,11 @@ mod layering;
 mod tidy;
 
 mod bad_input;
-#[cfg(feature = "end_to_end")]
 mod gateway;
 mod local;
 #[cfg(feature = "end_to_end")]
 mod logprobs;
-#[cfg(feature = "end_to_end")]
 mod memory;
-#[cfg(feature = "end_to_end")]
 mod mesh;
-#[cfg(feature = "end_to_end")]
 mod netns;
 mod signals;

@@ -79,6 +79,36 @@ impl Model {
     }
 }
 
+/// Memory, as `--memory` takes it, in which so many layers of a model and their caches have room
+/// and not one more: it decides where layers go, whatever speeds the nodes measure.
+pub(crate) struct Room {
+    pub(crate) layers: String,
+    /// Embedding and head beside the layers.
+    pub(crate) with_ends: String,
+    /// Bytes of each layer of the model.
+    pub(crate) layer_bytes: Vec<u64>,
+}
+
+impl Room {
+    /// For `n` layers, with room for sessions of `context` positions.
+    pub(crate) fn of(path: &Path, n: u64, context: u64) -> Self {
+        // What `atoll serve` makes room for.
+        const SESSIONS: u64 = 16;
+        let data = tempfile::tempdir().unwrap();
+        let shown = atoll::json(data.path(), &["show", path.to_str().unwrap(), "--json"]);
+        let number = |value: &serde_json::Value| value.as_u64().unwrap();
+        let layer_bytes: Vec<u64> =
+            shown["layers"].as_array().unwrap().iter().map(number).collect();
+        let size = |key: &str| number(&shown["config"][key]);
+        // Keys and values, two bytes each.
+        let kv_bytes = 2 * 2 * size("n_kv_heads") * size("head_dim") * context * SESSIONS;
+        let layers = (2 * n + 1) * (layer_bytes[0] + kv_bytes) / 2;
+        let ends = number(&shown["embed_bytes"]) + number(&shown["head_bytes"]);
+        let (layers, with_ends) = (layers.to_string(), (layers + ends).to_string());
+        Self { layers, with_ends, layer_bytes }
+    }
+}
+
 /// Where fetched models stay between runs.
 fn cache() -> PathBuf {
     let target = atoll::binary().parent().unwrap().parent().unwrap().to_path_buf();
