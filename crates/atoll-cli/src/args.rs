@@ -1,6 +1,7 @@
 //! What was typed. What it means once the configuration file and the defaults are known is in
 //! [`crate::settings`].
 
+mod compress;
 mod generation;
 mod parse;
 
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use compress::CompressArgs;
 pub(crate) use generation::GenerationArgs;
 pub(crate) use parse::{ApiAddress, byte_size};
 
@@ -65,6 +67,8 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Remove fetched models
     Rm(RmArgs),
+    /// Make a smaller model of a model: prune and quantize it
+    Compress(CompressArgs),
     /// Measure a model's quality: perplexity, divergence from another
     Eval(EvalArgs),
     /// Measure a model's speed on this machine

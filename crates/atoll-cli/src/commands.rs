@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod compress;
 mod demo;
 mod eval;
 mod ls;
@@ -30,6 +31,7 @@ pub(crate) async fn dispatch(
         Command::Chat(args) => chat::run(settings, args, stop).await,
         Command::Serve(args) => serve::run(settings, args, stop).await,
         Command::Up(args) => up::run(settings, args, stop).await,
+        Command::Compress(args) => compress::run(settings, args, stop).await,
         Command::Eval(args) => eval::run(settings, args, stop).await,
         Command::Bench(args) => bench::run(settings, args, stop).await,
         Command::Status(args) => simple(settings, stop, move |on| status::run(on, &args)).await,

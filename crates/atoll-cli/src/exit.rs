@@ -1,5 +1,6 @@
 //! How the program ends: exit codes, and errors that say what, why and what to try.
 
+mod compress;
 mod model;
 mod node;
 

@@ -46,7 +46,7 @@ pub mod perplexity;
 pub mod pool;
 #[cfg(test)]
 mod reference;
-mod rope;
+pub mod rope;
 pub mod stage;
 pub mod weights;
 

@@ -8,7 +8,7 @@ use std::f64::consts::PI;
 
 /// The frequencies of one model, ready to give the table of any positions.
 #[derive(Debug, Clone)]
-pub(crate) struct Rope {
+pub struct Rope {
     /// Angle per position of each pair, `(n_dims / 2)`, radians.
     frequencies: Vec<f64>,
     /// Factor on cosine and sine (YaRN's attention factor), else 1.
@@ -17,14 +17,16 @@ pub(crate) struct Rope {
 
 /// Cosines and sines of consecutive positions, each `(n_positions, n_dims / 2)`.
 #[derive(Debug, Clone)]
-pub(crate) struct RopeTable {
+pub struct RopeTable {
     pairs: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
 
 impl Rope {
-    pub(crate) fn new(config: &RopeConfig) -> Self {
+    /// The frequencies of `config`.
+    #[must_use]
+    pub fn new(config: &RopeConfig) -> Self {
         let pairs = config.n_dims / 2;
         let exponent = |i: usize| -2.0 * i as f64 / config.n_dims as f64;
         let plain = (0..pairs).map(|i| libm::pow(config.theta, exponent(i)));
@@ -73,7 +75,8 @@ impl Rope {
     }
 
     /// The table of positions `from..from + n`.
-    pub(crate) fn table(&self, from: usize, n: usize) -> RopeTable {
+    #[must_use]
+    pub fn table(&self, from: usize, n: usize) -> RopeTable {
         let pairs = self.frequencies.len();
         let (mut cos, mut sin) = (Vec::with_capacity(n * pairs), Vec::with_capacity(n * pairs));
         for position in from..from + n {
@@ -89,7 +92,8 @@ impl Rope {
 
 impl RopeTable {
     /// Cosines and sines of the table's row `i`, each `(n_dims / 2)`.
-    pub(crate) fn row(&self, i: usize) -> (&[f32], &[f32]) {
+    #[must_use]
+    pub fn row(&self, i: usize) -> (&[f32], &[f32]) {
         let span = i * self.pairs..(i + 1) * self.pairs;
         (&self.cos[span.clone()], &self.sin[span])
     }

@@ -60,6 +60,29 @@ pub struct Tensor<'a> {
 }
 
 impl Tensor<'_> {
+    /// The numbers of the tensor, whatever its type, (rows * cols), row-major.
+    #[must_use]
+    pub fn dequantize(self) -> Vec<f32> {
+        let mut values = vec![0.0; self.info.rows * self.info.cols];
+        atoll_kernels::dequantize(self.info.dtype, self.bytes, &mut values);
+        values
+    }
+
+    /// The numbers of row `row`, (cols).
+    ///
+    /// # Errors
+    /// [`ModelError::InvalidInput`] if there is no such row.
+    pub fn row(self, row: usize) -> Result<Vec<f32>, ModelError> {
+        let size = self.info.bytes_len()? / self.info.rows;
+        let Some(bytes) = self.bytes.chunks_exact(size).nth(row) else {
+            let why = format!("{row} of {}", self.info.rows);
+            return Err(ModelError::InvalidInput { what: "row of a tensor", why });
+        };
+        let mut values = vec![0.0; self.info.cols];
+        atoll_kernels::dequantize(self.info.dtype, bytes, &mut values);
+        Ok(values)
+    }
+
     /// The numbers of a tensor that is stored as floats, (rows * cols), row-major.
     ///
     /// # Errors

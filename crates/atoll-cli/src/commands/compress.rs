@@ -1,0 +1,123 @@
+//! `atoll compress`: a smaller model of a model.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use atoll_compress::{Options, Progress, compress};
+use atoll_model::{GgufWriter, TensorSource};
+use serde::Serialize;
+
+use crate::args::CompressArgs;
+use crate::exit::{Exit, Failure};
+use crate::interrupt::Stop;
+use crate::local::{self, Opened};
+use crate::output;
+use crate::progress::{Task, Unit};
+use crate::settings::Settings;
+use crate::source;
+
+/// `atoll.compress/1`
+#[derive(Debug, Serialize)]
+struct Report {
+    schema: &'static str,
+    #[serde(flatten)]
+    done: atoll_compress::Report,
+    /// Bytes of the file.
+    file_bytes: u64,
+    seconds: f64,
+}
+
+pub(crate) async fn run(
+    settings: &Settings,
+    args: CompressArgs,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let (library, compute) =
+        (settings.library().cancelled_by(stop.flag()), settings.compute(&args.compute)?);
+    let work = super::blocking(move || {
+        let clock = Instant::now();
+        let model = source::obtain(&library, &args.model)?;
+        let opened = local::open(&model.path)?;
+        let TensorSource::Gguf(file) = &opened.source else {
+            return Err(Failure::new(Exit::Failure, "only GGUF files can be compressed so far")
+                .because(format!("{} is a folder of safetensors", model.path.display())));
+        };
+        let options = Options {
+            ty: args.ty,
+            prune_neurons: args.prune_neurons,
+            method: args.method.into(),
+            calibration: calibration(&args, &opened)?,
+            sequences_max: args.sequences as usize,
+        };
+        let mut task = Task::new("compressing, layers", Unit::Items, None);
+        let mut progress = |at: Progress| {
+            task.set_total(Some(at.layers as u64));
+            task.at(at.layers_done as u64);
+        };
+        let keys = file.metadata().iter();
+        let (writer, done) = compress(&opened.source, keys, &options, &compute, &mut progress)?;
+        task.finish();
+        let file_bytes = write(&args.out, &writer)?;
+        let seconds = clock.elapsed().as_secs_f64();
+        Ok(Report { schema: "atoll.compress/1", done, file_bytes, seconds })
+    });
+    let report = stop.race(work).await?;
+    if settings.json { output::json(&report) } else { output::line_out(&text_of(&report)) }
+}
+
+/// The tokens of the calibration text.
+fn calibration(args: &CompressArgs, opened: &Opened) -> Result<Vec<u32>, Failure> {
+    let Some(path) = &args.calib else { return Ok(Vec::new()) };
+    let bytes = fs::read(path).map_err(|error| Failure::io("read", path, &error))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::usage(format!("{} is not text", path.display()))
+            .because(format!("byte {at} is not valid UTF-8"))
+    })?;
+    let tokens = opened.tokenizer.encode(&text, false)?;
+    if tokens.is_empty() {
+        return Err(Failure::usage(format!("{} is empty", path.display()))
+            .because("at least 512 tokens are needed"));
+    }
+    Ok(tokens)
+}
+
+/// Writes the file beside its place and then moves it there, so that what was there stays whole.
+fn write(path: &Path, writer: &GgufWriter<'_>) -> Result<u64, Failure> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let part: PathBuf = path.with_file_name(name);
+    let fail = |error| Failure::io("write", &part, &error);
+    let whole = || {
+        let mut file = BufWriter::new(File::create(&part)?);
+        writer.write_to(&mut file)?;
+        file.flush()?;
+        file.get_ref().sync_all()?;
+        let bytes = file.get_ref().metadata()?.len();
+        fs::rename(&part, path)?;
+        Ok(bytes)
+    };
+    whole().map_err(|error| {
+        let _removed = fs::remove_file(&part);
+        fail(error)
+    })
+}
+
+fn text_of(report: &Report) -> String {
+    let done = &report.done;
+    format!(
+        "{}: {:.2} bits per weight (before: {:.2})\n\
+         neurons after over before  {:.3}\n\
+         weights after over before  {:.3}\n\
+         calibrated on {} tokens, {:.0} s",
+        output::bytes_text(report.file_bytes),
+        done.bits_after,
+        done.bits_before,
+        done.neurons_after_over_before,
+        done.weights_after_over_before,
+        done.calibration_tokens,
+        report.seconds,
+    )
+}

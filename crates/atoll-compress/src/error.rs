@@ -1,0 +1,37 @@
+//! What can go wrong.
+
+use atoll_model::{BlockType, ModelError};
+
+/// An error in what was asked for or in the model.
+#[derive(Debug, thiserror::Error)]
+pub enum CompressError {
+    /// The model cannot be read, or holds what cannot be computed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The calibration text is too short.
+    #[error("the calibration text has {tokens} tokens, at least {needed} are needed")]
+    TextTooShort {
+        /// Tokens that it has.
+        tokens: usize,
+        /// Tokens that are needed.
+        needed: usize,
+    },
+    /// A block type that is not written.
+    #[error("{} is not a type that is written here", .0.name())]
+    Type(BlockType),
+    /// A share of neurons that cannot be removed.
+    #[error("{share} of the neurons cannot be removed; a share is at least 0 and under 1")]
+    Share {
+        /// What was asked for.
+        share: f32,
+    },
+    /// A method that needs a calibration text, and there is none.
+    #[error("{0} needs a calibration text")]
+    NeedsText(&'static str),
+    /// A metadata key whose value was not kept when the model was read.
+    #[error("the metadata key {0} is of a kind that is not written")]
+    Key(String),
+    /// A matrix of inputs from which nothing can be solved, even damped.
+    #[error("the inputs of {0} cannot be inverted: they hold numbers that are not finite")]
+    Inputs(String),
+}

@@ -1,0 +1,178 @@
+//! A layer in f32, and its forward pass with a tap on the input of every product.
+//!
+//! Slower than the kernels, and exact in the weights: the inputs that are measured here are those
+//! of the model, not those of its int8 activations.
+
+use atoll_model::rope::RopeTable;
+use atoll_model::{Compute, ModelConfig, TensorSource};
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Zip, s};
+
+use crate::error::CompressError;
+
+/// Inputs of a layer's products.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    /// Of q, k and v, (rows, dim).
+    pub(crate) qkv: Array2<f32>,
+    /// Of the attention's output, (rows, q_dim).
+    pub(crate) output: Array2<f32>,
+    /// Of gate and up, (rows, dim).
+    pub(crate) ffn: Array2<f32>,
+    /// Of down, (rows, ffn_dim).
+    pub(crate) down: Array2<f32>,
+}
+
+/// A layer's weights; matrices are (out, in).
+#[derive(Debug, Clone)]
+pub(crate) struct FloatLayer {
+    attn_norm: Array1<f32>,
+    pub(crate) q: Array2<f32>,
+    pub(crate) k: Array2<f32>,
+    pub(crate) v: Array2<f32>,
+    biases: Option<[Array1<f32>; 3]>,
+    head_norms: Option<[Array1<f32>; 2]>,
+    pub(crate) o: Array2<f32>,
+    ffn_norm: Array1<f32>,
+    pub(crate) gate: Array2<f32>,
+    pub(crate) up: Array2<f32>,
+    pub(crate) down: Array2<f32>,
+}
+
+impl FloatLayer {
+    /// Reads layer `layer_idx`.
+    ///
+    /// # Errors
+    /// A missing tensor or one of the wrong shape.
+    pub(crate) fn read(source: &TensorSource, layer_idx: usize) -> Result<Self, CompressError> {
+        let config = source.config();
+        let (dim, q_dim, kv_dim) = (config.dim, config.q_dim(), config.kv_dim());
+        let matrix = |suffix: &str, rows: usize, cols: usize| {
+            let name = format!("blk.{layer_idx}.{suffix}");
+            let tensor = source.require_shape(&name, rows, cols)?;
+            let values = Array2::from_shape_vec((rows, cols), tensor.dequantize());
+            Ok::<_, CompressError>(values.expect("the tensor has the asked shape"))
+        };
+        let vector = |suffix: &str, len: usize| {
+            Ok::<_, CompressError>(Array1::from_vec(
+                matrix(suffix, 1, len)?.into_raw_vec_and_offset().0,
+            ))
+        };
+        let biases = match config.qkv_bias {
+            true => Some([
+                vector("attn_q.bias", q_dim)?,
+                vector("attn_k.bias", kv_dim)?,
+                vector("attn_v.bias", kv_dim)?,
+            ]),
+            false => None,
+        };
+        let head_norms = match config.qk_norm {
+            true => Some([
+                vector("attn_q_norm.weight", config.head_dim)?,
+                vector("attn_k_norm.weight", config.head_dim)?,
+            ]),
+            false => None,
+        };
+        Ok(Self {
+            attn_norm: vector("attn_norm.weight", dim)?,
+            q: matrix("attn_q.weight", q_dim, dim)?,
+            k: matrix("attn_k.weight", kv_dim, dim)?,
+            v: matrix("attn_v.weight", kv_dim, dim)?,
+            biases,
+            head_norms,
+            o: matrix("attn_output.weight", dim, q_dim)?,
+            ffn_norm: vector("ffn_norm.weight", dim)?,
+            gate: matrix("ffn_gate.weight", config.ffn_dim, dim)?,
+            up: matrix("ffn_up.weight", config.ffn_dim, dim)?,
+            down: matrix("ffn_down.weight", dim, config.ffn_dim)?,
+        })
+    }
+
+    /// Takes one sequence, (rows, dim), from position 0 through the layer; returns what its
+    /// products were given.
+    pub(crate) fn forward(
+        &self,
+        config: &ModelConfig,
+        compute: &Compute,
+        rope: &RopeTable,
+        x: &mut ArrayViewMut2<'_, f32>,
+    ) -> Inputs {
+        let qkv = norm(x.view(), &self.attn_norm, config.norm_eps);
+        let mut q = qkv.dot(&self.q.t());
+        let mut k = qkv.dot(&self.k.t());
+        let mut v = qkv.dot(&self.v.t());
+        if let Some([q_bias, k_bias, v_bias]) = &self.biases {
+            q += q_bias;
+            k += k_bias;
+            v += v_bias;
+        }
+        let norms = self.head_norms.as_ref();
+        turn(&mut q, config, compute, rope, norms.map(|norms| &norms[0]));
+        turn(&mut k, config, compute, rope, norms.map(|norms| &norms[1]));
+        let output = attend(config, &q, &k, &v);
+        *x += &output.dot(&self.o.t());
+        let ffn = norm(x.view(), &self.ffn_norm, config.norm_eps);
+        let mut down = ffn.dot(&self.gate.t());
+        Zip::from(&mut down).and(&ffn.dot(&self.up.t())).for_each(|gate, &up| {
+            *gate = *gate / (1.0 + (-*gate).exp()) * up;
+        });
+        *x += &down.dot(&self.down.t());
+        Inputs { qkv, output, ffn, down }
+    }
+}
+
+/// `x / sqrt(mean(x²) + eps) * weight` of every row.
+#[expect(clippy::cast_possible_truncation, reason = "one rounding of an f64 sum")]
+pub(crate) fn norm(x: ArrayView2<'_, f32>, weight: &Array1<f32>, eps: f32) -> Array2<f32> {
+    let mut out = x.to_owned();
+    for mut row in out.rows_mut() {
+        let mean = row.iter().map(|v| f64::from(v * v)).sum::<f64>() / row.len() as f64;
+        let scale = (1.0 / (mean + f64::from(eps)).sqrt()) as f32;
+        Zip::from(&mut row).and(weight).for_each(|value, &weight| *value *= scale * weight);
+    }
+    out
+}
+
+/// Normalizes every head (if the model does) and rotates it.
+fn turn(
+    x: &mut Array2<f32>,
+    config: &ModelConfig,
+    compute: &Compute,
+    rope: &RopeTable,
+    weight: Option<&Array1<f32>>,
+) {
+    for (position, mut row) in x.rows_mut().into_iter().enumerate() {
+        let (cos, sin) = rope.row(position);
+        let row = row.as_slice_mut().expect("a product is contiguous");
+        for head in row.chunks_exact_mut(config.head_dim) {
+            if let Some(weight) = weight {
+                let view = ArrayView2::from_shape((1, config.head_dim), &*head);
+                let normed = norm(view.expect("one head"), weight, config.norm_eps);
+                head.copy_from_slice(normed.as_slice().expect("contiguous"));
+            }
+            compute.kernels.rope(&mut head[..config.rope.n_dims], cos, sin, config.rope.style);
+        }
+    }
+}
+
+/// Causal attention of every head over the whole sequence, (rows, q_dim).
+fn attend(config: &ModelConfig, q: &Array2<f32>, k: &Array2<f32>, v: &Array2<f32>) -> Array2<f32> {
+    let width = config.head_dim;
+    let scale = 1.0 / (width as f32).sqrt();
+    let mut out = Array2::zeros(q.raw_dim());
+    for head in 0..config.n_heads {
+        let of = head * width..(head + 1) * width;
+        let kv_head = head / (config.n_heads / config.n_kv_heads);
+        let kv = kv_head * width..(kv_head + 1) * width;
+        let mut scores = q.slice(s![.., of.clone()]).dot(&k.slice(s![.., kv.clone()]).t());
+        for (position, mut row) in scores.rows_mut().into_iter().enumerate() {
+            let (mut seen, mut future) = row.view_mut().split_at(ndarray::Axis(0), position + 1);
+            future.fill(0.0);
+            let max = seen.iter().fold(f32::NEG_INFINITY, |max, &score| max.max(score));
+            seen.map_inplace(|score| *score = ((*score - max) * scale).exp());
+            let total = seen.sum();
+            seen.map_inplace(|score| *score /= total);
+        }
+        out.slice_mut(s![.., of]).assign(&scores.dot(&v.slice(s![.., kv])));
+    }
+    out
+}

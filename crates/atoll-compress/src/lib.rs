@@ -1,0 +1,36 @@
+//! Prunes and quantizes a model offline, without gradients, and reports what it cost. Nothing of it
+//! is needed to run the result: what it writes is GGUF.
+//!
+//! A calibration text goes through the model layer by layer in f32. From the inputs of every
+//! product, [`Gram`] collects `H = XᵀX / n`; the error of a changed weight is then
+//! `tr(ΔW H ΔWᵀ)`, the mean square error of the product. All that follows makes that small:
+//! - neurons of the feed-forward block are removed ([`PruneMethod`]), and what remains of the down
+//!   projection is repaired by least squares;
+//! - every matrix is rounded to a grid whose scales weigh each column by `H`'s diagonal, the error
+//!   of each column being carried to the columns after it (GPTQ);
+//! - the layer's output with the new weights is the next layer's input, so that later layers see
+//!   the errors of earlier ones.
+//!
+//! At equal bytes, quantization beats pruning: pruning pays in operations, not in quality per byte.
+//!
+//! Read [`compress`] and [`Options`] first.
+
+mod calibrate;
+mod compress;
+mod error;
+mod floats;
+mod gram;
+mod grid;
+mod linalg;
+mod pack;
+mod prune;
+mod round;
+mod search;
+
+#[cfg(test)]
+mod tests;
+
+pub use compress::{Options, Progress, Report, compress};
+pub use error::CompressError;
+pub use gram::Gram;
+pub use prune::PruneMethod;

@@ -1,0 +1,186 @@
+//! Removes neurons of the feed-forward block, and repairs the down projection.
+
+use atoll_model::Pool;
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, Axis};
+
+use crate::error::CompressError;
+use crate::floats::FloatLayer;
+use crate::gram::Gram;
+use crate::linalg::{cholesky, damp, solve};
+
+/// Share of the mean of the diagonal that is added to it.
+const DAMPING: f32 = 0.01;
+/// Share of the neurons that are removed before the rest is scored again.
+const BATCH: f32 = 0.01;
+
+/// How neurons are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PruneMethod {
+    /// Least squared norm of the neuron's weights; no repair. Needs no text.
+    Magnitude,
+    /// FLAP's rule (An et al. 2023, arXiv 2312.11983): least variance of the neuron's value times
+    /// the squared norm of its column of the down projection; no repair. FLAP's bias is left out:
+    /// the formats written here have none.
+    Flap,
+    /// Structured optimal brain surgeon: the neurons whose best replacement by all others costs
+    /// least, a batch at a time; what remains is repaired by least squares.
+    Sobs,
+}
+
+/// Keeps `keep` neurons of `layer`, given the second moments of the down projection's input, and
+/// returns which, ascending.
+///
+/// # Errors
+/// [`CompressError::Inputs`] (naming `name`) if the moments are not finite.
+pub(crate) fn prune(
+    name: &str,
+    layer: &mut FloatLayer,
+    keep: usize,
+    method: PruneMethod,
+    moments: Option<&Gram>,
+    pool: &Pool,
+) -> Result<Vec<usize>, CompressError> {
+    let needed = |what| moments.ok_or(CompressError::NeedsText(what));
+    let bad = || CompressError::Inputs(name.to_owned());
+    let kept = match method {
+        PruneMethod::Magnitude => best(&magnitudes(layer), keep),
+        PruneMethod::Flap => {
+            let columns = squares(&layer.down, Axis(0));
+            let variances = needed("flap")?.variances();
+            let scores: Vec<f32> = columns.iter().zip(&variances).map(|(c, v)| c * v).collect();
+            best(&scores, keep)
+        }
+        PruneMethod::Sobs => {
+            let mut h = needed("sobs")?.mean();
+            damp(&mut h, DAMPING);
+            let kept = surgeon(&layer.down, &h, keep, pool).ok_or_else(bad)?;
+            layer.down = repaired(&layer.down, &h, &kept, pool).ok_or_else(bad)?;
+            kept
+        }
+    };
+    if method != PruneMethod::Sobs {
+        layer.down = layer.down.select(Axis(1), &kept);
+    }
+    layer.gate = layer.gate.select(Axis(0), &kept);
+    layer.up = layer.up.select(Axis(0), &kept);
+    Ok(kept)
+}
+
+/// The indices of the `keep` largest scores, ascending.
+fn best(scores: &[f32], keep: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+    order.truncate(keep);
+    order.sort_unstable();
+    order
+}
+
+/// Sums of squares along `axis`.
+fn squares(matrix: &Array2<f32>, axis: Axis) -> Vec<f32> {
+    matrix.mapv(|value| value * value).sum_axis(axis).to_vec()
+}
+
+fn magnitudes(layer: &FloatLayer) -> Vec<f32> {
+    let (gate, up) = (squares(&layer.gate, Axis(1)), squares(&layer.up, Axis(1)));
+    let down = squares(&layer.down, Axis(0));
+    gate.iter().zip(&up).zip(&down).map(|((g, u), d)| g + u + d).collect()
+}
+
+/// The neurons that stay when those are removed whose loss others can best make good.
+///
+/// With `A = H⁻¹`, removing neuron `j` and refitting the others costs `‖w_j‖² / A_jj`, where `w`
+/// is the down projection as refitted so far (Hassibi & Stork 1993, for whole columns).
+#[expect(clippy::cast_possible_truncation, reason = "a count of neurons")]
+fn surgeon(down: &Array2<f32>, h: &Array2<f32>, keep: usize, pool: &Pool) -> Option<Vec<usize>> {
+    let mut alive: Vec<usize> = (0..h.nrows()).collect();
+    let mut l = h.clone();
+    if !cholesky(&mut l, pool) {
+        return None;
+    }
+    let mut inverse = Array2::eye(h.nrows());
+    solve(&l, &mut inverse, pool);
+    drop(l);
+    let mut w = down.clone();
+    let batch = ((h.nrows() as f32 * BATCH) as usize).max(1);
+    while alive.len() > keep {
+        let remove = batch.min(alive.len() - keep);
+        let columns = squares(&w, Axis(0));
+        let scores: Vec<f32> =
+            columns.iter().zip(inverse.diag()).map(|(square, a)| -square / a.max(1e-30)).collect();
+        let gone = best(&scores, remove);
+        let stay: Vec<usize> =
+            (0..alive.len()).filter(|i| gone.binary_search(i).is_err()).collect();
+        let mut corner = inverse.select(Axis(0), &gone).select(Axis(1), &gone);
+        let mut rows = inverse.select(Axis(0), &gone).select(Axis(1), &stay);
+        if !cholesky(&mut corner, pool) {
+            return None;
+        }
+        let across = rows.clone();
+        solve(&corner, &mut rows, pool);
+        let mut kept_w = w.select(Axis(1), &stay);
+        general_mat_mul(-1.0, &w.select(Axis(1), &gone), &rows, 1.0, &mut kept_w);
+        let mut kept_inverse = inverse.select(Axis(0), &stay).select(Axis(1), &stay);
+        subtract_product(&mut kept_inverse, &across, &rows, pool);
+        (w, inverse) = (kept_w, kept_inverse);
+        alive = stay.into_iter().map(|i| alive[i]).collect();
+    }
+    Some(alive)
+}
+
+/// `a -= acrossᵀ rows`, by columns on the threads.
+fn subtract_product(a: &mut Array2<f32>, across: &Array2<f32>, rows: &Array2<f32>, pool: &Pool) {
+    let panels = a.axis_chunks_iter_mut(Axis(1), 128).zip(rows.axis_chunks_iter(Axis(1), 128));
+    pool.for_each(&mut panels.collect::<Vec<_>>(), |(panel, rows)| {
+        general_mat_mul(-1.0, &across.t(), rows, 1.0, panel);
+    });
+}
+
+/// The down projection over the kept neurons that gives the least squared error: `W H_:K H_KK⁻¹`.
+fn repaired(
+    down: &Array2<f32>,
+    h: &Array2<f32>,
+    kept: &[usize],
+    pool: &Pool,
+) -> Option<Array2<f32>> {
+    let columns = h.select(Axis(1), kept);
+    let mut target = columns.t().dot(&down.t());
+    let mut l = columns.select(Axis(0), kept);
+    if !cholesky(&mut l, pool) {
+        return None;
+    }
+    solve(&l, &mut target, pool);
+    Some(target.reversed_axes().as_standard_layout().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Neuron 3 says what 0 and 1 say together; nothing else depends on anything.
+    #[test]
+    fn what_others_say_already_goes_first() {
+        let pool = Pool::new(1).expect("threads");
+        let x = Array2::from_shape_fn((400, 6), |(i, j)| {
+            let value = |j: usize| (((i * (j + 3) * 7919 + j * 31) % 997) as f32 / 997.0) - 0.5;
+            if j == 3 { value(0) + value(1) } else { value(j) }
+        });
+        let mut h = x.t().dot(&x) / 400.0;
+        damp(&mut h, 1e-4);
+        let down = Array2::from_shape_fn((8, 6), |(i, j)| ((i * 5 + j * 3) % 7) as f32 - 3.0);
+        let kept = surgeon(&down, &h, 5, &pool).expect("positive definite");
+        let gone: Vec<usize> = (0..6).filter(|j| !kept.contains(j)).collect();
+        assert!([0, 1, 3].contains(&gone[0]), "{gone:?} carries something of its own");
+        let repaired = repaired(&down, &h, &kept, &pool).expect("positive definite");
+        let want = x.dot(&down.t());
+        let got = x.select(Axis(1), &kept).dot(&repaired.t());
+        let lost = (&want - &got).mapv(|v| v * v).sum() / want.mapv(|v| v * v).sum();
+        assert!(lost < 1e-3, "{lost} of the energy is lost");
+    }
+
+    #[test]
+    fn the_best_keep_their_order() {
+        assert_eq!(best(&[1.0, 5.0, 3.0, 4.0], 2), [1, 3]);
+        assert_eq!(best(&[1.0, 1.0, 1.0], 2), [0, 1]);
+    }
+}

@@ -1,0 +1,165 @@
+//! Finds scale and offset of a run of weights, each column weighed by its importance.
+
+/// What an integer code can stand for, before scale and offset.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Levels {
+    /// Every integer from the first to the second.
+    Uniform(i16, i16),
+    /// The sixteen values of ggml's IQ4 types.
+    Table,
+}
+
+/// ggml's IQ4 values.
+pub(crate) const IQ4_VALUES: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+impl Levels {
+    /// Code and value nearest to `x`; NaN gives the first.
+    #[expect(clippy::cast_possible_truncation, reason = "codes are within 0..=255")]
+    pub(crate) fn nearest(self, x: f32) -> (u8, f32) {
+        match self {
+            Self::Uniform(min, max) => {
+                let value = x.round_ties_even().clamp(min.into(), max.into());
+                let value = if value.is_nan() { min.into() } else { value };
+                ((value - f32::from(min)) as u8, value)
+            }
+            Self::Table => {
+                let above = IQ4_VALUES.partition_point(|&value| f32::from(value) < x).min(15);
+                let below = above.saturating_sub(1);
+                let (low, high) = (f32::from(IQ4_VALUES[below]), f32::from(IQ4_VALUES[above]));
+                if x - low < high - x { (below as u8, low) } else { (above as u8, high) }
+            }
+        }
+    }
+
+    /// The value of a code.
+    #[cfg(test)]
+    pub(crate) fn value(self, code: u8) -> f32 {
+        match self {
+            Self::Uniform(min, _) => f32::from(i16::from(code) + min),
+            Self::Table => f32::from(IQ4_VALUES[usize::from(code)]),
+        }
+    }
+
+    /// The value farthest from 0.
+    fn largest(self) -> f32 {
+        match self {
+            Self::Uniform(min, max) => f32::from(min.abs().max(max.abs())),
+            Self::Table => 127.0,
+        }
+    }
+}
+
+/// The scale `d` that makes `Σ w (x - d q)²` small, `q` being the level nearest to `x / d`.
+///
+/// Tries scales around the one that maps the largest weight to the largest level, in both signs,
+/// and refits each by least squares to the levels that it chose.
+pub(crate) fn symmetric(x: &[f32], weights: &[f32], levels: Levels) -> f32 {
+    let amax = x.iter().fold(0.0f32, |max, &x| if x.abs() > max.abs() { x } else { max });
+    if amax.abs() < 1e-30 {
+        return 0.0;
+    }
+    let (mut best, mut scale) = (0.0f32, 0.0);
+    for step in -12i8..=12 {
+        for sign in [-1.0, 1.0] {
+            let inverse = sign * (levels.largest() * (1.0 + f32::from(step) * 0.015)) / amax;
+            let (mut with, mut square) = (0.0f32, 0.0f32);
+            for (&x, &w) in x.iter().zip(weights) {
+                let q = levels.nearest(x * inverse).1;
+                with += w * x * q;
+                square += w * q * q;
+            }
+            if square > 0.0 && with * with > best * square {
+                (best, scale) = (with * with / square, with / square);
+            }
+        }
+    }
+    scale
+}
+
+/// Scale and offset, the offset at most 0 if `is_min`, for unsigned levels up to `max`: makes
+/// `Σ w (x - d q - m)²` small.
+pub(crate) fn affine(x: &[f32], weights: &[f32], max: i16, is_min: bool) -> (f32, f32) {
+    let low = x.iter().copied().fold(f32::INFINITY, f32::min);
+    let high = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let low = if is_min { low.min(0.0) } else { low };
+    if high <= low || !(high - low).is_finite() {
+        return (0.0, low);
+    }
+    let levels = Levels::Uniform(0, max);
+    let first = ((high - low) / f32::from(max), low);
+    let mut best = (error(x, weights, levels, first), first);
+    for step in -6i8..=14 {
+        let inverse = (f32::from(max) + f32::from(step) * 0.1) / (high - low);
+        let mut sums = [0.0f32; 5];
+        for (&x, &w) in x.iter().zip(weights) {
+            let q = levels.nearest((x - low) * inverse).1;
+            let terms = [w, w * q, w * q * q, w * x, w * x * q];
+            sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+        }
+        let [n, q, qq, x1, xq] = sums;
+        let determinant = n * qq - q * q;
+        if determinant <= 0.0 {
+            continue;
+        }
+        let mut fit = ((n * xq - q * x1) / determinant, (qq * x1 - q * xq) / determinant);
+        if is_min && fit.1 > 0.0 {
+            fit = (if qq > 0.0 { xq / qq } else { 0.0 }, 0.0);
+        }
+        let error = error(x, weights, levels, fit);
+        if error < best.0 {
+            best = (error, fit);
+        }
+    }
+    best.1
+}
+
+/// `Σ w (x - d q - m)²` with the levels nearest under this scale and offset.
+fn error(x: &[f32], weights: &[f32], levels: Levels, (d, m): (f32, f32)) -> f32 {
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let terms = x.iter().zip(weights).map(|(&x, &w)| {
+        let off = x - m - d * levels.nearest((x - m) * inverse).1;
+        w * off * off
+    });
+    terms.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quickcheck::quickcheck;
+
+    #[test]
+    fn nearest_is_nearest() {
+        for levels in [Levels::Uniform(-8, 7), Levels::Uniform(0, 31), Levels::Table] {
+            let n = if levels == Levels::Uniform(0, 31) { 32 } else { 16u8 };
+            for i in -1400i16..1400 {
+                let x = f32::from(i) * 0.1;
+                let (code, value) = levels.nearest(x);
+                assert!((levels.value(code) - value).abs() < f32::EPSILON);
+                let best = (0..n).map(|c| (levels.value(c) - x).abs()).fold(f32::MAX, f32::min);
+                assert!((value - x).abs() <= best + 1e-4, "{levels:?} {x}: {value}");
+            }
+        }
+        assert_eq!(Levels::Uniform(-8, 7).nearest(f32::NAN), (0, -8.0));
+    }
+
+    quickcheck! {
+        fn searching_is_no_worse_than_the_plain_scale(seed: Vec<i8>) -> bool {
+            let x: Vec<f32> = seed.iter().map(|&v| f32::from(v) / 16.0).collect();
+            let weights: Vec<f32> = (0..x.len()).map(|i| 1.0 + (i % 3) as f32).collect();
+            let levels = Levels::Uniform(-8, 7);
+            let amax = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            let found = symmetric(&x, &weights, levels);
+            let plain = error(&x, &weights, levels, (amax / 8.0, 0.0));
+            let searched = error(&x, &weights, levels, (found, 0.0));
+            searched <= plain * 1.001 + 1e-6
+        }
+
+        fn an_affine_fit_holds_its_sign(seed: Vec<i8>) -> bool {
+            let x: Vec<f32> = seed.iter().map(|&v| f32::from(v) / 16.0 + 3.0).collect();
+            let weights = vec![1.0; x.len()];
+            x.is_empty() || affine(&x, &weights, 15, true).1 <= 0.0
+        }
+    }
+}
