@@ -71,9 +71,22 @@ fn matmul(filter: &Filter, isas: &[Isa]) {
     for ty in BlockType::all() {
         let names: Vec<_> =
             isas.iter().map(|isa| format!("matmul {} {}", ty.name(), isa.name())).collect();
-        let shapes = [(1, 1), (2, 1), (1, 4), (1, 8), (1, 256), (2, 256)];
-        let label = |name: &str, (threads, rows): (usize, usize)| {
-            format!("{name} threads={threads} rows={rows}.")
+        // Threads, rows of activations, tiles of weights; a few tiles stay in the L2 cache.
+        let all = ROWS / TILE_ROWS;
+        let shapes = [
+            (1, 1, all),
+            (2, 1, all),
+            (1, 1, 24),
+            (1, 4, all),
+            (1, 8, all),
+            (1, 16, all),
+            (1, 32, all),
+            (1, 256, 64),
+            (2, 256, 64),
+        ];
+        let label = |name: &str, (threads, rows, tiles): (usize, usize, usize)| {
+            let cached = if tiles < 64 { " cached" } else { "" };
+            format!("{name} threads={threads} rows={rows}.{cached}")
         };
         let any = names.iter().any(|name| shapes.iter().any(|&s| filter.wants(&label(name, s))));
         if !any {
@@ -84,8 +97,7 @@ fn matmul(filter: &Filter, isas: &[Isa]) {
         for (isa, name) in isas.iter().zip(&names) {
             let kernels = Kernels::new(*isa);
             for shape in shapes {
-                let (threads, rows) = shape;
-                let tiles = if rows > 8 { 64 } else { w.n_tiles() };
+                let (threads, rows, tiles) = shape;
                 let x: Vec<f32> = (0..rows * COLS).map(|i| (i % 97) as f32 - 48.0).collect();
                 let mut acts = Activations::new();
                 acts.quantize(&kernels, &x, rows, COLS);
@@ -93,7 +105,8 @@ fn matmul(filter: &Filter, isas: &[Isa]) {
                 let run = || multiply(&kernels, &w, tiles, &acts, &mut out, threads);
                 let name = label(name, shape);
                 if rows == 1 {
-                    filter.case(&name, w.bytes() as f64, "GB/s", run);
+                    let bytes = w.bytes() / w.n_tiles() * tiles;
+                    filter.case(&name, bytes as f64, "GB/s", run);
                 } else {
                     let macs = tiles * TILE_ROWS * COLS * rows;
                     filter.case(&name, macs as f64, "GMAC/s", run);

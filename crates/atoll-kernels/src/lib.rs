@@ -48,6 +48,7 @@ mod attention;
 mod block;
 mod isa;
 mod kernels;
+mod layout;
 mod matmul;
 mod packed;
 mod rope;

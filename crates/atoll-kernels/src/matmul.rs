@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use crate::packed::{Layout, Step};
+use crate::layout::{Layout, Step};
 use crate::unpack::{RUN, floats, is_float};
 use crate::{Activations, PackedMatrix, TILE_ROWS};
 
@@ -40,8 +40,10 @@ pub(crate) fn float_tile(w: &PackedMatrix, tile: &[u8], x: &Activations, out: &m
 fn quantized_tile(w: &PackedMatrix, tile: &[u8], x: &Activations, out: &mut [f32]) {
     let layout = Layout::of(w.block_type());
     let mut step = Step::ZERO;
-    for (s, bytes) in tile.chunks_exact(layout.step_bytes()).enumerate() {
-        step.read(layout, bytes);
+    let groups = tile.chunks_exact(layout.group_bytes());
+    let steps = groups.flat_map(|group| (0..layout.steps()).map(move |s| (group, s)));
+    for (s, (group, step_idx)) in steps.enumerate() {
+        step.read(layout, group, step_idx);
         for (row, acc) in out.chunks_exact_mut(TILE_ROWS).enumerate() {
             let i = s * x.rows + row;
             let codes = &x.codes[i * RUN..][..RUN];

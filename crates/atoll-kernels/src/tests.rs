@@ -162,3 +162,13 @@ fn exp_and_halves_are_exact_enough() {
     let all = [Isa::Generic, Isa::Avx2, Isa::Avx512Vnni];
     assert!(all.iter().all(|isa| Isa::parse(isa.name()).unwrap() == *isa));
 }
+
+#[test]
+fn no_type_grows_beyond_its_file() {
+    for ty in BlockType::all() {
+        let bytes = vec![0; 32 * ty.row_bytes(512)];
+        let packed = PackedMatrix::pack(ty, 32, 512, &bytes).bytes();
+        let ratio = packed as f64 / bytes.len() as f64;
+        assert!((1.0..=1.03).contains(&ratio), "{ty:?}: {ratio}");
+    }
+}

@@ -3,9 +3,8 @@
 //! Source: the block layouts of ggml (`ggml-common.h`) and their readers in the Python package
 //! `gguf`, whose results [`dequantize`] equals bit for bit.
 
-use half::{bf16, f16};
-
 use crate::BlockType;
+use crate::vector::f32_from_f16;
 
 /// Columns that share one activation scale.
 pub(crate) const RUN: usize = 32;
@@ -13,21 +12,38 @@ pub(crate) const RUN: usize = 32;
 pub(crate) const IQ4_VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// 32 consecutive columns of one weight row: column `i` is `scale[i / 16] * q[i]`, plus
-/// `offset[i / 16]` if the type has offsets.
+/// 32 consecutive columns of one weight row: column `i` is `scales()[i / 16] * q[i]`, plus
+/// `offsets()[i / 16]` if the type has offsets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
     /// The integers.
     pub(crate) q: [i8; RUN],
-    /// One scale per half; equal unless [`has_half_scales`].
-    pub(crate) scale: [f32; 2],
-    /// One offset per half; zero unless [`has_offsets`].
-    pub(crate) offset: [f32; 2],
+    /// The f16 factor of the scales.
+    pub(crate) d: u16,
+    /// The f16 factor of the offsets; 0 unless [`has_offsets`].
+    pub(crate) dmin: u16,
+    /// What `d` is multiplied with, per half; equal unless [`has_half_scales`].
+    pub(crate) scale: [i8; 2],
+    /// What `dmin` is multiplied with, per half; an offset is minus the product.
+    pub(crate) min: [i8; 2],
 }
 
 impl Run {
-    const fn even(q: [i8; RUN], scale: f32, offset: f32) -> Self {
-        Self { q, scale: [scale; 2], offset: [offset; 2] }
+    /// A run whose scale is `d` and whose offset is `m`.
+    const fn even(q: [i8; RUN], d: u16, m: u16) -> Self {
+        Self { q, d, dmin: m, scale: [1; 2], min: [-1; 2] }
+    }
+
+    /// One scale per half.
+    pub(crate) fn scales(&self) -> [f32; 2] {
+        let d = f32_from_f16(self.d);
+        self.scale.map(|scale| d * f32::from(scale))
+    }
+
+    /// One offset per half.
+    pub(crate) fn offsets(&self) -> [f32; 2] {
+        let dmin = f32_from_f16(self.dmin);
+        self.min.map(|min| -(dmin * f32::from(min)))
     }
 }
 
@@ -62,9 +78,10 @@ pub fn dequantize(ty: BlockType, blocks: &[u8], out: &mut [f32]) {
     }
     for (index, values) in out.chunks_exact_mut(RUN).enumerate() {
         let run = unpack(ty, blocks, index);
+        let (scales, offsets) = (run.scales(), run.offsets());
         for (i, value) in values.iter_mut().enumerate() {
-            let scaled = run.scale[i / 16] * f32::from(run.q[i]);
-            *value = if has_offsets(ty) { scaled + run.offset[i / 16] } else { scaled };
+            let scaled = scales[i / 16] * f32::from(run.q[i]);
+            *value = if has_offsets(ty) { scaled + offsets[i / 16] } else { scaled };
         }
     }
 }
@@ -74,10 +91,12 @@ pub(crate) fn floats(ty: BlockType, bytes: &[u8], out: &mut [f32]) {
     let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
     match ty {
         BlockType::F16 => {
-            out.iter_mut().zip(pairs).for_each(|(o, b)| *o = f16::from_le_bytes(b).to_f32());
+            out.iter_mut().zip(pairs).for_each(|(o, b)| *o = f32_from_f16(u16::from_le_bytes(b)));
         }
         BlockType::BF16 => {
-            out.iter_mut().zip(pairs).for_each(|(o, b)| *o = bf16::from_le_bytes(b).to_f32());
+            out.iter_mut()
+                .zip(pairs)
+                .for_each(|(o, b)| *o = f32::from_le_bytes([0, 0, b[0], b[1]]));
         }
         _ => {
             let words = bytes.chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
@@ -98,8 +117,8 @@ pub(crate) fn unpack(ty: BlockType, row: &[u8], index: usize) -> Run {
     }
 }
 
-fn half_at(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+fn half_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 /// Low nibbles, then high nibbles.
@@ -128,22 +147,22 @@ fn with_fifth_bits(mut q: [u8; RUN], bits: &[u8]) -> [u8; RUN] {
 fn unpack_small(ty: BlockType, block: &[u8]) -> Run {
     let d = half_at(block, 0);
     match ty {
-        BlockType::Q4_0 => Run::even(shifted(nibbles(&block[2..]), -8), d, 0.0),
+        BlockType::Q4_0 => Run::even(shifted(nibbles(&block[2..]), -8), d, 0),
         BlockType::Q4_1 => Run::even(shifted(nibbles(&block[4..]), 0), d, half_at(block, 2)),
         BlockType::Q5_0 => {
-            Run::even(shifted(with_fifth_bits(nibbles(&block[6..]), &block[2..]), -16), d, 0.0)
+            Run::even(shifted(with_fifth_bits(nibbles(&block[6..]), &block[2..]), -16), d, 0)
         }
         BlockType::Q5_1 => {
             let q = with_fifth_bits(nibbles(&block[8..]), &block[4..]);
             Run::even(shifted(q, 0), d, half_at(block, 2))
         }
         BlockType::IQ4NL => {
-            Run::even(nibbles(&block[2..]).map(|q| IQ4_VALUES[usize::from(q)]), d, 0.0)
+            Run::even(nibbles(&block[2..]).map(|q| IQ4_VALUES[usize::from(q)]), d, 0)
         }
         _ => {
             let mut q = [0; RUN];
             q.iter_mut().zip(&block[2..]).for_each(|(q, byte)| *q = byte.cast_signed());
-            Run::even(q, d, 0.0)
+            Run::even(q, d, 0)
         }
     }
 }
@@ -158,9 +177,9 @@ fn unpack_super(ty: BlockType, block: &[u8], j: usize) -> Run {
             let high = u16::from_le_bytes([block[2], block[3]]);
             let low = (block[4 + j / 2] >> (4 * (j % 2))) & 15;
             let high = ((high >> (2 * j)) & 3).to_le_bytes()[0];
-            let scale = half_at(block, 0) * (f32::from(low | (high << 4)) - 32.0);
+            let scale = (low | (high << 4)).cast_signed() - 32;
             let q = nibbles(&block[8 + 16 * j..]).map(|q| IQ4_VALUES[usize::from(q)]);
-            Run::even(q, scale, 0.0)
+            Run { q, d: half_at(block, 0), dmin: 0, scale: [scale; 2], min: [0; 2] }
         }
         _ => unpack_q4k_q5k(ty, block, j),
     }
@@ -174,11 +193,8 @@ fn unpack_q2k(block: &[u8], j: usize) -> Run {
         *q = ((rest[j / 4 * 32 + i] >> (2 * (j % 4))) & 3).cast_signed();
     }
     let pair = [scales[2 * j], scales[2 * j + 1]];
-    Run {
-        q,
-        scale: pair.map(|s| d * f32::from(s & 15)),
-        offset: pair.map(|s| -(dmin * f32::from(s >> 4))),
-    }
+    let (scale, min) = (pair.map(|s| (s & 15).cast_signed()), pair.map(|s| (s >> 4).cast_signed()));
+    Run { q, d, dmin, scale, min }
 }
 
 fn unpack_q3k(block: &[u8], j: usize) -> Run {
@@ -194,9 +210,9 @@ fn unpack_q3k(block: &[u8], j: usize) -> Run {
     let scale = |at: usize| {
         let four = if at < 8 { scales[at] & 15 } else { scales[at - 8] >> 4 };
         let two = (scales[8 + at % 4] >> (2 * (at / 4))) & 3;
-        d * (f32::from(four | (two << 4)) - 32.0)
+        (four | (two << 4)).cast_signed() - 32
     };
-    Run { q, scale: [scale(2 * j), scale(2 * j + 1)], offset: [0.0; 2] }
+    Run { q, d, dmin: 0, scale: [scale(2 * j), scale(2 * j + 1)], min: [0; 2] }
 }
 
 fn unpack_q4k_q5k(ty: BlockType, block: &[u8], j: usize) -> Run {
@@ -215,7 +231,7 @@ fn unpack_q4k_q5k(ty: BlockType, block: &[u8], j: usize) -> Run {
         let fifth = if is_q5 { (block[16 + i] >> j) & 1 } else { 0 };
         *q = (four | (fifth << 4)).cast_signed();
     }
-    Run::even(q, d * f32::from(scale), -(dmin * f32::from(min)))
+    Run { q, d, dmin, scale: [scale.cast_signed(); 2], min: [min.cast_signed(); 2] }
 }
 
 fn unpack_q6k(block: &[u8], j: usize) -> Run {
@@ -230,6 +246,6 @@ fn unpack_q6k(block: &[u8], j: usize) -> Run {
         let two = (high[i] >> (2 * r)) & 3;
         *q = (four | (two << 4)).cast_signed() - 32;
     }
-    let scale = |at: usize| d * f32::from(scales[at].cast_signed());
-    Run { q, scale: [scale(0), scale(1)], offset: [0.0; 2] }
+    let scale = [scales[0].cast_signed(), scales[1].cast_signed()];
+    Run { q, d, dmin: 0, scale, min: [0; 2] }
 }

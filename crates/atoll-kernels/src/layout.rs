@@ -1,0 +1,282 @@
+//! Weights as the kernels read them: tiles of 16 rows, all columns of a tile in one run of bytes.
+//!
+//! A tile of a quantized matrix is a sequence of groups, one for the columns of a block: 32 or 256.
+//! A group is its head, then one step for every 32 columns: codes, then numbers.
+//!
+//! Codes are bit planes over vectors of 64 bytes; byte `4 * row + i` of chunk `j` belongs to column
+//! `4 * j + i`:
+//! - a plane of 4 bits has four vectors: vector `s` holds chunk `2 * s` in its low nibbles and
+//!   chunk `2 * s + 1` in the high;
+//! - a plane of 2 bits has two: vector `t` holds chunk `4 * t + u` at bit `2 * u`;
+//! - a plane of 1 bit has one, with chunk `j` at bit `j`;
+//! - codes of 2 and 4 bits are such a plane; those of 3, 5 and 6 bits have their low 2 or 4 bits in
+//!   the first plane, the rest in a second; 8 bits are eight vectors, one per chunk.
+//!
+//! Numbers stand 16 at a time, one per row (see [`Scales`]). No type takes more than 1.03 times the
+//! bytes of its file. A tile of a float matrix is, column by column, 16 numbers of its type.
+
+use crate::unpack::{IQ4_VALUES, RUN, Run, has_half_scales, has_offsets};
+use crate::vector::f32_from_f16;
+use crate::{BlockType, TILE_ROWS};
+
+/// How scales and offsets are stored. A head is `d`, then `dmin` if there are offsets, as f16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scales {
+    /// No head; each step ends with its scales, then its offsets, as f16.
+    Halves,
+    /// Each step ends with its scales, then its minima, as int8.
+    Bytes,
+    /// Each step ends with bytes of scale (low nibble) and minimum (high).
+    Nibbles,
+    /// Scales of 6 bits, biased by 32. Each step ends with bytes of the low nibbles of both scales;
+    /// the head goes on with four times 16 bytes: byte `t` has bits 4 and 5 of the scales of steps
+    /// `2 * t` and `2 * t + 1`, at bits 0, 2, 4 and 6.
+    Sixes,
+}
+
+/// Where a group holds what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Bits of a code: 2, 3, 4, 5, 6 or 8.
+    pub(crate) bits: usize,
+    /// Whether a code is an index into [`IQ4_VALUES`].
+    pub(crate) is_table: bool,
+    /// An unsigned value is the signed one plus `1 << offset_shift`, or plus 0 if it is 0.
+    pub(crate) offset_shift: usize,
+    /// Scales of a row in a step.
+    pub(crate) n_scales: usize,
+    /// Whether as many offsets follow.
+    pub(crate) has_offsets: bool,
+    pub(crate) scales: Scales,
+}
+
+impl Layout {
+    pub(crate) const fn of(ty: BlockType) -> Self {
+        let (bits, offset_shift) = match ty {
+            BlockType::Q2K => (2, 0),
+            BlockType::Q3K => (3, 2),
+            BlockType::Q4_0 => (4, 3),
+            BlockType::Q4_1 | BlockType::Q4K => (4, 0),
+            BlockType::IQ4NL | BlockType::IQ4XS => (4, 7),
+            BlockType::Q5_0 => (5, 4),
+            BlockType::Q5_1 | BlockType::Q5K => (5, 0),
+            BlockType::Q6K => (6, 5),
+            BlockType::Q8_0 | BlockType::F32 | BlockType::F16 | BlockType::BF16 => (8, 7),
+        };
+        let scales = match ty {
+            BlockType::Q2K => Scales::Nibbles,
+            BlockType::Q3K => Scales::Sixes,
+            _ if ty.block_len() == RUN => Scales::Halves,
+            _ => Scales::Bytes,
+        };
+        Self {
+            bits,
+            is_table: matches!(ty, BlockType::IQ4NL | BlockType::IQ4XS),
+            offset_shift,
+            n_scales: if has_half_scales(ty) { 2 } else { 1 },
+            has_offsets: has_offsets(ty),
+            scales,
+        }
+    }
+
+    /// Steps of a group.
+    pub(crate) const fn steps(self) -> usize {
+        if matches!(self.scales, Scales::Halves) { 1 } else { 8 }
+    }
+
+    pub(crate) const fn head_bytes(self) -> usize {
+        match self.scales {
+            Scales::Halves => 0,
+            Scales::Sixes => 32 + 64,
+            Scales::Bytes | Scales::Nibbles => 32 * (1 + self.has_offsets as usize),
+        }
+    }
+
+    pub(crate) const fn code_bytes(self) -> usize {
+        self.bits * 64
+    }
+
+    pub(crate) const fn step_bytes(self) -> usize {
+        let per_row = match self.scales {
+            Scales::Halves => 2 * self.n_scales * (1 + self.has_offsets as usize),
+            Scales::Bytes => self.n_scales * (1 + self.has_offsets as usize),
+            Scales::Nibbles => self.n_scales,
+            Scales::Sixes => 1,
+        };
+        self.code_bytes() + TILE_ROWS * per_row
+    }
+
+    pub(crate) const fn group_bytes(self) -> usize {
+        self.head_bytes() + self.steps() * self.step_bytes()
+    }
+
+    /// The bytes of step `s` of a group.
+    #[inline(always)]
+    pub(crate) fn step(self, group: &[u8], s: usize) -> &[u8] {
+        &group[self.head_bytes() + s * self.step_bytes()..][..self.step_bytes()]
+    }
+
+    /// What is added to a signed value to make it unsigned.
+    pub(crate) const fn bias(self) -> i32 {
+        if self.offset_shift == 0 { 0 } else { 1 << self.offset_shift }
+    }
+
+    /// Scales and offsets of row `r` in step `s` of a group.
+    #[inline(always)]
+    pub(crate) fn numbers(self, group: &[u8], s: usize, r: usize) -> ([f32; 2], [f32; 2]) {
+        let n = self.n_scales;
+        let bytes = &self.step(group, s)[self.code_bytes()..];
+        let half = |bytes: &[u8], k: usize| {
+            let at = 2 * (k * TILE_ROWS + r);
+            f32_from_f16(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
+        };
+        let (mut scales, mut offsets) = ([0.0; 2], [0.0; 2]);
+        for h in 0..n {
+            let byte = |k: usize| bytes[k * TILE_ROWS + r];
+            let (scale, min) = match self.scales {
+                Scales::Halves => {
+                    scales[h] = half(bytes, h);
+                    offsets[h] = if self.has_offsets { half(bytes, n + h) } else { 0.0 };
+                    continue;
+                }
+                Scales::Bytes => (
+                    byte(h).cast_signed(),
+                    if self.has_offsets { byte(n + h).cast_signed() } else { 0 },
+                ),
+                Scales::Nibbles => ((byte(h) & 15).cast_signed(), (byte(h) >> 4).cast_signed()),
+                Scales::Sixes => {
+                    let high = group[32 + s / 2 * TILE_ROWS + r] >> (4 * (s % 2) + 2 * h);
+                    let six = (byte(0) >> (4 * h)) & 15 | (high & 3) << 4;
+                    (six.cast_signed() - 32, 0)
+                }
+            };
+            scales[h] = half(group, 0) * f32::from(scale);
+            if self.has_offsets {
+                offsets[h] = -(half(group, 1) * f32::from(min));
+            }
+        }
+        (scales, offsets)
+    }
+
+    /// The code at `lane` of chunk `chunk` of a step.
+    #[inline(always)]
+    fn code(self, step: &[u8], chunk: usize, lane: usize) -> u8 {
+        let four = |at: usize| (step[at + chunk / 2 * 64 + lane] >> (4 * (chunk % 2))) & 15;
+        let two = |at: usize| (step[at + chunk / 4 * 64 + lane] >> (2 * (chunk % 4))) & 3;
+        let one = |at: usize| (step[at + lane] >> chunk) & 1;
+        match self.bits {
+            2 => two(0),
+            3 => two(0) | one(128) << 2,
+            4 => four(0),
+            5 => four(0) | one(256) << 4,
+            6 => four(0) | two(256) << 4,
+            _ => step[chunk * 64 + lane],
+        }
+    }
+
+    /// Writes what [`Self::code`] reads, where all bits are 0.
+    fn write_code(self, step: &mut [u8], chunk: usize, lane: usize, code: u8) {
+        let mut four = |at: usize, c: u8| {
+            step[at + chunk / 2 * 64 + lane] |= (c & 15) << (4 * (chunk % 2));
+        };
+        match self.bits {
+            4..=6 => four(0, code),
+            8 => step[chunk * 64 + lane] = code,
+            _ => step[chunk / 4 * 64 + lane] |= (code & 3) << (2 * (chunk % 4)),
+        }
+        match self.bits {
+            3 => step[128 + lane] |= (code >> 2) << chunk,
+            5 => step[256 + lane] |= (code >> 4) << chunk,
+            6 => step[256 + chunk / 4 * 64 + lane] |= (code >> 4) << (2 * (chunk % 4)),
+            _ => {}
+        }
+    }
+
+    /// The unsigned value at `lane` of chunk `chunk` of a step.
+    #[inline(always)]
+    pub(crate) fn value(self, step: &[u8], chunk: usize, lane: usize) -> u8 {
+        let code = self.code(step, chunk, lane);
+        if self.is_table { IQ4_VALUES[usize::from(code)].cast_unsigned() ^ 0x80 } else { code }
+    }
+}
+
+/// A step, expanded.
+pub(crate) struct Step {
+    /// Unsigned values: (chunk of 4 columns, row, column of the chunk).
+    pub(crate) values: [u8; 512],
+    pub(crate) scales: [[f32; TILE_ROWS]; 2],
+    pub(crate) offsets: [[f32; TILE_ROWS]; 2],
+}
+
+impl Step {
+    pub(crate) const ZERO: Self =
+        Self { values: [0; 512], scales: [[0.0; TILE_ROWS]; 2], offsets: [[0.0; TILE_ROWS]; 2] };
+
+    /// Expands step `s` of a group.
+    #[inline(always)]
+    pub(crate) fn read(&mut self, layout: Layout, group: &[u8], s: usize) {
+        let step = layout.step(group, s);
+        for chunk in 0..8 {
+            for lane in 0..64 {
+                self.values[chunk * 64 + lane] = layout.value(step, chunk, lane);
+            }
+        }
+        for row in 0..TILE_ROWS {
+            let (scales, offsets) = layout.numbers(group, s, row);
+            for n in 0..layout.n_scales {
+                (self.scales[n][row], self.offsets[n][row]) = (scales[n], offsets[n]);
+            }
+        }
+    }
+}
+
+/// Writes row `r` of step `s` of a group, where all bits are 0.
+pub(crate) fn write_run(layout: Layout, run: &Run, group: &mut [u8], s: usize, r: usize) {
+    let d = if layout.scales == Scales::Halves { None } else { Some([run.d, run.dmin]) };
+    let at = layout.head_bytes() + s * layout.step_bytes();
+    let step = &mut group[at..][..layout.step_bytes()];
+    for (k, &q) in run.q.iter().enumerate() {
+        let code = if layout.is_table {
+            let idx = IQ4_VALUES.iter().position(|&v| v == q).expect("unpacked from the table");
+            idx.to_le_bytes()[0]
+        } else {
+            (i32::from(q) + layout.bias()).to_le_bytes()[0]
+        };
+        layout.write_code(step, k / 4, 4 * r + k % 4, code);
+    }
+    let numbers = &mut step[layout.code_bytes()..];
+    let n = layout.n_scales;
+    for h in 0..n {
+        let (scale, min) = (run.scale[h].cast_unsigned(), run.min[h].cast_unsigned());
+        match layout.scales {
+            Scales::Halves => {
+                put_half(numbers, h, r, run.d);
+                if layout.has_offsets {
+                    put_half(numbers, n + h, r, run.dmin);
+                }
+            }
+            Scales::Bytes => {
+                numbers[h * TILE_ROWS + r] = scale;
+                if layout.has_offsets {
+                    numbers[(n + h) * TILE_ROWS + r] = min;
+                }
+            }
+            Scales::Nibbles => numbers[h * TILE_ROWS + r] = scale | min << 4,
+            Scales::Sixes => numbers[r] |= (scale.wrapping_add(32) & 15) << (4 * h),
+        }
+    }
+    if layout.scales == Scales::Sixes {
+        for h in 0..n {
+            let high = (run.scale[h] + 32).cast_unsigned() >> 4;
+            group[32 + s / 2 * TILE_ROWS + r] |= high << (4 * (s % 2) + 2 * h);
+        }
+    }
+    for (k, half) in d.into_iter().flatten().enumerate().take(1 + usize::from(layout.has_offsets)) {
+        put_half(group, k, r, half);
+    }
+}
+
+/// Writes number `r` of the `k`th 16 halves.
+fn put_half(bytes: &mut [u8], k: usize, r: usize, half: u16) {
+    bytes[2 * (k * TILE_ROWS + r)..][..2].copy_from_slice(&half.to_le_bytes());
+}
