@@ -76,6 +76,14 @@ impl Activations {
         self.cols
     }
 
+    /// Codes and numbers of `N` runs from the `i`th, in the order (steps, rows).
+    #[inline(always)]
+    pub(crate) fn runs<const N: usize>(&self, i: usize) -> (&[[i8; RUN]; N], &[RunNumbers; N]) {
+        let (codes, _) = self.codes.as_chunks::<RUN>();
+        let codes = codes[i..].first_chunk().expect("codes of every run");
+        (codes, self.numbers[i..].first_chunk().expect("numbers of every run"))
+    }
+
     /// Quantizes `floats` in plain Rust.
     pub(crate) fn quantize_here(&mut self) {
         self.quantize_runs(quantize_run);

@@ -2,7 +2,10 @@
 #![expect(unsafe_code, reason = "calls into functions compiled for one instruction set")]
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+mod drive;
 #[cfg(target_arch = "x86_64")]
 mod quantize;
 
@@ -62,7 +65,7 @@ macro_rules! table {
 }
 
 #[cfg(target_arch = "x86_64")]
-table!(with_avx2, "avx2,fma,f16c", matmul::matmul, quantize::avx2);
+table!(with_avx2, "avx2,fma,f16c", avx2::matmul, quantize::avx2);
 #[cfg(target_arch = "x86_64")]
 table!(
     with_avx512,

@@ -1,86 +1,77 @@
 //! Weight tiles times activation rows with AVX-512 VNNI. Lanes are weight rows, activations are
-//! broadcast, sums stay in registers for a whole row of the tile.
+//! broadcast.
 
-mod few;
-mod many;
 mod read;
 
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-use crate::layout::Layout;
+use self::read::{Step, head, step};
+use super::drive::{self, drive, drive_floats};
+use crate::activations::RunNumbers;
 use crate::unpack::{RUN, is_float};
-use crate::{Activations, BlockType, PackedMatrix};
+use crate::{Activations, PackedMatrix, TILE_ROWS};
 
-/// Rows of activations up to which codes are expanded in registers, not into a panel.
-const FEW_ROWS_MAX: usize = 24;
-
-/// A quantized block type, known to the compiler.
-trait Kind {
-    const LAYOUT: Layout;
-}
-
-macro_rules! kinds {
-    ($($name:ident),*) => {
-        $(
-            struct $name;
-            impl Kind for $name {
-                const LAYOUT: Layout = Layout::of(BlockType::$name);
-            }
-        )*
-
-        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-        fn quantized(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
-            let is_few = x.rows <= FEW_ROWS_MAX;
-            match w.block_type() {
-                $(
-                    BlockType::$name if is_few => few::matmul::<$name>(w, tiles, x, out),
-                    BlockType::$name => many::matmul::<$name>(w, tiles, x, out),
-                )*
-                BlockType::F32 | BlockType::F16 | BlockType::BF16 => {
-                    crate::matmul::matmul(w, tiles, x, out);
-                }
-            }
-        }
-    };
-}
-kinds!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, IQ4NL, IQ4XS);
+/// 16 sums of a row of activations.
+type Sums = __m512;
 
 /// As [`crate::matmul::matmul`].
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn matmul(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
-    if is_float(w.block_type()) {
-        crate::matmul::matmul(w, tiles, x, out);
-    } else if w.cols() == 0 {
-        out.fill(0.0);
-    } else if x.rows > 0 {
+    if x.rows == 0 {
+    } else if is_float(w.block_type()) {
+        floats(w, tiles, x, out);
+    } else {
         quantized(w, tiles, x, out);
     }
 }
 
-/// 64 bytes of `bytes` from `at`.
+drive!(
+    "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
+    few: 24 in groups of 1 2 3 4 5 6 7 8,
+    many: 4
+);
+drive_floats!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni", rows: 4 2 1);
+
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(bytes: &[u8], at: usize) -> __m512i {
-    let bytes = &bytes[at..at + 64];
-    // SAFETY: `bytes` is 64 bytes long; the load needs no alignment.
-    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+fn zero() -> Sums {
+    _mm512_setzero_ps()
 }
 
-/// 16 numbers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_numbers(from: &[f32; 16]) -> __m512 {
+fn load(from: &[f32; TILE_ROWS]) -> Sums {
     // SAFETY: `from` is 16 floats long; the load needs no alignment.
     unsafe { _mm512_loadu_ps(from.as_ptr()) }
 }
 
-/// Writes 16 numbers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store_numbers(to: &mut [f32; 16], v: __m512) {
+fn store(to: &mut [f32; TILE_ROWS], sums: Sums) {
     // SAFETY: `to` is 16 floats long; the store needs no alignment.
-    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) };
+    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), sums) };
+}
+
+/// Widens 16 numbers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn column<const TYPE: u8>(bytes: &[u8]) -> Sums {
+    match TYPE {
+        drive::F16 => read::halves(bytes, 0),
+        drive::BF16 => {
+            let bits = _mm512_cvtepu16_epi32(read::thirty_two(bytes, 0));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        }
+        _ => _mm512_castsi512_ps(read::load(bytes, 0)),
+    }
+}
+
+/// `w * x + sums`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn multiply_add(w: Sums, x: f32, sums: Sums) -> Sums {
+    _mm512_fmadd_ps(w, _mm512_set1_ps(x), sums)
 }
 
 /// The codes of columns `4 * chunk` to `4 * chunk + 3`, in every lane.
@@ -89,4 +80,44 @@ fn store_numbers(to: &mut [f32; 16], v: __m512) {
 fn broadcast(codes: &[i8; RUN], chunk: usize) -> __m512i {
     let c = [0, 1, 2, 3].map(|i: usize| codes[4 * chunk + i].cast_unsigned());
     _mm512_set1_epi32(i32::from_le_bytes(c))
+}
+
+/// Adds the product of a step and `N` rows of activations.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn add<K: Kind, const N: usize>(
+    step: &Step,
+    codes: &[[i8; RUN]; N],
+    numbers: &[RunNumbers; N],
+    sums: &mut [Sums; N],
+) {
+    let l = K::LAYOUT;
+    // One row alone sums in two chains, so that it does not wait for the products.
+    let n_chains = if N == 1 { 2 } else { l.n_scales };
+    for n in 0..N {
+        let mut dots = [_mm512_setzero_si512(); 2];
+        if l.bias() != 0 {
+            for h in 0..l.n_scales {
+                let sum = numbers[n].minus_sums[if l.n_scales == 2 { h } else { 2 }];
+                dots[h] = _mm512_set1_epi32(sum * l.bias());
+            }
+        }
+        for j in 0..8 {
+            let chain = if n_chains == 2 { j / 4 } else { 0 };
+            let c = broadcast(&codes[n], j);
+            dots[chain] = _mm512_dpbusd_epi32(dots[chain], step.values[j], c);
+        }
+        if n_chains != l.n_scales {
+            dots[0] = _mm512_add_epi32(dots[0], dots[1]);
+        }
+        let dx = _mm512_set1_ps(numbers[n].scale);
+        for h in 0..l.n_scales {
+            let scale = _mm512_mul_ps(step.scales[h], dx);
+            sums[n] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[h]), sums[n]);
+        }
+        for h in 0..if l.has_offsets { l.n_scales } else { 0 } {
+            let sum = numbers[n].scaled_sums[if l.n_scales == 2 { h } else { 2 }];
+            sums[n] = _mm512_fmadd_ps(step.offsets[h], _mm512_set1_ps(sum), sums[n]);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Kind, load};
+use super::Kind;
 use crate::TILE_ROWS;
 use crate::layout::Scales;
 use crate::unpack::IQ4_VALUES;
@@ -143,10 +143,26 @@ static TABLE: [u8; 64] = {
 /// 16 halves.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn halves(bytes: &[u8], at: usize) -> __m512 {
+pub(super) fn halves(bytes: &[u8], at: usize) -> __m512 {
+    _mm512_cvtph_ps(thirty_two(bytes, at))
+}
+
+/// 64 bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load(bytes: &[u8], at: usize) -> __m512i {
+    let bytes = &bytes[at..at + 64];
+    // SAFETY: `bytes` is 64 bytes long; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn thirty_two(bytes: &[u8], at: usize) -> __m256i {
     let bytes = &bytes[at..at + 32];
     // SAFETY: `bytes` is 32 bytes long; the load needs no alignment.
-    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
 /// 16 bytes.

@@ -1,0 +1,192 @@
+//! Expands steps of packed weights.
+
+use core::arch::x86_64::*;
+
+use super::Kind;
+use crate::layout::{Layout, Scales};
+use crate::unpack::IQ4_VALUES;
+
+/// A step, expanded: two halves of 8 weight rows.
+pub(super) struct Step {
+    /// Values of every chunk of 4 columns: signed if [`is_signed`], else unsigned.
+    pub(super) values: [[__m256i; 8]; 2],
+    /// Magnitudes of signed values.
+    pub(super) sizes: [[__m256i; 8]; 2],
+    /// (scales, halves).
+    pub(super) scales: [[__m256; 2]; 2],
+    /// (offsets, halves).
+    pub(super) offsets: [[__m256; 2]; 2],
+}
+
+/// The factors at the head of a group: `d`, and `dmin` with its sign turned.
+#[derive(Clone, Copy)]
+pub(super) struct Head {
+    d: [__m256; 2],
+    minus_dmin: [__m256; 2],
+}
+
+/// Whether values are expanded with their sign.
+pub(super) const fn is_signed(l: Layout) -> bool {
+    l.bits == 8 || l.is_table
+}
+
+/// Reads the head of a group.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn head<K: Kind>(group: &[u8]) -> Head {
+    let zero = [_mm256_setzero_ps(); 2];
+    let mut head = Head { d: zero, minus_dmin: zero };
+    if K::LAYOUT.scales != Scales::Halves {
+        for half in 0..2 {
+            head.d[half] = halves(group, 16 * half);
+            if K::LAYOUT.has_offsets {
+                let dmin = halves(group, 32 + 16 * half);
+                head.minus_dmin[half] = _mm256_xor_ps(dmin, _mm256_set1_ps(-0.0));
+            }
+        }
+    }
+    head
+}
+
+/// Expands step `s` of a group.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn step<K: Kind>(group: &[u8], head: Head, s: usize) -> Step {
+    let (bytes, l) = (K::LAYOUT.step(group, s), K::LAYOUT);
+    let (none, zero) = (_mm256_setzero_si256(), _mm256_setzero_ps());
+    let mut step = Step {
+        values: [[none; 8]; 2],
+        sizes: [[none; 8]; 2],
+        scales: [[zero; 2]; 2],
+        offsets: [[zero; 2]; 2],
+    };
+    for j in 0..8 {
+        for half in 0..2 {
+            let v = value::<K>(bytes, j, 32 * half);
+            step.values[half][j] = v;
+            if is_signed(l) {
+                step.sizes[half][j] = _mm256_abs_epi8(v);
+            }
+        }
+    }
+    for half in 0..2 {
+        for h in 0..l.n_scales {
+            let (scale, offset) = numbers::<K>(group, bytes, head, s, h, half);
+            (step.scales[h][half], step.offsets[h][half]) = (scale, offset);
+        }
+    }
+    step
+}
+
+/// Chunk `j` of a step, from byte `at` of its vectors.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn value<K: Kind>(bytes: &[u8], j: usize, at: usize) -> __m256i {
+    let count = |n: usize| _mm_cvtsi64_si128(n.cast_signed() as i64);
+    let four = |from: usize| {
+        let v = _mm256_srl_epi16(load(bytes, from + j / 2 * 64 + at), count(4 * (j % 2)));
+        _mm256_and_si256(v, _mm256_set1_epi8(15))
+    };
+    let two = |from: usize| {
+        let v = _mm256_srl_epi16(load(bytes, from + j / 4 * 64 + at), count(2 * (j % 4)));
+        _mm256_and_si256(v, _mm256_set1_epi8(3))
+    };
+    let one = |from: usize, to: i8| {
+        let bit = _mm256_set1_epi8((1u8 << j).cast_signed());
+        let set = _mm256_cmpeq_epi8(_mm256_and_si256(load(bytes, from + at), bit), bit);
+        _mm256_and_si256(set, _mm256_set1_epi8(to))
+    };
+    match K::LAYOUT.bits {
+        2 => two(0),
+        3 => _mm256_or_si256(two(0), one(128, 4)),
+        4 if K::LAYOUT.is_table => _mm256_shuffle_epi8(table(), four(0)),
+        4 => four(0),
+        5 => _mm256_or_si256(four(0), one(256, 16)),
+        6 => _mm256_or_si256(four(0), _mm256_slli_epi16::<4>(two(256))),
+        _ => _mm256_xor_si256(load(bytes, j * 64 + at), _mm256_set1_epi8(-128)),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn table() -> __m256i {
+    // SAFETY: the table is 16 bytes long; the load needs no alignment.
+    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(IQ4_VALUES.as_ptr().cast()) })
+}
+
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load(bytes: &[u8], at: usize) -> __m256i {
+    let bytes = &bytes[at..at + 32];
+    // SAFETY: `bytes` is 32 bytes long; the load needs no alignment.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// 8 halves.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn halves(bytes: &[u8], at: usize) -> __m256 {
+    _mm256_cvtph_ps(sixteen(bytes, at))
+}
+
+/// 16 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn sixteen(bytes: &[u8], at: usize) -> __m128i {
+    let bytes = &bytes[at..at + 16];
+    // SAFETY: `bytes` is 16 bytes long; the load needs no alignment.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+/// 8 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn eight(bytes: &[u8], at: usize) -> __m128i {
+    let bytes: &[u8; 8] = bytes[at..].first_chunk().expect("a byte per row");
+    _mm_cvtsi64_si128(i64::from_le_bytes(*bytes))
+}
+
+/// Scale and offset `h` of a half of step `s`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn numbers<K: Kind>(
+    group: &[u8],
+    step: &[u8],
+    head: Head,
+    s: usize,
+    h: usize,
+    half: usize,
+) -> (__m256, __m256) {
+    let (l, zero) = (K::LAYOUT, _mm256_setzero_ps());
+    let (at, n) = (l.code_bytes(), l.n_scales);
+    let (d, minus_dmin) = (head.d[half], head.minus_dmin[half]);
+    let times = |d: __m256, ints: __m256i| _mm256_mul_ps(d, _mm256_cvtepi32_ps(ints));
+    match l.scales {
+        Scales::Halves => {
+            let number = |k: usize| halves(step, at + 32 * k + 16 * half);
+            (number(h), if l.has_offsets { number(n + h) } else { zero })
+        }
+        Scales::Bytes => {
+            let number = |k: usize| _mm256_cvtepi8_epi32(eight(step, at + 16 * k + 8 * half));
+            let offset = if l.has_offsets { times(minus_dmin, number(n + h)) } else { zero };
+            (times(d, number(h)), offset)
+        }
+        Scales::Nibbles => {
+            let both = _mm256_cvtepu8_epi32(eight(step, at + 16 * h + 8 * half));
+            let scale = _mm256_and_si256(both, _mm256_set1_epi32(15));
+            (times(d, scale), times(minus_dmin, _mm256_srli_epi32::<4>(both)))
+        }
+        Scales::Sixes => {
+            let count = |n: usize| _mm_cvtsi64_si128(n.cast_signed() as i64);
+            let low = _mm256_cvtepu8_epi32(eight(step, at + 8 * half));
+            let high = _mm256_cvtepu8_epi32(eight(group, 32 + 16 * (s / 2) + 8 * half));
+            let low = _mm256_srl_epi32(low, count(4 * h));
+            let high = _mm256_srl_epi32(high, count(4 * (s % 2) + 2 * h));
+            let low = _mm256_and_si256(low, _mm256_set1_epi32(15));
+            let high = _mm256_and_si256(high, _mm256_set1_epi32(3));
+            let six = _mm256_or_si256(low, _mm256_slli_epi32::<4>(high));
+            (times(d, _mm256_sub_epi32(six, _mm256_set1_epi32(32))), zero)
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! How a product goes over tiles, groups, steps and rows, whatever the instruction set.
+
+/// Writes `Kind`, its implementations and `quantized`, the product of quantized weights.
+///
+/// In scope must be: `Head` and `head::<K>`, `Step` and `step::<K>`, `Sums` (16 sums of a row) with
+/// `zero`, `load` and `store`, and `add::<K, N>`, which adds the product of a step and `N` rows.
+///
+/// Up to `$few_max` rows of activations keep their sums in registers for a whole tile, in groups of
+/// at most the largest of `$n`. More of them load and store their sums for every step, `$many` at a
+/// time, but then the step is expanded only once.
+macro_rules! drive {
+    ($features:literal, few: $few_max:literal in groups of $($n:literal)*, many: $many:literal) => {
+        /// A quantized block type, known to the compiler.
+        trait Kind {
+            const LAYOUT: $crate::layout::Layout;
+        }
+
+        $crate::arch::drive::kinds!(
+            $features, $few_max,
+            Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, IQ4NL, IQ4XS
+        );
+
+        #[target_feature(enable = $features)]
+        fn few<K: Kind>(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
+            const ROWS: usize = [$($n),*].len();
+            let n_groups = x.rows.div_ceil(ROWS);
+            for (tile, out) in tiles.zip(out.chunks_exact_mut(x.rows * TILE_ROWS)) {
+                let (tile, mut row) = (w.tile(tile), 0);
+                for group in 0..n_groups {
+                    let n = (x.rows - row).div_ceil(n_groups - group);
+                    match n {
+                        $($n => few_rows::<K, $n>(tile, x, row, out),)*
+                        _ => few_rows::<K, ROWS>(tile, x, row, out),
+                    }
+                    row += n;
+                }
+            }
+        }
+
+        /// A tile times `N` rows of activations from `row`; `out` is (rows, 16).
+        #[inline(never)]
+        #[target_feature(enable = $features)]
+        fn few_rows<K: Kind, const N: usize>(
+            tile: &[u8],
+            x: &Activations,
+            row: usize,
+            out: &mut [f32],
+        ) {
+            let mut sums = [zero(); N];
+            let mut i = row;
+            for group in tile.chunks_exact(K::LAYOUT.group_bytes()) {
+                let head = head::<K>(group);
+                for s in 0..K::LAYOUT.steps() {
+                    let (codes, numbers) = x.runs(i);
+                    add::<K, N>(&step::<K>(group, head, s), codes, numbers, &mut sums);
+                    i += x.rows;
+                }
+            }
+            let (out, _) = out.as_chunks_mut::<TILE_ROWS>();
+            for n in 0..N {
+                store(&mut out[row + n], sums[n]);
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        fn many<K: Kind>(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
+            /// Rows that are multiplied before the next tile, so that they stay in the L2 cache.
+            const ROWS_MAX: usize = 128;
+            out.fill(0.0);
+            for first in (0..x.rows).step_by(ROWS_MAX) {
+                let rows = first..(first + ROWS_MAX).min(x.rows);
+                for (tile, out) in tiles.clone().zip(out.chunks_exact_mut(x.rows * TILE_ROWS)) {
+                    let mut i = 0;
+                    for group in w.tile(tile).chunks_exact(K::LAYOUT.group_bytes()) {
+                        let head = head::<K>(group);
+                        for s in 0..K::LAYOUT.steps() {
+                            many_rows::<K>(&step::<K>(group, head, s), i, rows.clone(), x, out);
+                            i += x.rows;
+                        }
+                    }
+                }
+            }
+        }
+
+        /// Adds the product of a step and `rows`; the step's first run is `i`, `out` (rows, 16).
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn many_rows<K: Kind>(
+            step: &Step,
+            i: usize,
+            rows: Range<usize>,
+            x: &Activations,
+            out: &mut [f32],
+        ) {
+            let mut row = rows.start;
+            while row + $many <= rows.end {
+                some_rows::<K, $many>(step, i, row, x, out);
+                row += $many;
+            }
+            while row < rows.end {
+                some_rows::<K, 1>(step, i, row, x, out);
+                row += 1;
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn some_rows<K: Kind, const N: usize>(
+            step: &Step,
+            i: usize,
+            row: usize,
+            x: &Activations,
+            out: &mut [f32],
+        ) {
+            let (codes, numbers) = x.runs(i + row);
+            let (out, _) = out.as_chunks_mut::<TILE_ROWS>();
+            let out: &mut [_; N] = out[row..].first_chunk_mut().expect("sums of every row");
+            let mut sums = [zero(); N];
+            for n in 0..N {
+                sums[n] = load(&out[n]);
+            }
+            add::<K, N>(step, codes, numbers, &mut sums);
+            for n in 0..N {
+                store(&mut out[n], sums[n]);
+            }
+        }
+    };
+}
+
+/// The kinds named `$name`, and the choice among them.
+macro_rules! kinds {
+    ($features:literal, $few_max:literal, $($name:ident),*) => {
+        $(
+            struct $name;
+            impl Kind for $name {
+                const LAYOUT: $crate::layout::Layout =
+                    $crate::layout::Layout::of($crate::BlockType::$name);
+            }
+        )*
+
+        #[target_feature(enable = $features)]
+        fn quantized(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
+            if w.cols() == 0 {
+                out.fill(0.0);
+                return;
+            }
+            let is_few = x.rows <= $few_max;
+            match w.block_type() {
+                $(
+                    $crate::BlockType::$name if is_few => few::<$name>(w, tiles, x, out),
+                    $crate::BlockType::$name => many::<$name>(w, tiles, x, out),
+                )*
+                $crate::BlockType::F32 | $crate::BlockType::F16 | $crate::BlockType::BF16 => {
+                    $crate::matmul::matmul(w, tiles, x, out);
+                }
+            }
+        }
+    };
+}
+
+/// Writes `floats`, the product of float weights.
+///
+/// In scope must be `Sums`, `zero` and `store` as for `drive`, `column::<TYPE>`, which widens 16
+/// numbers of type [`F32`], [`F16`] or [`BF16`], and `multiply_add`. Two tiles are read at once, so
+/// that a sum can wait for the one before it.
+macro_rules! drive_floats {
+    ($features:literal, rows: $($n:literal)*) => {
+        #[target_feature(enable = $features)]
+        fn floats(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
+            match w.block_type() {
+                $crate::BlockType::F16 => float_tiles::<{ drive::F16 }>(w, tiles, x, out),
+                $crate::BlockType::BF16 => float_tiles::<{ drive::BF16 }>(w, tiles, x, out),
+                _ => float_tiles::<{ drive::F32 }>(w, tiles, x, out),
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        fn float_tiles<const TYPE: u8>(
+            w: &PackedMatrix,
+            tiles: Range<usize>,
+            x: &Activations,
+            out: &mut [f32],
+        ) {
+            let pairs = tiles.clone().step_by(2).zip(out.chunks_mut(2 * x.rows * TILE_ROWS));
+            for (t, out) in pairs {
+                let mut row = 0;
+                $(
+                    while x.rows - row >= $n {
+                        if t + 1 < tiles.end {
+                            let pair = [w.tile(t), w.tile(t + 1)];
+                            float_rows::<TYPE, 2, $n>(pair, x, row, out);
+                        } else {
+                            float_rows::<TYPE, 1, $n>([w.tile(t)], x, row, out);
+                        }
+                        row += $n;
+                    }
+                )*
+            }
+        }
+
+        /// `T` tiles times `N` rows of activations from `row`; `out` is (T, rows, 16).
+        #[inline(never)]
+        #[target_feature(enable = $features)]
+        fn float_rows<const TYPE: u8, const T: usize, const N: usize>(
+            tiles: [&[u8]; T],
+            x: &Activations,
+            row: usize,
+            out: &mut [f32],
+        ) {
+            let size = TILE_ROWS * if TYPE == drive::F32 { 4 } else { 2 };
+            let rows: [&[f32]; N] =
+                core::array::from_fn(|n| &x.floats[(row + n) * x.cols..][..x.cols]);
+            let mut sums = [[zero(); N]; T];
+            for col in 0..x.cols {
+                for t in 0..T {
+                    let w = column::<TYPE>(&tiles[t][col * size..][..size]);
+                    for n in 0..N {
+                        sums[t][n] = multiply_add(w, rows[n][col], sums[t][n]);
+                    }
+                }
+            }
+            let (out, _) = out.as_chunks_mut::<TILE_ROWS>();
+            for t in 0..T {
+                for n in 0..N {
+                    store(&mut out[t * x.rows + row + n], sums[t][n]);
+                }
+            }
+        }
+    };
+}
+
+pub(crate) const F32: u8 = 0;
+pub(crate) const F16: u8 = 1;
+pub(crate) const BF16: u8 = 2;
+
+pub(crate) use {drive, drive_floats, kinds};
