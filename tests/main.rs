@@ -18,7 +18,6 @@ mod tidy;
 mod bad_input;
 mod gateway;
 mod local;
-#[cfg(feature = "end_to_end")]
 mod logprobs;
 mod memory;
 mod mesh;

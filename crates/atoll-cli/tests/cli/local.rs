@@ -156,6 +156,8 @@ fn signals_end_the_wait_for_a_prompt_with_their_code() {
         let args = ["run", model.to_str().unwrap(), "--local"];
         let mut command = atoll.command(&args);
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        // Held open: waiting would close it, and its end would be an empty prompt.
+        let _stdin = child.stdin.take();
         std::thread::sleep(Duration::from_millis(300));
         kill(signal, child.id());
         let began = Instant::now();
