@@ -6,3 +6,4 @@ mod files;
 mod network;
 mod prompts;
 mod pull;
+mod strangers;

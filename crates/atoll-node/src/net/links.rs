@@ -209,6 +209,7 @@ impl Links {
 
     /// Closes every connection to a peer.
     pub(crate) fn disconnect(&self, peer: PeerId, cause: String) {
+        tracing::info!(%peer, cause, "hanging up");
         self.swarm.send(SwarmCommand::Disconnect { peer, cause });
     }
 
