@@ -16,6 +16,7 @@ mod layering;
 mod tidy;
 
 mod bad_input;
+mod examples;
 mod gateway;
 mod local;
 mod logprobs;
