@@ -250,22 +250,6 @@ pub(crate) fn skip(what: &str, why: &str) {
     let _said = writeln!(std::io::stderr(), "\nSKIPPED {what}: {why}");
 }
 
-/// Whether this build lacks one of its commands, told by what `atoll COMMAND` answers; said loudly.
-pub(crate) fn lacks(what: &str, words: &[&str]) -> bool {
-    let data = tempfile::tempdir().unwrap();
-    let run = run_within(command(data.path(), words), LIMIT);
-    let lacks = run.stderr.contains("not part of this build");
-    if lacks {
-        skip(what, &format!("this build has no `atoll {}` yet", words[0]));
-    }
-    lacks
-}
-
-/// [`lacks`] for running a node.
-pub(crate) fn lacks_node(what: &str) -> bool {
-    lacks(what, &["status"])
-}
-
 /// Notes a measured figure, past the test harness; `must_show.sh` collects these lines.
 pub(crate) fn figure(what: &str, figure: &str) {
     let _said = writeln!(std::io::stderr(), "\nFIGURE {what}: {figure}");

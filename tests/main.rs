@@ -1,10 +1,8 @@
 //! What holds between the crates, and what the binary does for its user.
 //!
 //! One test binary for the whole workspace. `layering` and `tidy` read the sources; everything
-//! else runs the real `atoll` with real models. The modules under the feature `end_to_end` have
-//! not yet been seen to pass as a whole, and join the default run one by one. A test that cannot
-//! run here says so on stderr, beginning with `SKIPPED`, and why.
-#![cfg_attr(not(feature = "end_to_end"), allow(dead_code, reason = "some modules are off"))]
+//! else runs the real `atoll` with real models. A test that cannot run here says so on stderr,
+//! beginning with `SKIPPED`, and why.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod atoll;

@@ -148,9 +148,6 @@ impl Host {
 
 #[test]
 fn nodes_find_each_other_by_mdns() {
-    if atoll::lacks_node("nodes find each other by mdns") {
-        return;
-    }
     for (name, listen) in [("tcp", TCP), ("quic", QUIC)] {
         let Some(lan) = Lan::new("mDNS between namespaces", 2) else { return };
         let mut first = lan.up(0, listen, &[]);
@@ -167,9 +164,6 @@ fn nodes_find_each_other_by_mdns() {
 
 #[test]
 fn without_multicast_one_address_is_enough() {
-    if atoll::lacks_node("without multicast one address is enough") {
-        return;
-    }
     for (name, listen) in [("tcp", TCP), ("quic", QUIC)] {
         let Some(lan) = Lan::new("Kademlia between namespaces", 3) else { return };
         lan.block_multicast();
