@@ -16,7 +16,7 @@ pub(crate) use parse::{ApiAddress, byte_size};
 /// Runs one language model on several small computers together.
 #[derive(Debug, Parser)]
 #[command(name = "atoll", version, disable_help_subcommand = true, max_term_width = 100)]
-#[command(help_template = "{about}\n{usage-heading} {usage}\n\n{all-args}")]
+#[command(help_template = "{about}\n{usage-heading} {usage}\n{all-args}")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,
