@@ -179,7 +179,7 @@ fn sequences(source: &TensorSource, options: &Options) -> Result<Option<Sequence
         let row = embed.row(token as usize)?;
         state.iter_mut().zip(row).for_each(|(to, from)| *to = from);
     }
-    let rope = Rope::new(&config.rope).table(0, SEQUENCE);
+    let rope = Rope::new(&config.rope).table(0..SEQUENCE);
     Ok(Some(Sequences::new(states, SEQUENCE, rope)))
 }
 

@@ -8,7 +8,10 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use atoll_kernels::{Activations, BlockType, Isa, KV_TILE, Kernels, PackedMatrix, TILE_ROWS};
+use atoll_kernels::{
+    ATTENTION_TILE, Activations, BlockType, Isa, Kernels, KvHead, PackedMatrix, Queries, TILE_ROWS,
+    attention_state_len,
+};
 
 /// Large enough that one row's weights come from memory, not from a cache.
 const ROWS: usize = 65536;
@@ -145,31 +148,59 @@ fn read(filter: &Filter) {
 fn vectors(filter: &Filter, isas: &[Isa]) {
     /// The widest inner product of a 0.5B model.
     const N: usize = 4864;
-    let head_dim = 64;
     for isa in isas {
         let (kernels, isa) = (Kernels::new(*isa), isa.name());
-        let cache = vec![0x3000u16; 512 / KV_TILE * KV_TILE * head_dim];
-        let q = vec![0.01; 3 * head_dim];
-        let mut out = vec![0.0; 3 * head_dim];
         let calls = 1000.0;
         let many = |run: &mut dyn FnMut()| (0..1000).for_each(|_| run());
-        filter.case(&format!("attention 3x64 512 positions {isa}"), calls, "Gcall/s", || {
-            many(&mut || {
-                kernels.attention(black_box(&q), &cache, &cache, 512, head_dim, 0.125, &mut out);
-            });
-        });
         let (x, mut y) = (vec![0.5; N], vec![0.0; N]);
         let values = calls * N as f64;
-        filter.case(&format!("silu_mul {N} {isa}"), values, "Gvalue/s", || {
-            many(&mut || kernels.silu_mul(black_box(&x), &x, &mut y));
-        });
         filter.case(&format!("rms_norm {N} {isa}"), values, "Gvalue/s", || {
             many(&mut || kernels.rms_norm(black_box(&x), &x, 1e-5, &mut y));
         });
         let mut acts = Activations::new();
+        acts.quantize(&kernels, &x, 1, N);
         filter.case(&format!("quantize {N} {isa}"), values, "Gvalue/s", || {
-            many(&mut || acts.quantize(&kernels, black_box(&x), 1, N));
+            many(&mut || kernels.quantize(black_box(&x), &mut acts.whole()));
         });
+        filter.case(&format!("quantize_normed {N} {isa}"), values, "Gvalue/s", || {
+            many(&mut || {
+                kernels.norm_scales(black_box(&x), N, 1e-5, &mut y[..1]);
+                kernels.quantize_normed(&x, &y[..1], &x, &mut acts.whole());
+            });
+        });
+        filter.case(&format!("quantize_gated {N} {isa}"), values, "Gvalue/s", || {
+            many(&mut || kernels.quantize_gated(black_box(&x), &x, &mut acts.whole()));
+        });
+    }
+}
+
+/// Heads of 64; columns are query heads of one KV head, of one row or of two.
+fn attention(filter: &Filter, isas: &[Isa]) {
+    let head_dim = 64;
+    for (columns, positions) in [(1, 512_usize), (3, 512), (6, 512), (7, 512), (8, 512), (3, 4096)]
+    {
+        let n = positions * head_dim;
+        let (halves, codes, ones) = (vec![0x3000; n], vec![7; n], vec![1.0; positions]);
+        let caches = [
+            ("f16", KvHead::F16 { k: &halves, v: &halves }),
+            ("int8", KvHead::I8 { k: &codes, v: &codes, k_scales: &ones, v_scales: &ones }),
+        ];
+        let (q, lens) = (vec![0.01; columns * head_dim], vec![positions; columns]);
+        let queries = Queries { q: &q, lens: &lens, scale: 0.125 };
+        let mut state = vec![0.0; columns * attention_state_len(head_dim)];
+        let macs = (2 * columns * n) as f64;
+        for isa in isas {
+            let kernels = Kernels::new(*isa);
+            for (kind, cache) in caches {
+                let isa = isa.name();
+                let name = format!("attention {columns} columns {positions} {kind} {isa}");
+                filter.case(&name, macs, "GMAC/s", || {
+                    kernels.attention_clear(&mut state, head_dim);
+                    let tiles = 0..positions.div_ceil(ATTENTION_TILE);
+                    kernels.attention(black_box(&queries), cache, tiles, &mut state);
+                });
+            }
+        }
     }
 }
 
@@ -182,5 +213,6 @@ fn main() {
         .collect();
     read(&filter);
     vectors(&filter, &isas);
+    attention(&filter, &isas);
     matmul(&filter, &isas);
 }

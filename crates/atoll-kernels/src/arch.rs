@@ -7,21 +7,29 @@ mod avx2;
 mod avx512;
 mod drive;
 #[cfg(target_arch = "x86_64")]
-mod quantize;
+mod lanes;
 
 use core::ops::Range;
 
+use crate::attention::{KvHead, KvHeadMut, Queries};
 use crate::kernels::Table;
-use crate::{Activations, PackedMatrix, RopeStyle, attention, matmul, vector};
+use crate::lanes::Plain;
+use crate::{
+    Activations, ActivationsPart, PackedMatrix, RopeStyle, activations, attention, matmul, vector,
+};
 
 pub(crate) static GENERIC: Table = Table {
     matmul: matmul::matmul,
-    quantize: Activations::quantize_here,
+    quantize: activations::quantize::<Plain>,
+    quantize_normed: activations::quantize_normed::<Plain>,
+    quantize_gated: activations::quantize_gated::<Plain>,
+    norm_scales: activations::norm_scales::<Plain>,
     rms_norm: vector::rms_norm,
-    silu_mul: vector::silu_mul,
     add: vector::add,
     rope: vector::rope,
-    attend: attention::attend,
+    attend: attention::attend::<Plain>,
+    attend_merge: attention::merge::<Plain>,
+    kv_append: attention::append::<Plain>,
 };
 
 /// A function of this name that runs `$body` compiled for `$features`.
@@ -43,35 +51,46 @@ macro_rules! compiled {
 /// A module with the plain kernels compiled for `$features`, and its table.
 #[cfg(target_arch = "x86_64")]
 macro_rules! table {
-    ($module:ident, $features:literal, $matmul:path, $quantize:path) => {
+    ($module:ident, $features:literal, $lanes:ty, $matmul:path) => {
         mod $module {
             use super::*;
             compiled!($features, $matmul, fn matmul(
                 w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]));
-            compiled!($features, $quantize, fn quantize(x: &mut Activations));
+            compiled!($features, activations::quantize::<$lanes>, fn quantize(
+                x: &[f32], to: &mut ActivationsPart<'_>));
+            compiled!($features, activations::quantize_normed::<$lanes>, fn quantize_normed(
+                x: &[f32], scales: &[f32], weight: &[f32], to: &mut ActivationsPart<'_>));
+            compiled!($features, activations::quantize_gated::<$lanes>, fn quantize_gated(
+                gate: &[f32], up: &[f32], to: &mut ActivationsPart<'_>));
+            compiled!($features, activations::norm_scales::<$lanes>, fn norm_scales(
+                x: &[f32], cols: usize, eps: f32, out: &mut [f32]));
             compiled!($features, vector::rms_norm, fn rms_norm(
                 x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]));
-            compiled!($features, vector::silu_mul, fn silu_mul(
-                gate: &[f32], up: &[f32], out: &mut [f32]));
             compiled!($features, vector::add, fn add(acc: &mut [f32], x: &[f32]));
             compiled!($features, vector::rope, fn rope(
                 x: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle));
-            compiled!($features, attention::attend, fn attend(
-                q: &[f32], k: &[u16], v: &[u16], len: usize, scale: f32, out: &mut [f32]));
-            pub(crate) static TABLE: Table =
-                Table { matmul, quantize, rms_norm, silu_mul, add, rope, attend };
+            compiled!($features, attention::attend::<$lanes>, fn attend(
+                q: &Queries<'_>, kv: KvHead<'_>, tiles: Range<usize>, state: &mut [f32]));
+            compiled!($features, attention::merge::<$lanes>, fn attend_merge(
+                state: &mut [f32], other: &[f32], head_dim: usize));
+            compiled!($features, attention::append::<$lanes>, fn kv_append(
+                k: &[f32], v: &[f32], position: usize, kv: KvHeadMut<'_>));
+            pub(crate) static TABLE: Table = Table {
+                matmul, quantize, quantize_normed, quantize_gated, norm_scales, rms_norm, add, rope,
+                attend, attend_merge, kv_append,
+            };
         }
     };
 }
 
 #[cfg(target_arch = "x86_64")]
-table!(with_avx2, "avx2,fma,f16c", avx2::matmul, quantize::avx2);
+table!(with_avx2, "avx2,fma,f16c", lanes::Avx2, avx2::matmul);
 #[cfg(target_arch = "x86_64")]
 table!(
     with_avx512,
     "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
-    avx512::matmul,
-    quantize::avx512
+    lanes::Avx512,
+    avx512::matmul
 );
 
 #[cfg(target_arch = "x86_64")]

@@ -3,7 +3,10 @@
 use core::ops::Range;
 
 use crate::arch;
-use crate::{Activations, Isa, KV_TILE, PackedMatrix, RopeStyle, TILE_ROWS};
+use crate::attention::{
+    self, ATTENTION_TILE, KV_TILE, KvHead, KvHeadMut, QUERIES_MAX, Queries, attention_state_len,
+};
+use crate::{Activations, ActivationsPart, Isa, PackedMatrix, RopeStyle, TILE_ROWS};
 
 /// The kernels of one instruction set. All give the same bits.
 #[derive(Debug, Clone, Copy)]
@@ -16,12 +19,16 @@ pub struct Kernels {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) matmul: fn(&PackedMatrix, Range<usize>, &Activations, &mut [f32]),
-    pub(crate) quantize: fn(&mut Activations),
+    pub(crate) quantize: fn(&[f32], &mut ActivationsPart<'_>),
+    pub(crate) quantize_normed: fn(&[f32], &[f32], &[f32], &mut ActivationsPart<'_>),
+    pub(crate) quantize_gated: fn(&[f32], &[f32], &mut ActivationsPart<'_>),
+    pub(crate) norm_scales: fn(&[f32], usize, f32, &mut [f32]),
     pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
-    pub(crate) silu_mul: fn(&[f32], &[f32], &mut [f32]),
     pub(crate) add: fn(&mut [f32], &[f32]),
     pub(crate) rope: fn(&mut [f32], &[f32], &[f32], RopeStyle),
-    pub(crate) attend: fn(&[f32], &[u16], &[u16], usize, f32, &mut [f32]),
+    pub(crate) attend: fn(&Queries<'_>, KvHead<'_>, Range<usize>, &mut [f32]),
+    pub(crate) attend_merge: fn(&mut [f32], &[f32], usize),
+    pub(crate) kv_append: fn(&[f32], &[f32], usize, KvHeadMut<'_>),
 }
 
 impl Kernels {
@@ -46,8 +53,52 @@ impl Kernels {
         self.isa
     }
 
-    pub(crate) fn quantize(&self, x: &mut Activations) {
-        (self.table.quantize)(x);
+    /// Writes `x`, (tiles, rows, 16), to the steps `to`; the last may be one tile of two.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub fn quantize(&self, x: &[f32], to: &mut ActivationsPart<'_>) {
+        to.check_tiles(x);
+        (self.table.quantize)(x, to);
+    }
+
+    /// As [`Kernels::quantize`], for `(x * scale) * weight`; `scales` are those of the rows,
+    /// `weight` is (tiles, 16).
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub fn quantize_normed(
+        &self,
+        x: &[f32],
+        scales: &[f32],
+        weight: &[f32],
+        to: &mut ActivationsPart<'_>,
+    ) {
+        to.check_tiles(x);
+        assert_eq!(scales.len(), to.rows(), "a scale per row");
+        assert_eq!(weight.len() * to.rows(), x.len(), "a weight per column");
+        (self.table.quantize_normed)(x, scales, weight, to);
+    }
+
+    /// As [`Kernels::quantize`], for `gate * sigmoid(gate) * up`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub fn quantize_gated(&self, gate: &[f32], up: &[f32], to: &mut ActivationsPart<'_>) {
+        to.check_tiles(gate);
+        assert_eq!(gate.len(), up.len(), "one shape");
+        (self.table.quantize_gated)(gate, up, to);
+    }
+
+    /// `1 / sqrt(mean(x^2) + eps)` of every row of `x`, (tiles, rows, 16) with zeros behind the
+    /// `cols` columns; `out` is (rows).
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub fn norm_scales(&self, x: &[f32], cols: usize, eps: f32, out: &mut [f32]) {
+        let tiles = cols.div_ceil(TILE_ROWS);
+        assert_eq!(x.len(), tiles * out.len() * TILE_ROWS, "x is (tiles, rows, 16)");
+        (self.table.norm_scales)(x, cols, eps, out);
     }
 
     /// Tiles `tiles` of `w` times every row of `x`; `out` is (tiles, rows of x, 16).
@@ -78,15 +129,6 @@ impl Kernels {
         (self.table.rms_norm)(x, weight, eps, out);
     }
 
-    /// `gate * sigmoid(gate) * up`.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
-        assert!(gate.len() == up.len() && gate.len() == out.len(), "one length");
-        (self.table.silu_mul)(gate, up, out);
-    }
-
     /// Adds `x` to `acc`.
     ///
     /// # Panics
@@ -110,44 +152,69 @@ impl Kernels {
         q.iter_mut().for_each(|value| *value = crate::vector::round_to_half(*value));
     }
 
-    /// Writes key and value of one KV head, (head_dim) each, to `position` of its cache: tiles of
-    /// [`KV_TILE`] positions, (head_dim, 32) of keys and (32, head_dim) of values, as f16.
+    /// Writes key and value of one KV head, (head_dim) each, to `position` of its cache.
     ///
     /// # Panics
-    /// If the caches have no such position.
-    pub fn kv_append(
-        &self,
-        k: &[f32],
-        v: &[f32],
-        position: usize,
-        k_tiles: &mut [u16],
-        v_tiles: &mut [u16],
-    ) {
+    /// If the cache has no such position.
+    pub fn kv_append(&self, k: &[f32], v: &[f32], position: usize, kv: KvHeadMut<'_>) {
         assert_eq!(k.len(), v.len(), "one head_dim");
-        crate::attention::append(k, v, position, k_tiles, v_tiles);
+        (self.table.kv_append)(k, v, position, kv);
     }
 
-    /// The query heads of one KV head, (group * head_dim), over its first `len` positions; `out`
-    /// is (group * head_dim). What the cache holds past `len` does not matter.
+    /// Adds tiles of [`ATTENTION_TILE`] positions to the states of query columns, `(columns,
+    /// attention_state_len(head_dim))`. What the cache holds past a column's positions does not
+    /// matter. States of tiles that were taken apart, merged in ascending order by
+    /// [`Kernels::attention_merge`], have the same bits.
     ///
     /// # Panics
-    /// If `len` is 0 or the shapes do not fit.
-    #[expect(clippy::too_many_arguments, reason = "a head and its cache")]
+    /// If there are more than [`QUERIES_MAX`] columns or the shapes do not fit.
     pub fn attention(
         &self,
-        q: &[f32],
-        k_tiles: &[u16],
-        v_tiles: &[u16],
-        len: usize,
-        head_dim: usize,
-        scale: f32,
-        out: &mut [f32],
+        queries: &Queries<'_>,
+        kv: KvHead<'_>,
+        tiles: Range<usize>,
+        state: &mut [f32],
     ) {
-        assert!(len > 0 && q.len() == out.len(), "one length, some positions");
-        let needed = len.div_ceil(KV_TILE) * KV_TILE * head_dim;
-        assert!(k_tiles.len() >= needed && v_tiles.len() >= needed, "{len} positions");
-        for (q, out) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
-            (self.table.attend)(q, k_tiles, v_tiles, len, scale, out);
-        }
+        let columns = queries.lens.len();
+        assert!((1..=QUERIES_MAX).contains(&columns) && queries.lens.is_sorted(), "columns");
+        let head_dim = queries.q.len() / columns;
+        assert_eq!(queries.q.len(), columns * head_dim, "q is (head_dim, columns)");
+        assert_eq!(state.len(), columns * attention_state_len(head_dim), "a state each");
+        let seen = queries.lens[columns - 1].min(tiles.end * ATTENTION_TILE);
+        let (keys, values) = match kv {
+            KvHead::F16 { k, v } => (k.len(), v.len()),
+            KvHead::I8 { k, v, k_scales, v_scales } => {
+                let scales = k_scales.len().min(v_scales.len());
+                assert!(scales >= seen.next_multiple_of(KV_TILE), "scales of {seen} positions");
+                (k.len(), v.len())
+            }
+        };
+        let needed = seen.next_multiple_of(KV_TILE);
+        assert!(keys >= needed * head_dim, "keys of {seen} positions");
+        assert!(values >= needed * head_dim.next_multiple_of(16), "values of {seen} positions");
+        (self.table.attend)(queries, kv, tiles, state);
+    }
+
+    /// Makes states empty, as [`Kernels::attention`] wants them before a column's first tile.
+    pub fn attention_clear(&self, state: &mut [f32], head_dim: usize) {
+        attention::clear(state, head_dim);
+    }
+
+    /// Merges `other`, states of the same columns at later positions, into `state`.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn attention_merge(&self, state: &mut [f32], other: &[f32], head_dim: usize) {
+        assert_eq!(state.len(), other.len(), "the same columns");
+        (self.table.attend_merge)(state, other, head_dim);
+    }
+
+    /// What one column gathered, (head_dim), from its state.
+    ///
+    /// # Panics
+    /// If the lengths do not fit.
+    pub fn attention_finish(&self, state: &[f32], out: &mut [f32]) {
+        assert_eq!(state.len(), attention_state_len(out.len()), "the state of one column");
+        attention::finish(state, out);
     }
 }

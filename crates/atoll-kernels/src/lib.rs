@@ -18,9 +18,11 @@
 //! - Queries are rounded to 11 significant bits, as the keys and values are. Other engines round
 //!   scale and queries to f16 too: with these two roundings the log-probabilities come closer to
 //!   theirs, at no cost beside the rounding to int8.
-//! - Attention: tiles of [`KV_TILE`] absolute positions, online softmax over tiles in ascending
-//!   order; within a tile the scores sum over the head's dimensions in ascending order, the values
-//!   over the positions in ascending order, always with fused multiply-add.
+//! - Attention: tiles of [`ATTENTION_TILE`] absolute positions. Within a tile the scores sum over
+//!   the head's dimensions in ascending order, the values over the positions in ascending order,
+//!   always with fused multiply-add; the weights are relative to the tile's own largest score. The
+//!   tiles' sums are merged in ascending order, `fma(sum, exp(max - m), tile_sum * exp(tile_max -
+//!   m))` with `m` the larger of both maxima. So threads may share out the tiles of one query.
 //!
 //! ```
 //! use atoll_kernels::{Activations, BlockType, Isa, Kernels, PackedMatrix};
@@ -48,6 +50,7 @@ mod attention;
 mod block;
 mod isa;
 mod kernels;
+mod lanes;
 mod layout;
 mod matmul;
 mod packed;
@@ -58,8 +61,10 @@ mod vector;
 #[cfg(test)]
 mod tests;
 
-pub use activations::Activations;
-pub use attention::KV_TILE;
+pub use activations::{Activations, ActivationsPart, RunNumbers};
+pub use attention::{
+    ATTENTION_TILE, KV_TILE, KvHead, KvHeadMut, QUERIES_MAX, Queries, attention_state_len,
+};
 pub use block::BlockType;
 pub use isa::Isa;
 pub use kernels::Kernels;

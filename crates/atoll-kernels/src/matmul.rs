@@ -28,7 +28,7 @@ pub(crate) fn float_tile(w: &PackedMatrix, tile: &[u8], x: &Activations, out: &m
     for (col, bytes) in tile.chunks_exact(TILE_ROWS * w.block_type().block_bytes()).enumerate() {
         floats(w.block_type(), bytes, &mut column);
         for (row, acc) in out.chunks_exact_mut(TILE_ROWS).enumerate() {
-            let x = x.floats[row * x.cols + col];
+            let x = x.floats[(col / TILE_ROWS * x.rows + row) * TILE_ROWS + col % TILE_ROWS];
             for r in 0..TILE_ROWS {
                 acc[r] = column[r].mul_add(x, acc[r]);
             }

@@ -105,6 +105,12 @@ impl PackedMatrix {
         self.ty
     }
 
+    /// Whether products read activations as they are, not quantized.
+    #[must_use]
+    pub const fn is_float(&self) -> bool {
+        is_float(self.ty)
+    }
+
     /// Whether every scale and offset (every value, if they are floats) is a finite number.
     #[must_use]
     pub const fn scales_finite(&self) -> bool {

@@ -5,6 +5,9 @@ use crate::RopeStyle;
 
 const LANES: usize = 16;
 
+/// 1.5 * 2^23: adding it rounds half to even and leaves the integer in the low bits.
+pub(crate) const MAGIC: f32 = 12_582_912.0;
+
 /// Widens an IEEE half.
 #[inline(always)]
 pub(crate) fn f32_from_f16(h: u16) -> f32 {
@@ -38,7 +41,6 @@ pub(crate) fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
 /// e to the power of `x`, which is clamped to -87 ..= 88; relative error under 2e-7.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0;
     let x = if x > -87.0 { x } else { -87.0 };
     let x = if x < 88.0 { x } else { 88.0 };
     let shifted = x.mul_add(core::f32::consts::LOG2_E, MAGIC);
@@ -50,8 +52,14 @@ pub(crate) fn exp(x: f32) -> f32 {
         p = p.mul_add(r, c);
     }
     let p = (p * r).mul_add(r, r) + 1.0;
-    let exponent = shifted.to_bits().wrapping_sub(0x4B40_0000).wrapping_add(127) << 23;
-    p * f32::from_bits(exponent)
+    p * power_of_two(shifted)
+}
+
+/// 2 to the power of the integer `n`, given as `n + MAGIC`.
+#[inline(always)]
+pub(crate) fn power_of_two(shifted: f32) -> f32 {
+    // The bits of MAGIC below the exponent are shifted out.
+    f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
 
 #[inline(always)]
@@ -70,13 +78,6 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let scale = 1.0 / (add_lanes(lanes) / x.len() as f32 + eps).sqrt();
     for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
         *out = (x * scale) * w;
-    }
-}
-
-#[inline(always)]
-pub(crate) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
-        *out = g / (1.0 + exp(-g)) * u;
     }
 }
 

@@ -1,273 +1,386 @@
 //! The forward pass, one for every architecture: attention, feed-forward, head.
 //!
-//! Shapes are written (rows, columns); rows are positions. A product of `x`, `(rows, in)`, with a
-//! weight, `(out, in)`, is `(rows, out)`; the kernels give it in tiles (see [`Block`]).
+//! Rows are positions, of one sequence or of several; they travel in tiles (see [`crate::tiles`]),
+//! as the kernels write products and read their inputs. A product of `x`, `(rows, in)`, with a
+//! weight, `(out, in)`, is `(rows, out)`.
+//!
+//! Each `split` below deals work to the threads and waits for them: five times a layer for one
+//! row. What lies between is done by the calling thread.
 
-use std::ops::Range;
+use atoll_kernels::{
+    Activations, ActivationsPart, PackedMatrix, QUERIES_MAX, Queries, TILE_ROWS,
+    attention_state_len,
+};
 
-use atoll_kernels::{Activations, PackedMatrix, TILE_ROWS};
-
-use crate::block::{Block, add_tiles, untile};
-use crate::kv_cache::{HeadKv, KvCache, LayerKv};
+use crate::attend::{AttentionPlan, Group, Span};
+use crate::kv_cache::{HeadKv, KvCache};
+use crate::pool::split::Parts;
+use crate::pool::with_scratch;
 use crate::rope::RopeTable;
 use crate::stage::Stage;
+use crate::tiles::{gather, scatter, tiled_len};
 use crate::weights::{HeadWeights, LayerWeights};
 
-/// Weight bytes of one task at most, so that they stay in a core's cache for every block of rows.
+/// Weight bytes of one task at most, so that they stay in a core's cache for all rows.
 const TASK_BYTES_MAX: usize = 256 * 1024;
-/// Weight bytes of one task at least, so that dealing it out costs little beside it.
+/// Weight bytes of one task at least for one row, so that dealing it out costs little beside it.
 const TASK_BYTES_MIN: usize = 16 * 1024;
 /// Tasks that each thread should find in one product, so that a slow thread is helped.
 const TASKS_PER_THREAD: usize = 4;
+/// Numbers from which quantizing them is dealt to the threads.
+const QUANTIZE_MIN: usize = 32 * 1024;
 /// Multiplications from which attention is dealt to the threads.
-const ATTENTION_WORK_MIN: usize = 256 * 1024;
+const ATTENTION_MIN: usize = 64 * 1024;
+/// Rows from which queries and keys are prepared by all threads.
+const HEADS_MIN: usize = 16;
+
+/// Rows on their way through the layers, with the buffers that they need.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    spans: Vec<Span>,
+    rows: usize,
+    /// Residual stream, `(rows, dim)`.
+    pub(crate) x: Vec<f32>,
+    /// For every row, its factor of the norm at hand.
+    scales: Vec<f32>,
+    /// Input of a product, `(rows, dim)` or `(rows, n_heads * head_dim)`.
+    input: Activations,
+    /// `silu(gate) * up`, `(rows, ffn_dim)`.
+    inner: Activations,
+    /// Queries, keys and values: the tiles of the products one behind another.
+    qkv: Vec<f32>,
+    /// Queries in columns, `(head_dim, columns)` for every group.
+    q: Vec<f32>,
+    /// States of the columns of every task of attention.
+    states: Vec<f32>,
+    /// What the heads gathered, `(rows, n_heads * head_dim)`.
+    attended: Vec<f32>,
+    /// A product that is added to the residual stream, `(rows, dim)`.
+    product: Vec<f32>,
+    rope: RopeTable,
+    plan: AttentionPlan,
+}
 
 impl Stage {
-    /// Takes the blocks of one pass through every layer and counts their positions.
-    pub(crate) fn pass(&self, kv: &mut KvCache, blocks: &mut [Block]) {
-        let n = blocks.iter().map(|block| block.rows).sum();
-        let from_pos = kv.len();
-        let rope = self.rope.table(from_pos, n);
-        for (weights, layer_kv) in self.weights.layers.iter().zip(kv.layers_mut()) {
-            self.attention(weights, layer_kv, &rope, from_pos, blocks);
-            self.feed_forward(weights, blocks);
+    /// A pass of `spans`, `rows` in all, that starts with `x`, `(rows, dim)`.
+    pub(crate) fn new_pass(&self, spans: Vec<Span>, rows: usize, x: Vec<f32>) -> Pass {
+        let (config, threads) = (&self.config, self.compute.pool.threads());
+        let plan = AttentionPlan::new(config, &spans, threads);
+        let tiles = [config.q_dim(), config.kv_dim(), config.kv_dim()].map(|n| tiled_len(rows, n));
+        let positions = spans.iter().flat_map(|span| span.from_pos..span.from_pos + span.rows);
+        Pass {
+            rope: self.rope.table(positions),
+            rows,
+            x,
+            scales: vec![0.0; rows],
+            input: Activations::new(),
+            inner: Activations::new(),
+            qkv: vec![0.0; tiles.iter().sum()],
+            q: vec![0.0; plan.groups.len() * QUERIES_MAX * config.head_dim],
+            states: vec![0.0; plan.tasks.len() * state_len(config.head_dim)],
+            attended: vec![0.0; tiled_len(rows, config.q_dim())],
+            product: vec![0.0; tiled_len(rows, config.dim)],
+            spans,
+            plan,
         }
-        kv.advance(n);
+    }
+
+    /// Takes the rows through every layer and counts their positions.
+    pub(crate) fn run_pass(&self, kvs: &mut [&mut KvCache], pass: &mut Pass) {
+        for (layer_idx, weights) in self.weights.layers.iter().enumerate() {
+            self.attention(weights, layer_idx, kvs, pass);
+            self.feed_forward(weights, pass);
+        }
+        for span in &pass.spans {
+            kvs[span.sequence].advance(span.rows);
+        }
     }
 
     /// `x += o(attend(rope(q), rope(k), v))`, where `q`, `k`, `v` are products of `norm(x)`.
     fn attention(
         &self,
         weights: &LayerWeights,
-        kv: &mut LayerKv,
-        rope: &RopeTable,
-        from_pos: usize,
-        blocks: &mut [Block],
+        layer_idx: usize,
+        kvs: &mut [&mut KvCache],
+        pass: &mut Pass,
     ) {
-        let (dim, q_dim) = (self.config.dim, self.config.q_dim());
-        self.each(blocks, |block| self.norm(block, &weights.attn_norm));
-        self.product([&weights.q, &weights.k, &weights.v], blocks, |block| {
-            (&block.activations, [&mut block.q_tiles, &mut block.k_tiles, &mut block.v_tiles])
+        let qkv = [&weights.q, &weights.k, &weights.v];
+        self.norm(pass, &weights.attn_norm, &qkv);
+        self.product(&qkv, &pass.input, &mut pass.qkv);
+        self.append(weights, layer_idx, kvs, pass);
+        self.queries(weights, pass);
+        self.attend(layer_idx, kvs, pass);
+        self.gather_heads(pass);
+        pass.input.reset(pass.rows, self.config.q_dim(), &[&weights.o]);
+        let Pass { attended, input, .. } = pass;
+        self.each_part(input, |kernels_part, tiles| {
+            self.compute.kernels.quantize(&attended[tiles], kernels_part);
         });
-        self.each(blocks, |block| self.heads(block, weights, rope));
-        self.append(kv, from_pos, blocks);
-        self.attend(kv, from_pos, blocks);
-        self.each(blocks, |block| {
-            let Block { activations, attended, rows, .. } = block;
-            activations.quantize(&self.compute.kernels, attended, *rows, q_dim);
-        });
-        self.product([&weights.o], blocks, |block| (&block.activations, [&mut block.out_tiles]));
-        self.each(blocks, |block| add_tiles(&block.out_tiles, block.rows, dim, &mut block.x));
+        self.add_product(&weights.o, &pass.input, &mut pass.product, &mut pass.x);
     }
 
     /// `x += down(silu(gate) * up)`, where `gate` and `up` are products of `norm(x)`.
-    fn feed_forward(&self, weights: &LayerWeights, blocks: &mut [Block]) {
-        let (dim, ffn_dim, kernels) = (self.config.dim, self.config.ffn_dim, &self.compute.kernels);
-        self.each(blocks, |block| self.norm(block, &weights.ffn_norm));
-        self.product([&weights.gate, &weights.up], blocks, |block| {
-            (&block.activations, [&mut block.gate_tiles, &mut block.up_tiles])
+    fn feed_forward(&self, weights: &LayerWeights, pass: &mut Pass) {
+        let (rows, kernels) = (pass.rows, &self.compute.kernels);
+        self.norm(pass, &weights.ffn_norm, &[&weights.gate, &weights.up]);
+        let Pass { input, inner, .. } = pass;
+        inner.reset(rows, self.config.ffn_dim, &[&weights.down]);
+        let n_tiles = weights.gate.n_tiles();
+        // A step of 32 inner columns is two tiles of both.
+        let steps = self.tiles_per_task(&[&weights.gate, &weights.up], rows).div_ceil(4);
+        self.parts(inner, steps, |index, part| {
+            let tiles = 2 * steps * index..n_tiles.min(2 * steps * (index + 1));
+            let len = tiles.len() * rows * TILE_ROWS;
+            with_scratch(2 * len, |scratch| {
+                let (gate, up) = scratch.split_at_mut(len);
+                kernels.matmul(&weights.gate, tiles.clone(), input, gate);
+                kernels.matmul(&weights.up, tiles, input, up);
+                kernels.quantize_gated(gate, up, part);
+            });
         });
-        self.each(blocks, |block| {
-            let Block { activations, rows, gate, up, inner, .. } = block;
-            untile(&block.gate_tiles, *rows, ffn_dim, gate);
-            untile(&block.up_tiles, *rows, ffn_dim, up);
-            kernels.silu_mul(gate, up, inner);
-            activations.quantize(kernels, inner, *rows, ffn_dim);
-        });
-        self.product([&weights.down], blocks, |block| (&block.activations, [&mut block.out_tiles]));
-        self.each(blocks, |block| add_tiles(&block.out_tiles, block.rows, dim, &mut block.x));
+        self.add_product(&weights.down, &pass.inner, &mut pass.product, &mut pass.x);
     }
 
-    /// `matrix(norm(x))` of `x`, `(rows, dim)`: logits, `(n_tiles, rows, TILE_ROWS)`.
+    /// `matrix(norm(x))` of `x`, `(rows, dim)` in tiles: logits, in tiles.
     pub(crate) fn head(&self, head: &HeadWeights, rows: usize, x: &[f32], out: &mut [f32]) {
-        let (dim, kernels) = (self.config.dim, &self.compute.kernels);
-        let mut normed = vec![0.0; rows * dim];
-        for (x, out) in x.chunks_exact(dim).zip(normed.chunks_exact_mut(dim)) {
-            kernels.rms_norm(x, &head.norm, self.config.norm_eps, out);
+        let (mut scales, mut input) = (vec![0.0; rows], Activations::new());
+        input.reset(rows, self.config.dim, &[&head.matrix]);
+        self.normed(x, &head.norm, &mut scales, &mut input);
+        self.product(&[&head.matrix], &input, out);
+    }
+
+    /// Makes `rms_norm(x) * weight` the input of products with `readers`.
+    fn norm(&self, pass: &mut Pass, weight: &[f32], readers: &[&PackedMatrix]) {
+        let Pass { x, scales, input, rows, .. } = pass;
+        input.reset(*rows, self.config.dim, readers);
+        self.normed(x, weight, scales, input);
+    }
+
+    fn normed(&self, x: &[f32], weight: &[f32], scales: &mut [f32], input: &mut Activations) {
+        let (kernels, rows) = (&self.compute.kernels, scales.len());
+        kernels.norm_scales(x, self.config.dim, self.config.norm_eps, scales);
+        self.each_part(input, |part, tiles| {
+            let columns = tiles.start / rows..tiles.end / rows;
+            kernels.quantize_normed(&x[tiles], scales, &weight[columns], part);
+        });
+    }
+
+    /// Rotates the keys of every row and writes them and the values to the caches.
+    fn append(
+        &self,
+        weights: &LayerWeights,
+        layer_idx: usize,
+        kvs: &mut [&mut KvCache],
+        pass: &Pass,
+    ) {
+        let head_dim = self.config.head_dim;
+        let k_first = weights.q.n_tiles() * TILE_ROWS;
+        let v_first = k_first + weights.k.n_tiles() * TILE_ROWS;
+        for span in &pass.spans {
+            let write = |head_idx: usize, head: &mut HeadKv| {
+                with_scratch(3 * head_dim, |scratch| {
+                    let (k, rest) = scratch.split_at_mut(head_dim);
+                    let (v, spare) = rest.split_at_mut(head_dim);
+                    let columns = head_idx * head_dim..(head_idx + 1) * head_dim;
+                    for row in span.first..span.first + span.rows {
+                        gather(&pass.qkv, pass.rows, row, k_first + columns.start, k);
+                        gather(&pass.qkv, pass.rows, row, v_first + columns.start, v);
+                        add_bias(k, weights.k_bias.as_deref(), columns.start);
+                        add_bias(v, weights.v_bias.as_deref(), columns.start);
+                        self.rotate(k, weights.k_norm.as_deref(), pass.rope.row(row), spare);
+                        let position = span.from_pos + row - span.first;
+                        self.compute.kernels.kv_append(k, v, position, head.view_mut());
+                    }
+                });
+            };
+            let heads = &mut kvs[span.sequence].layer_mut(layer_idx).heads;
+            if span.rows < HEADS_MIN {
+                heads.iter_mut().enumerate().for_each(|(index, head)| write(index, head));
+            } else {
+                self.compute.pool.split(Parts::new(heads, 1), |index, head| {
+                    write(index, &mut head[0]);
+                });
+            }
         }
-        let mut activations = Activations::new();
-        activations.quantize(kernels, &normed, rows, dim);
-        self.multiply([&head.matrix], vec![(rows, &activations, [out])]);
     }
 
-    /// Quantizes `rms_norm(x) * weight`, `(rows, dim)`, as the input of the next product.
-    fn norm(&self, block: &mut Block, weight: &[f32]) {
-        let (dim, eps, kernels) = (self.config.dim, self.config.norm_eps, &self.compute.kernels);
-        for (x, out) in block.x.chunks_exact(dim).zip(block.normed.chunks_exact_mut(dim)) {
-            kernels.rms_norm(x, weight, eps, out);
-        }
-        block.activations.quantize(kernels, &block.normed, block.rows, dim);
-    }
-
-    /// Makes queries, keys and values of their products: bias, norm of every head, rotation.
-    fn heads(&self, block: &mut Block, weights: &LayerWeights, rope: &RopeTable) {
-        let (q_dim, kv_dim) = (self.config.q_dim(), self.config.kv_dim());
-        untile(&block.q_tiles, block.rows, q_dim, &mut block.q);
-        untile(&block.k_tiles, block.rows, kv_dim, &mut block.k);
-        untile(&block.v_tiles, block.rows, kv_dim, &mut block.v);
-        add_to_rows(&mut block.q, weights.q_bias.as_deref());
-        add_to_rows(&mut block.k, weights.k_bias.as_deref());
-        add_to_rows(&mut block.v, weights.v_bias.as_deref());
-        self.rotate(&mut block.q, q_dim, weights.q_norm.as_deref(), block.first, rope);
-        self.compute.kernels.round_queries(&mut block.q);
-        self.rotate(&mut block.k, kv_dim, weights.k_norm.as_deref(), block.first, rope);
-    }
-
-    /// Normalizes (if the model does) and rotates every head of `x`, `(rows, width)`, whose first
-    /// row is row `first` of the pass.
+    /// Normalizes (if the model does) and rotates a head, `(head_dim)`.
     fn rotate(
         &self,
-        x: &mut [f32],
-        width: usize,
+        head: &mut [f32],
         norm: Option<&[f32]>,
-        first: usize,
-        rope: &RopeTable,
+        (cos, sin): (&[f32], &[f32]),
+        spare: &mut [f32],
     ) {
-        let (kernels, n_dims) = (&self.compute.kernels, self.config.rope.n_dims);
-        let mut normed = vec![0.0; self.config.head_dim];
-        for (row_idx, row) in x.chunks_exact_mut(width).enumerate() {
-            let (cos, sin) = rope.row(first + row_idx);
-            for head in row.chunks_exact_mut(self.config.head_dim) {
-                if let Some(weight) = norm {
-                    kernels.rms_norm(head, weight, self.config.norm_eps, &mut normed);
-                    head.copy_from_slice(&normed);
-                }
-                kernels.rope(&mut head[..n_dims], cos, sin, self.config.rope.style);
-            }
+        let (kernels, rope) = (&self.compute.kernels, &self.config.rope);
+        if let Some(weight) = norm {
+            kernels.rms_norm(head, weight, self.config.norm_eps, spare);
+            head.copy_from_slice(spare);
         }
+        kernels.rope(&mut head[..rope.n_dims], cos, sin, rope.style);
     }
 
-    /// Writes the keys and values of every block behind the `from_pos` positions of the cache.
-    fn append(&self, kv: &mut LayerKv, from_pos: usize, blocks: &[Block]) {
-        let (head_dim, kv_dim) = (self.config.head_dim, self.config.kv_dim());
-        let write = |(head_idx, head): (usize, &mut HeadKv)| {
-            let span = head_idx * head_dim..(head_idx + 1) * head_dim;
-            for block in blocks {
-                let rows = block.k.chunks_exact(kv_dim).zip(block.v.chunks_exact(kv_dim));
-                for (row_idx, (k, v)) in rows.enumerate() {
-                    let position = from_pos + block.first + row_idx;
-                    let (k, v) = (&k[span.clone()], &v[span.clone()]);
-                    self.compute.kernels.kv_append(k, v, position, &mut head.k, &mut head.v);
+    /// Rotates the queries and writes them in columns.
+    fn queries(&self, weights: &LayerWeights, pass: &mut Pass) {
+        let head_dim = self.config.head_dim;
+        let Pass { plan, qkv, q, rope, rows, .. } = pass;
+        let write = |group: &Group, q: &mut [f32]| {
+            let columns = group.rows * group.heads.len();
+            with_scratch(2 * head_dim, |scratch| {
+                let (query, spare) = scratch.split_at_mut(head_dim);
+                for column in 0..columns {
+                    let row = group.row + column / group.heads.len();
+                    let first = (group.heads.start + column % group.heads.len()) * head_dim;
+                    gather(qkv, *rows, row, first, query);
+                    add_bias(query, weights.q_bias.as_deref(), first);
+                    self.rotate(query, weights.q_norm.as_deref(), rope.row(row), spare);
+                    self.compute.kernels.round_queries(query);
+                    for (d, x) in query.iter().enumerate() {
+                        q[d * columns + column] = *x;
+                    }
                 }
-            }
+            });
         };
-        let rows: usize = blocks.iter().map(|block| block.rows).sum();
-        self.deal(kv.heads.iter_mut().enumerate(), rows > 8, write);
+        let parts = Parts::new(q, QUERIES_MAX * head_dim);
+        let is_parallel = *rows >= HEADS_MIN;
+        self.compute.pool.split_if(is_parallel, parts, |index, q| write(&plan.groups[index], q));
     }
 
-    /// Every query gathers the values of the positions up to its own.
-    fn attend(&self, kv: &LayerKv, from_pos: usize, blocks: &mut [Block]) {
-        let (head_dim, n_kv_heads) = (self.config.head_dim, self.config.n_kv_heads);
-        let group = self.config.n_heads / n_kv_heads * head_dim;
+    /// Every query gathers the values of the positions up to its own, into the tasks' states.
+    fn attend(&self, layer_idx: usize, kvs: &[&mut KvCache], pass: &mut Pass) {
+        let (kernels, head_dim) = (&self.compute.kernels, self.config.head_dim);
         let scale = (1.0 / libm::sqrt(head_dim as f64)) as f32;
-        let rows: usize = blocks.iter().map(|block| block.rows).sum();
-        let work = rows * (from_pos + rows) * self.config.q_dim();
-        let tasks = blocks.iter_mut().flat_map(|block| {
-            let first = from_pos + block.first;
-            let out = block.attended.chunks_exact_mut(group);
-            block.q.chunks_exact(group).zip(out).enumerate().map(move |(i, (q, out))| {
-                (first + i / n_kv_heads + 1, &kv.heads[i % n_kv_heads], q, out)
-            })
-        });
-        self.deal(tasks, work > ATTENTION_WORK_MIN, |(len, head, q, out)| {
-            self.compute.kernels.attention(q, &head.k, &head.v, len, head_dim, scale, out);
+        let Pass { plan, q, states, .. } = pass;
+        let parts = Parts::new(states, state_len(head_dim));
+        self.compute.pool.split_if(plan.work >= ATTENTION_MIN, parts, |index, state| {
+            let task = &plan.tasks[index];
+            let group = &plan.groups[task.group];
+            let (lens, columns) = group.lens();
+            let q = &q[task.group * QUERIES_MAX * head_dim..][..columns * head_dim];
+            let queries = Queries { q, lens: &lens[..columns], scale };
+            let kv = kvs[group.sequence].layer(layer_idx).heads[group.kv_head].view();
+            let state = &mut state[..columns * attention_state_len(head_dim)];
+            kernels.attention_clear(state, head_dim);
+            kernels.attention(&queries, kv, task.tiles.clone(), state);
         });
     }
 
-    /// Multiplies the activations of every block with `N` weights. `part` gives a block's
-    /// activations and, for every weight, where the product goes, in tiles.
-    fn product<const N: usize>(
-        &self,
-        weights: [&PackedMatrix; N],
-        blocks: &mut [Block],
-        part: impl Fn(&mut Block) -> (&Activations, [&mut [f32]; N]),
-    ) {
-        let parts = blocks.iter_mut().map(|block| {
-            let rows = block.rows;
-            let (activations, outs) = part(block);
-            (rows, activations, outs)
-        });
-        self.multiply(weights, parts.collect());
-    }
-
-    /// As [`Stage::product`], for parts of (rows, their activations, products in tiles).
-    fn multiply<const N: usize>(
-        &self,
-        weights: [&PackedMatrix; N],
-        parts: Vec<(usize, &Activations, [&mut [f32]; N])>,
-    ) {
-        let threads = self.compute.pool.threads();
-        let per_task = weights.map(|weight| tiles_per_task(weight, threads));
-        let mut parts: Vec<_> = parts
-            .into_iter()
-            .map(|(rows, activations, outs)| {
-                let mut lens = per_task.iter().map(|tiles| tiles * rows * TILE_ROWS);
-                let chunks = outs.map(|out| out.chunks_mut(lens.next().expect("N lengths")));
-                (activations, chunks)
-            })
-            .collect();
-        let mut tasks = Vec::new();
-        for (index, weight) in weights.into_iter().enumerate() {
-            for start in (0..weight.n_tiles()).step_by(per_task[index]) {
-                let tiles = start..(start + per_task[index]).min(weight.n_tiles());
-                for (activations, chunks) in &mut parts {
-                    let out = chunks[index].next().expect("a product has all its tiles");
-                    tasks.push(Task { weight, tiles: tiles.clone(), activations, out });
+    /// Merges the states of every group and writes what its heads gathered.
+    fn gather_heads(&self, pass: &mut Pass) {
+        let (kernels, head_dim) = (&self.compute.kernels, self.config.head_dim);
+        let Pass { plan, states, attended, rows, .. } = pass;
+        let slot = state_len(head_dim);
+        with_scratch(head_dim, |out| {
+            for group in &plan.groups {
+                let (_, columns) = group.lens();
+                let used = columns * attention_state_len(head_dim);
+                let (first, rest) = states[group.tasks.start * slot..].split_at_mut(slot);
+                for other in rest.chunks_exact(slot).take(group.tasks.len() - 1) {
+                    kernels.attention_merge(&mut first[..used], &other[..used], head_dim);
+                }
+                let states = first.chunks_exact(attention_state_len(head_dim));
+                for (column, state) in states.take(columns).enumerate() {
+                    let row = group.row + column / group.heads.len();
+                    let head = group.heads.start + column % group.heads.len();
+                    kernels.attention_finish(state, out);
+                    scatter(out, attended, *rows, row, head * head_dim);
                 }
             }
-        }
-        self.compute.pool.for_each(&mut tasks, |task| {
-            let Task { weight, tiles, activations, out } = task;
-            self.compute.kernels.matmul(weight, tiles.clone(), activations, out);
         });
     }
 
-    /// Applies `work` to every block, several at a time.
-    fn each(&self, blocks: &mut [Block], work: impl Fn(&mut Block) + Sync + Send) {
-        let several = blocks.len() > 1;
-        self.deal(blocks.iter_mut(), several, work);
-    }
-
-    /// Applies `work` to every task, on the threads if `parallel`.
-    fn deal<T: Send>(
-        &self,
-        tasks: impl Iterator<Item = T>,
-        parallel: bool,
-        work: impl Fn(T) + Sync + Send,
-    ) {
-        match parallel && self.compute.pool.threads() > 1 {
-            true => {
-                let mut tasks: Vec<_> = tasks.map(Some).collect();
-                let take = |task: &mut Option<T>| task.take().into_iter().for_each(&work);
-                self.compute.pool.for_each(&mut tasks, take);
+    /// Products of `x` with `weights`: their tiles one behind another.
+    fn product(&self, weights: &[&PackedMatrix], x: &Activations, out: &mut [f32]) {
+        let (kernels, tile_len) = (&self.compute.kernels, x.rows() * TILE_ROWS);
+        let per_task = self.tiles_per_task(weights, x.rows());
+        self.compute.pool.split(Parts::new(out, per_task * tile_len), |index, mut out| {
+            let mut first = index * per_task;
+            for weight in weights {
+                let n = weight.n_tiles().saturating_sub(first).min(out.len() / tile_len);
+                let (here, rest) = out.split_at_mut(n * tile_len);
+                if n > 0 {
+                    kernels.matmul(weight, first..first + n, x, here);
+                }
+                first = (first + n).saturating_sub(weight.n_tiles());
+                out = rest;
             }
-            false => tasks.for_each(work),
-        }
+        });
+    }
+
+    /// `to += weight(x)`; `product` is room for the product.
+    fn add_product(
+        &self,
+        weight: &PackedMatrix,
+        x: &Activations,
+        product: &mut [f32],
+        to: &mut [f32],
+    ) {
+        let (kernels, tile_len) = (&self.compute.kernels, x.rows() * TILE_ROWS);
+        let per_task = self.tiles_per_task(&[weight], x.rows());
+        let part_len = per_task * tile_len;
+        let parts = (Parts::new(product, part_len), Parts::new(to, part_len));
+        self.compute.pool.split(parts, |index, (product, to)| {
+            let first = index * per_task;
+            kernels.matmul(weight, first..first + to.len() / tile_len, x, product);
+            kernels.add(to, product);
+        });
+    }
+
+    /// Writes `x` in parts: `work` gets a part and where its tiles stand.
+    fn each_part(
+        &self,
+        x: &mut Activations,
+        work: impl Fn(&mut ActivationsPart<'_>, std::ops::Range<usize>) + Sync,
+    ) {
+        let (rows, len) = (x.rows(), tiled_len(x.rows(), x.cols()));
+        let steps = x.cols().div_ceil(2 * TILE_ROWS);
+        let n_parts = if len < QUANTIZE_MIN { 1 } else { 2 * self.compute.pool.threads() };
+        let per_part = steps.div_ceil(n_parts);
+        let part_len = 2 * TILE_ROWS * rows * per_part;
+        self.parts(x, per_part, |index, part| {
+            work(part, index * part_len..len.min((index + 1) * part_len));
+        });
+    }
+
+    /// Applies `work` to parts of `x` of `steps` steps.
+    fn parts(
+        &self,
+        x: &mut Activations,
+        steps: usize,
+        work: impl Fn(usize, &mut ActivationsPart<'_>) + Sync,
+    ) {
+        let (rows, is_quantized) = (x.rows(), x.is_quantized());
+        let (codes, numbers, floats) = x.slices();
+        let len = steps * rows * 2 * TILE_ROWS;
+        let numbers = Parts::new(numbers, steps * rows);
+        let parts = ((numbers, Parts::new(codes, len)), Parts::new(floats, len));
+        self.compute.pool.split(parts, |index, ((numbers, codes), floats)| {
+            work(index, &mut ActivationsPart::new(rows, is_quantized, codes, numbers, floats));
+        });
+    }
+
+    /// Tiles of one task of a product of `rows` rows with `weights`, one behind another.
+    fn tiles_per_task(&self, weights: &[&PackedMatrix], rows: usize) -> usize {
+        let threads = self.compute.pool.threads();
+        let n_tiles: usize = weights.iter().map(|weight| weight.n_tiles()).sum();
+        let bytes: usize = weights.iter().map(|weight| weight.bytes()).sum();
+        let tile_bytes = (bytes / n_tiles).max(1);
+        let even = match threads {
+            1 => n_tiles,
+            _ => n_tiles.div_ceil(threads * TASKS_PER_THREAD),
+        };
+        let least = (TASK_BYTES_MIN / rows.min(4)).div_ceil(tile_bytes);
+        even.clamp(least, least.max(TASK_BYTES_MAX / tile_bytes))
     }
 }
 
-/// Some tiles of a weight, and the rows that they are multiplied with.
-struct Task<'a> {
-    weight: &'a PackedMatrix,
-    tiles: Range<usize>,
-    activations: &'a Activations,
-    /// `(tiles.len(), rows, TILE_ROWS)`.
-    out: &'a mut [f32],
+/// Floats of the states of one task.
+const fn state_len(head_dim: usize) -> usize {
+    QUERIES_MAX * attention_state_len(head_dim)
 }
 
-fn tiles_per_task(weight: &PackedMatrix, threads: usize) -> usize {
-    let tile_bytes = (weight.bytes() / weight.n_tiles()).max(1);
-    let even = match threads {
-        1 => weight.n_tiles(),
-        _ => weight.n_tiles().div_ceil(threads * TASKS_PER_THREAD),
-    };
-    even.clamp(TASK_BYTES_MIN.div_ceil(tile_bytes), TASK_BYTES_MAX.div_ceil(tile_bytes))
-}
-
-/// Adds `bias`, `(width)`, to every row of `x`, `(rows, width)`.
-fn add_to_rows(x: &mut [f32], bias: Option<&[f32]>) {
+/// Adds to a head, `(head_dim)`, its part of `bias`, which begins at `first`.
+fn add_bias(head: &mut [f32], bias: Option<&[f32]>, first: usize) {
     let Some(bias) = bias else { return };
-    for row in x.chunks_exact_mut(bias.len()) {
-        row.iter_mut().zip(bias).for_each(|(sum, value)| *sum += value);
-    }
+    head.iter_mut().zip(&bias[first..]).for_each(|(sum, value)| *sum += value);
 }

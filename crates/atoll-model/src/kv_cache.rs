@@ -1,11 +1,34 @@
-//! Keys and values of the positions that a session has seen, as half-precision tiles.
+//! Keys and values of the positions that a session has seen, in tiles of positions.
 
 use std::ops::Range;
 
-use atoll_kernels::KV_TILE;
+use atoll_kernels::{KV_TILE, KvHead, KvHeadMut};
+use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+
+/// How keys and values are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvType {
+    /// IEEE halves.
+    #[default]
+    F16,
+    /// Integers of ±127 with one scale per position and head: half the memory.
+    Int8,
+}
+
+impl KvType {
+    /// Bytes of one position of one key-value head.
+    const fn position_bytes(self, head_dim: usize) -> usize {
+        let numbers = head_dim + width(head_dim);
+        match self {
+            Self::F16 => 2 * numbers,
+            Self::Int8 => numbers + 2 * size_of::<f32>(),
+        }
+    }
+}
 
 /// Keys and values of one session for the layers of one stage.
 ///
@@ -26,28 +49,98 @@ pub(crate) struct LayerKv {
     pub(crate) heads: Vec<HeadKv>,
 }
 
-/// One head's keys and values, f16 bits.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct HeadKv {
-    /// `(n_tiles, head_dim, KV_TILE)`.
-    pub(crate) k: Vec<u16>,
-    /// `(n_tiles, KV_TILE, head_dim)`.
-    pub(crate) v: Vec<u16>,
+/// One head's keys, `(n_tiles, head_dim, KV_TILE)`, and values, `(positions, width)`, where width
+/// is head_dim rounded up to 16; scales are `(positions)`.
+#[derive(Debug, Clone)]
+pub(crate) enum HeadKv {
+    F16 { k: Vec<u16>, v: Vec<u16> },
+    Int8 { k: Vec<i8>, v: Vec<i8>, k_scales: Vec<f32>, v_scales: Vec<f32> },
+}
+
+impl HeadKv {
+    fn new(kind: KvType) -> Self {
+        match kind {
+            KvType::F16 => Self::F16 { k: Vec::new(), v: Vec::new() },
+            KvType::Int8 => {
+                let scales = (Vec::new(), Vec::new());
+                let (k_scales, v_scales) = scales;
+                Self::Int8 { k: Vec::new(), v: Vec::new(), k_scales, v_scales }
+            }
+        }
+    }
+
+    /// As the kernels read it.
+    pub(crate) fn view(&self) -> KvHead<'_> {
+        match self {
+            Self::F16 { k, v } => KvHead::F16 { k, v },
+            Self::Int8 { k, v, k_scales, v_scales } => KvHead::I8 { k, v, k_scales, v_scales },
+        }
+    }
+
+    /// As the kernels write it.
+    pub(crate) fn view_mut(&mut self) -> KvHeadMut<'_> {
+        match self {
+            Self::F16 { k, v } => KvHeadMut::F16 { k, v },
+            Self::Int8 { k, v, k_scales, v_scales } => KvHeadMut::I8 { k, v, k_scales, v_scales },
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::F16 { k, v } => (k.capacity() + v.capacity()) * size_of::<u16>(),
+            Self::Int8 { k, v, k_scales, v_scales } => {
+                let scales = k_scales.capacity() + v_scales.capacity();
+                k.capacity() + v.capacity() + scales * size_of::<f32>()
+            }
+        }
+    }
+
+    /// Makes room for `need` positions, whole tiles, and never for more than `bound`.
+    fn grow(&mut self, need: usize, bound: usize, head_dim: usize) {
+        let width = width(head_dim);
+        match self {
+            Self::F16 { k, v } => {
+                grow(k, need * head_dim, bound * head_dim);
+                grow(v, need * width, bound * width);
+            }
+            Self::Int8 { k, v, k_scales, v_scales } => {
+                grow(k, need * head_dim, bound * head_dim);
+                grow(v, need * width, bound * width);
+                grow(k_scales, need, bound);
+                grow(v_scales, need, bound);
+            }
+        }
+    }
+}
+
+/// A head's dimension as the cache of values has it.
+const fn width(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(16)
 }
 
 impl KvCache {
     /// An empty cache for `layers` of the model, for at most `positions_max` positions.
     #[must_use]
-    pub fn new(config: &ModelConfig, layers: Range<usize>, positions_max: usize) -> Self {
-        let layer = LayerKv { heads: vec![HeadKv::default(); config.n_kv_heads] };
+    pub fn new(
+        config: &ModelConfig,
+        layers: Range<usize>,
+        positions_max: usize,
+        kind: KvType,
+    ) -> Self {
+        let layer = LayerKv { heads: vec![HeadKv::new(kind); config.n_kv_heads] };
         Self { layers: vec![layer; layers.len()], head_dim: config.head_dim, len: 0, positions_max }
     }
 
     /// Bytes that `positions` positions of `n_layers` layers take.
     #[must_use]
-    pub const fn bytes_for(config: &ModelConfig, n_layers: usize, positions: usize) -> usize {
-        let per_position = 2 * size_of::<u16>() * config.n_kv_heads * config.head_dim;
-        n_layers * per_position * positions.div_ceil(KV_TILE) * KV_TILE
+    pub const fn bytes_for(
+        config: &ModelConfig,
+        n_layers: usize,
+        positions: usize,
+        kind: KvType,
+    ) -> usize {
+        let per_position = kind.position_bytes(config.head_dim) * config.n_kv_heads;
+        n_layers * per_position * positions.next_multiple_of(KV_TILE)
     }
 
     /// Number of positions held.
@@ -77,7 +170,7 @@ impl KvCache {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let heads = self.layers.iter().flat_map(|layer| &layer.heads);
-        heads.map(|head| (head.k.capacity() + head.v.capacity()) * size_of::<u16>()).sum()
+        heads.map(HeadKv::bytes).sum()
     }
 
     /// Makes room for `n` more positions in every layer; their contents are undefined until
@@ -91,12 +184,10 @@ impl KvCache {
             let context = self.positions_max;
             return Err(ModelError::ContextExceeded { tokens: positions, context });
         }
-        let tile = KV_TILE * self.head_dim;
-        let bound = self.positions_max.div_ceil(KV_TILE) * tile;
-        let need = positions.div_ceil(KV_TILE) * tile;
+        let bound = self.positions_max.next_multiple_of(KV_TILE);
+        let need = positions.next_multiple_of(KV_TILE);
         for head in self.layers.iter_mut().flat_map(|layer| &mut layer.heads) {
-            grow(&mut head.k, need, bound);
-            grow(&mut head.v, need, bound);
+            head.grow(need, bound, self.head_dim);
         }
         Ok(())
     }
@@ -112,15 +203,20 @@ impl KvCache {
         self.len += n;
     }
 
-    /// The caches of the stage's layers, in order.
-    pub(crate) fn layers_mut(&mut self) -> &mut [LayerKv] {
-        &mut self.layers
+    /// The cache of the stage's layer `index`.
+    pub(crate) fn layer(&self, index: usize) -> &LayerKv {
+        &self.layers[index]
+    }
+
+    /// As [`KvCache::layer`], to be written.
+    pub(crate) fn layer_mut(&mut self, index: usize) -> &mut LayerKv {
+        &mut self.layers[index]
     }
 }
 
 /// Lengthens `values` to at least `need`, a quarter ahead so that copies stay rare, never beyond
 /// `bound`.
-fn grow(values: &mut Vec<u16>, need: usize, bound: usize) {
+fn grow<T: Clone + Default>(values: &mut Vec<T>, need: usize, bound: usize) {
     if need <= values.len() {
         return;
     }
@@ -128,5 +224,5 @@ fn grow(values: &mut Vec<u16>, need: usize, bound: usize) {
         let wanted = need.max(values.len() + values.len() / 4).min(bound);
         values.reserve_exact(wanted - values.len());
     }
-    values.resize(need, 0);
+    values.resize(need, T::default());
 }

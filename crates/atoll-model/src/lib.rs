@@ -37,8 +37,8 @@ pub mod stop;
 pub mod template;
 pub mod tokenizer;
 
+mod attend;
 pub mod bench;
-mod block;
 mod forward;
 pub mod generate;
 pub mod kv_cache;
@@ -48,6 +48,7 @@ pub mod pool;
 mod reference;
 pub mod rope;
 pub mod stage;
+mod tiles;
 pub mod weights;
 
 pub use ndarray;
@@ -58,12 +59,12 @@ pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, TensorSpec}
 pub use error::ModelError;
 pub use generate::{FinishReason, GenerateOptions, Generated, Generator, Timings};
 pub use gguf::{GgufFile, GgufWriter};
-pub use kv_cache::KvCache;
+pub use kv_cache::{KvCache, KvType};
 pub use manifest::{BlobEntry, Manifest, PartEntry, ShardSet};
 pub use pool::{Compute, Pool};
 pub use safetensors::SafetensorsFolder;
 pub use sampler::{Sampled, SamplerConfig, sample};
-pub use stage::{Stage, StageInput};
+pub use stage::{Sequence, Stage, StageInput};
 pub use stop::{Passed, StopMatcher};
 pub use template::{ChatMessage, ChatTemplate};
 pub use tensor::{Tensor, TensorInfo, TensorSource};

@@ -14,11 +14,14 @@
 //! | chili 0.2 | 22.1 µs | 24.1 µs | shares work at a heartbeat, so never anything this short |
 //! | forte 1.0 beta | 22.1 µs | 21.7 µs | the same; wants a newer compiler than this workspace |
 
+use std::cell::RefCell;
+
 use atoll_kernels::{Isa, Kernels};
 
 use self::split::{Parts, Split};
 use self::workers::Workers;
 use crate::error::ModelError;
+use crate::kv_cache::KvType;
 
 pub(crate) mod split;
 mod workers;
@@ -33,6 +36,8 @@ pub struct Compute {
     pub kernels: Kernels,
     /// Threads.
     pub pool: Pool,
+    /// How new caches store keys and values.
+    pub kv: KvType,
 }
 
 impl Compute {
@@ -41,7 +46,14 @@ impl Compute {
     /// # Errors
     /// As [`Pool::new`].
     pub fn new(isa: Isa, threads: usize) -> Result<Self, ModelError> {
-        Ok(Self { kernels: Kernels::new(isa), pool: Pool::new(threads)? })
+        let (kernels, pool) = (Kernels::new(isa), Pool::new(threads)?);
+        Ok(Self { kernels, pool, kv: KvType::default() })
+    }
+
+    /// The same with caches of another kind.
+    #[must_use]
+    pub fn with_kv(self, kv: KvType) -> Self {
+        Self { kv, ..self }
     }
 }
 
@@ -99,18 +111,52 @@ impl Pool {
         self.split(Parts::new(tasks, 1), |_, task| task.iter_mut().for_each(&work));
     }
 
-    /// Applies `work` to every index below `n` with its part; the order is free.
-    #[expect(unsafe_code, reason = "the one place that takes parts")]
+    /// As [`Pool::split`], on the threads only if `is_parallel`.
+    pub(crate) fn split_if<S: Split>(
+        &self,
+        is_parallel: bool,
+        parts: S,
+        work: impl Fn(usize, S::Part) + Sync,
+    ) {
+        let workers = self.workers.as_ref().filter(|_| is_parallel);
+        Self::split_on(workers, parts, work);
+    }
+
+    /// Applies `work` to every part with its index; the order is free.
     pub(crate) fn split<S: Split>(&self, parts: S, work: impl Fn(usize, S::Part) + Sync) {
+        Self::split_on(self.workers.as_ref(), parts, work);
+    }
+
+    #[expect(unsafe_code, reason = "the one place that takes parts")]
+    fn split_on<S: Split>(
+        workers: Option<&Workers>,
+        parts: S,
+        work: impl Fn(usize, S::Part) + Sync,
+    ) {
         let task = |index| {
             // SAFETY: the loop below and `Workers::run` give every index once.
             work(index, unsafe { parts.part(index) });
         };
-        match &self.workers {
+        match workers {
             Some(workers) if parts.n_parts() > 1 => workers.run(parts.n_parts(), &task),
             Some(_) | None => (0..parts.n_parts()).for_each(task),
         }
     }
+}
+
+/// Gives `work` room for `len` floats, whatever they are: memory that the thread keeps.
+pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with(|scratch| {
+        // Not within one another: a task's room would be taken away.
+        let mut scratch = scratch.borrow_mut();
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        work(&mut scratch[..len])
+    })
 }
 
 #[cfg(test)]

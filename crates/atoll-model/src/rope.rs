@@ -15,7 +15,7 @@ pub struct Rope {
     magnitude: f64,
 }
 
-/// Cosines and sines of consecutive positions, each `(n_positions, n_dims / 2)`.
+/// Cosines and sines of some positions, each `(n_positions, n_dims / 2)`.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     pairs: usize,
@@ -74,12 +74,12 @@ impl Rope {
         Self { frequencies, magnitude }
     }
 
-    /// The table of positions `from..from + n`.
+    /// The table of `positions`.
     #[must_use]
-    pub fn table(&self, from: usize, n: usize) -> RopeTable {
+    pub fn table(&self, positions: impl Iterator<Item = usize>) -> RopeTable {
         let pairs = self.frequencies.len();
-        let (mut cos, mut sin) = (Vec::with_capacity(n * pairs), Vec::with_capacity(n * pairs));
-        for position in from..from + n {
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in positions {
             for &frequency in &self.frequencies {
                 let (s, c) = libm::sincos(position as f64 * frequency);
                 cos.push((c * self.magnitude) as f32);
@@ -141,7 +141,7 @@ mod tests {
         for (frequency, expected) in rope.frequencies.iter().zip(expected) {
             assert!((frequency / expected - 1.0).abs() < 1e-12, "{frequency} {expected}");
         }
-        let table = rope.table(5, 3);
+        let table = rope.table(5..8);
         for i in 0..3 {
             let (cos, sin) = table.row(i);
             for ((&cos, &sin), &frequency) in cos.iter().zip(sin).zip(&rope.frequencies) {

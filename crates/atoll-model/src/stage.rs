@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 
-use crate::block::{BLOCK_ROWS, Block, tiled_len, tiled_row};
+use crate::attend::Span;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::kv_cache::KvCache;
@@ -12,6 +12,7 @@ use crate::pool::Compute;
 use crate::pool::split::Parts;
 use crate::rope::Rope;
 use crate::tensor::TensorSource;
+use crate::tiles::{gather, scatter, tiled_len};
 use crate::weights::{LoadProgress, Part, Weights};
 
 /// Rows that one pass takes through the layers; longer inputs are cut, which bounds the buffers.
@@ -38,6 +39,17 @@ pub enum StageInput<'a> {
     Tokens(&'a [u32]),
     /// What the stage before gave, `(n, dim)`.
     Rows(ArrayView2<'a, f32>),
+}
+
+/// One sequence's share of a call for several ([`Stage::forward_batch`]).
+#[derive(Debug)]
+pub struct Sequence<'a, 'b> {
+    /// Its own cache.
+    pub kv: &'a mut KvCache,
+    /// What it goes on with: a token of decoding, or any number of a prompt.
+    pub input: StageInput<'b>,
+    /// Position of the first, which must be `kv.len()`.
+    pub from_pos: usize,
 }
 
 impl StageInput<'_> {
@@ -110,7 +122,7 @@ impl Stage {
     /// An empty cache for this stage's layers.
     #[must_use]
     pub fn new_kv_cache(&self, positions_max: usize) -> KvCache {
-        KvCache::new(&self.config, self.part.layers.clone(), positions_max)
+        KvCache::new(&self.config, self.part.layers.clone(), positions_max, self.compute.kv)
     }
 
     /// Takes positions `from_pos..from_pos + input.len()` through the stage, appends their keys
@@ -127,14 +139,44 @@ impl Stage {
         input: StageInput<'_>,
         from_pos: usize,
     ) -> Result<Array2<f32>, ModelError> {
-        self.check(kv, input, from_pos)?;
-        let (n, dim) = (input.len(), self.config.dim);
-        kv.make_room(n)?;
-        let mut out = Vec::with_capacity(n * dim);
-        for first in (0..n).step_by(PASS_ROWS_MAX) {
-            let mut blocks = self.blocks(input, first, PASS_ROWS_MAX.min(n - first));
-            self.pass(kv, &mut blocks);
-            out.extend(blocks.iter().flat_map(|block| &block.x));
+        self.forward_batch(&mut [Sequence { kv, input, from_pos }])
+    }
+
+    /// As [`Stage::forward`] for several sequences in one pass, so that the weights are read once
+    /// for all: gives the rows of the first, then those of the second, and so on, `(n, dim)`.
+    /// Every sequence's rows and cache are the bits that it would have alone, whatever else is in
+    /// the batch. Some may decode while others take in a prompt. On an error all caches are as
+    /// they were.
+    ///
+    /// # Errors
+    /// As [`Stage::forward`], for the first sequence that is at fault.
+    pub fn forward_batch(
+        &self,
+        sequences: &mut [Sequence<'_, '_>],
+    ) -> Result<Array2<f32>, ModelError> {
+        for Sequence { kv, input, from_pos } in &*sequences {
+            self.check(kv, *input, *from_pos)?;
+        }
+        for Sequence { kv, input, .. } in &mut *sequences {
+            kv.make_room(input.len())?;
+        }
+        let inputs: Vec<_> = sequences.iter().map(|sequence| sequence.input).collect();
+        let spans = spans(sequences);
+        let mut kvs: Vec<_> = sequences.iter_mut().map(|sequence| &mut *sequence.kv).collect();
+        let (n, dim) = (inputs.iter().map(StageInput::len).sum(), self.config.dim);
+        let mut out = vec![0.0; n * dim];
+        let mut rest = &mut out[..];
+        for spans in spans {
+            let rows = spans.iter().map(|(span, _)| span.rows).sum();
+            let x = self.rows_in(&inputs, &spans, rows);
+            let spans = spans.into_iter().map(|(span, _)| span).collect();
+            let mut pass = self.new_pass(spans, rows, x);
+            self.run_pass(&mut kvs, &mut pass);
+            let (here, after) = rest.split_at_mut(rows * dim);
+            for (row_idx, row) in here.chunks_exact_mut(dim).enumerate() {
+                gather(&pass.x, rows, row_idx, 0, row);
+            }
+            rest = after;
         }
         Ok(Array2::from_shape_vec((n, dim), out).expect("every row has dim columns"))
     }
@@ -159,7 +201,7 @@ impl Stage {
         let tiles = self.logits_tiles(rows)?;
         let mut logits = vec![0.0; n * vocab_size];
         self.compute.pool.split(Parts::new(&mut logits, vocab_size), |row_idx, out| {
-            tiled_row(&tiles, n, row_idx, out);
+            gather(&tiles, n, row_idx, 0, out);
         });
         Ok(Array2::from_shape_vec((n, vocab_size), logits).expect("every row has vocab_size"))
     }
@@ -175,7 +217,10 @@ impl Stage {
             return Err(invalid(format!("{dim} columns, the model has {}", self.config.dim)));
         }
         let mut tiles = vec![0.0; tiled_len(n, self.config.vocab_size)];
-        let x: Vec<f32> = rows.iter().copied().collect();
+        let mut x = vec![0.0; tiled_len(n, dim)];
+        for (row_idx, row) in rows.rows().into_iter().enumerate() {
+            scatter_row(row, &mut x, n, row_idx);
+        }
         self.head(head, n, &x, &mut tiles);
         Ok(tiles)
     }
@@ -215,26 +260,25 @@ impl Stage {
         }
     }
 
-    /// Rows `first..first + n` of the input, cut into blocks.
-    fn blocks(&self, input: StageInput<'_>, first: usize, n: usize) -> Vec<Block> {
+    /// The rows of a pass, `(rows, dim)` in tiles; beside every span stands where it begins in the
+    /// input of its sequence.
+    fn rows_in(&self, inputs: &[StageInput<'_>], spans: &[(Span, usize)], rows: usize) -> Vec<f32> {
         let dim = self.config.dim;
-        let block = |at: usize| {
-            let rows = BLOCK_ROWS.min(n - at);
-            let mut x = vec![0.0; rows * dim];
-            for (row_idx, row) in x.chunks_exact_mut(dim).enumerate() {
-                match input {
+        let (mut x, mut row) = (vec![0.0; tiled_len(rows, dim)], vec![0.0; dim]);
+        for (span, first) in spans {
+            for index in 0..span.rows {
+                match inputs[span.sequence] {
                     StageInput::Tokens(tokens) => {
-                        self.embed(tokens[first + at + row_idx], row);
+                        self.embed(tokens[first + index], &mut row);
+                        scatter(&row, &mut x, rows, span.first + index, 0);
                     }
                     StageInput::Rows(all) => {
-                        let source = all.row(first + at + row_idx);
-                        row.iter_mut().zip(source).for_each(|(to, &from)| *to = from);
+                        scatter_row(all.row(first + index), &mut x, rows, span.first + index);
                     }
                 }
             }
-            Block::new(&self.config, at, rows, x)
-        };
-        (0..n).step_by(BLOCK_ROWS).map(block).collect()
+        }
+        x
     }
 
     /// The embedding's row of `token`, `(dim)`.
@@ -242,6 +286,38 @@ impl Stage {
         let embed = self.weights.embed.as_ref().expect("checked before the pass");
         self.compute.kernels.dequantize_row(embed, token as usize, out);
     }
+}
+
+/// Writes a row, `(dim)`, to tiles.
+fn scatter_row(row: ArrayView1<'_, f32>, tiles: &mut [f32], rows: usize, row_idx: usize) {
+    match row.as_slice() {
+        Some(row) => scatter(row, tiles, rows, row_idx, 0),
+        None => scatter(&row.to_vec(), tiles, rows, row_idx, 0),
+    }
+}
+
+/// Cuts the sequences' inputs into passes of at most [`PASS_ROWS_MAX`] rows. Beside every span
+/// stands where it begins in the input of its sequence.
+fn spans(sequences: &[Sequence<'_, '_>]) -> Vec<Vec<(Span, usize)>> {
+    let mut passes = Vec::new();
+    let (mut pass, mut filled) = (Vec::new(), 0);
+    for (index, sequence) in sequences.iter().enumerate() {
+        let mut done = 0;
+        while done < sequence.input.len() {
+            let rows = (sequence.input.len() - done).min(PASS_ROWS_MAX - filled);
+            let from_pos = sequence.from_pos + done;
+            pass.push((Span { sequence: index, first: filled, rows, from_pos }, done));
+            (done, filled) = (done + rows, filled + rows);
+            if filled == PASS_ROWS_MAX {
+                passes.push(std::mem::take(&mut pass));
+                filled = 0;
+            }
+        }
+    }
+    if !pass.is_empty() {
+        passes.push(pass);
+    }
+    passes
 }
 
 #[cfg(test)]

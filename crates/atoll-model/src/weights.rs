@@ -10,6 +10,7 @@ use crate::error::ModelError;
 use crate::pool::Pool;
 use crate::pool::split::Parts;
 use crate::tensor::{Tensor, TensorSource};
+use crate::tiles::tiled_len;
 
 /// A contiguous part of a model: optionally the embedding, layers, optionally the head.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +79,7 @@ pub(crate) struct Weights {
 /// One transformer layer.
 #[derive(Debug)]
 pub(crate) struct LayerWeights {
-    /// `(dim)`.
+    /// `(dim)` in tiles.
     pub(crate) attn_norm: Vec<f32>,
     /// `(n_heads * head_dim, dim)`.
     pub(crate) q: PackedMatrix,
@@ -98,7 +99,7 @@ pub(crate) struct LayerWeights {
     pub(crate) k_norm: Option<Vec<f32>>,
     /// `(dim, n_heads * head_dim)`.
     pub(crate) o: PackedMatrix,
-    /// `(dim)`.
+    /// `(dim)` in tiles.
     pub(crate) ffn_norm: Vec<f32>,
     /// `(ffn_dim, dim)`.
     pub(crate) gate: PackedMatrix,
@@ -111,7 +112,7 @@ pub(crate) struct LayerWeights {
 /// The final norm and the head.
 #[derive(Debug)]
 pub(crate) struct HeadWeights {
-    /// `(dim)`.
+    /// `(dim)` in tiles.
     pub(crate) norm: Vec<f32>,
     /// `(vocab_size, dim)`.
     pub(crate) matrix: Arc<PackedMatrix>,
@@ -145,7 +146,7 @@ impl Weights {
         let head = match part.head {
             true => {
                 let mut group = loader.group(&config.head_tensors())?;
-                let norm = group.vector("output_norm.weight")?;
+                let norm = group.norm("output_norm.weight")?;
                 let matrix = match (&embed, config.tied) {
                     (Some(embed), true) => Arc::clone(embed),
                     (Some(_) | None, _) => Arc::new(group.matrix("output.weight")?),
@@ -177,7 +178,7 @@ impl Weights {
 impl LayerWeights {
     fn new(mut group: Group) -> Result<Self, ModelError> {
         Ok(Self {
-            attn_norm: group.vector("attn_norm.weight")?,
+            attn_norm: group.norm("attn_norm.weight")?,
             q: group.matrix("attn_q.weight")?,
             k: group.matrix("attn_k.weight")?,
             v: group.matrix("attn_v.weight")?,
@@ -187,7 +188,7 @@ impl LayerWeights {
             q_norm: group.optional_vector("attn_q_norm.weight")?,
             k_norm: group.optional_vector("attn_k_norm.weight")?,
             o: group.matrix("attn_output.weight")?,
-            ffn_norm: group.vector("ffn_norm.weight")?,
+            ffn_norm: group.norm("ffn_norm.weight")?,
             gate: group.matrix("ffn_gate.weight")?,
             up: group.matrix("ffn_up.weight")?,
             down: group.matrix("ffn_down.weight")?,
@@ -255,6 +256,13 @@ impl Group {
             true => self.vector(suffix).map(Some),
             false => Ok(None),
         }
+    }
+
+    /// The weights of a norm of whole rows, in tiles.
+    fn norm(&mut self, suffix: &str) -> Result<Vec<f32>, ModelError> {
+        let mut vector = self.vector(suffix)?;
+        vector.resize(tiled_len(1, vector.len()), 0.0);
+        Ok(vector)
     }
 
     fn vector(&mut self, suffix: &str) -> Result<Vec<f32>, ModelError> {

@@ -208,14 +208,17 @@ macro_rules! drive_floats {
             out: &mut [f32],
         ) {
             let size = TILE_ROWS * if TYPE == drive::F32 { 4 } else { 2 };
-            let rows: [&[f32]; N] =
-                core::array::from_fn(|n| &x.floats[(row + n) * x.cols..][..x.cols]);
+            let (x_tiles, _) = x.floats.as_chunks::<TILE_ROWS>();
             let mut sums = [[zero(); N]; T];
-            for col in 0..x.cols {
-                for t in 0..T {
-                    let w = column::<TYPE>(&tiles[t][col * size..][..size]);
-                    for n in 0..N {
-                        sums[t][n] = multiply_add(w, rows[n][col], sums[t][n]);
+            for (from, x_tile) in (0..x.cols).step_by(TILE_ROWS).zip(x_tiles.chunks_exact(x.rows)) {
+                let rows: &[[f32; TILE_ROWS]; N] =
+                    x_tile[row..].first_chunk().expect("every row of a tile");
+                for col in from..x.cols.min(from + TILE_ROWS) {
+                    for t in 0..T {
+                        let w = column::<TYPE>(&tiles[t][col * size..][..size]);
+                        for n in 0..N {
+                            sums[t][n] = multiply_add(w, rows[n][col - from], sums[t][n]);
+                        }
                     }
                 }
             }

@@ -17,7 +17,7 @@ pub(crate) unsafe trait Split: Sync {
     /// Part `index`.
     ///
     /// # Safety
-    /// At most once for every index below `n_parts`, and never for others.
+    /// At most once for every index.
     unsafe fn part(&self, index: usize) -> Self::Part;
 }
 
@@ -42,7 +42,8 @@ impl<'a, T> Parts<'a, T> {
     }
 }
 
-// SAFETY: part `i` is `i * part_len..(i + 1) * part_len`, cut off at the slice's end.
+// SAFETY: part `i` is `i * part_len..(i + 1) * part_len`, cut off at the slice's end, so empty
+// beyond it.
 unsafe impl<'a, T: Send> Split for Parts<'a, T> {
     type Part = &'a mut [T];
 
@@ -51,9 +52,9 @@ unsafe impl<'a, T: Send> Split for Parts<'a, T> {
     }
 
     unsafe fn part(&self, index: usize) -> &'a mut [T] {
-        let from = index * self.part_len;
+        let from = index.saturating_mul(self.part_len).min(self.len);
         let len = self.part_len.min(self.len - from);
-        // SAFETY: `from` is inside the slice, since `index` is below `n_parts`.
+        // SAFETY: `from` is at most the slice's length.
         let start = unsafe { self.start.add(from) };
         // SAFETY: the range is inside the slice, which is borrowed for 'a, and no other part has
         // it; the caller takes every part once.
@@ -61,12 +62,12 @@ unsafe impl<'a, T: Send> Split for Parts<'a, T> {
     }
 }
 
-// SAFETY: as its members.
+// SAFETY: as its members. The first decides how many parts there are.
 unsafe impl<A: Split, B: Split> Split for (A, B) {
     type Part = (A::Part, B::Part);
 
     fn n_parts(&self) -> usize {
-        self.0.n_parts().min(self.1.n_parts())
+        self.0.n_parts()
     }
 
     unsafe fn part(&self, index: usize) -> Self::Part {

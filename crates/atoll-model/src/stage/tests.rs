@@ -9,6 +9,7 @@ use quickcheck::{TestResult, quickcheck};
 use super::*;
 use crate::config::{Architecture, RopeScaling};
 use crate::gguf::GgufFile;
+use crate::kv_cache::KvType;
 use crate::pool::Pool;
 use crate::tiny::{self, Random};
 use crate::{ModelError, reference};
@@ -19,7 +20,7 @@ fn tiny_source(config: &ModelConfig, dtype: BlockType, seed: u64) -> TensorSourc
 
 fn compute(isa: Isa, threads: usize) -> Arc<Compute> {
     let pool = Pool::exactly(threads).unwrap();
-    Arc::new(Compute { kernels: Kernels::new(isa), pool })
+    Arc::new(Compute { kernels: Kernels::new(isa), pool, kv: KvType::F16 })
 }
 
 fn load(source: &TensorSource, part: &Part, compute: &Arc<Compute>) -> Stage {
@@ -204,10 +205,10 @@ fn the_cache_grows_with_the_positions_and_not_beyond() {
     assert_eq!(kv.bytes(), 0);
     for position in 0..400 {
         stage.forward(&mut kv, StageInput::Tokens(&[1]), position).unwrap();
-        let exact = KvCache::bytes_for(&config, 4, position + 1);
+        let exact = KvCache::bytes_for(&config, 4, position + 1, KvType::F16);
         assert!((exact..=exact + exact / 4).contains(&kv.bytes()), "{position}");
     }
-    assert_eq!(kv.bytes(), KvCache::bytes_for(&config, 4, 400));
+    assert_eq!(kv.bytes(), KvCache::bytes_for(&config, 4, 400, KvType::F16));
     let error = stage.forward(&mut kv, StageInput::Tokens(&[1]), 400).unwrap_err();
     assert!(matches!(error, ModelError::ContextExceeded { tokens: 401, context: 400 }));
     assert_eq!(kv.len(), 400);
@@ -284,4 +285,96 @@ fn loading_touches_and_counts_only_the_part() {
     let packed = stage.weight_bytes() as f64;
     assert!((1.0..1.1).contains(&(packed / stored as f64)), "{packed} of {stored}");
     assert_eq!(stage.weight_bytes(), stage.weight_bytes_per_token());
+}
+
+/// Greedy tokens and the bits of every logit, of `prompts` side by side: prompts in chunks, then
+/// `n` tokens each, all in one pass per step.
+fn generations(stage: &Stage, prompts: &[Vec<u32>], chunk: usize, n: usize) -> Vec<Vec<u32>> {
+    let mut kvs: Vec<KvCache> = prompts.iter().map(|_| stage.new_kv_cache(400)).collect();
+    let mut all: Vec<Vec<u32>> = prompts.to_vec();
+    let mut found = vec![Vec::new(); prompts.len()];
+    let total = prompts.iter().map(Vec::len).max().unwrap() + n;
+    loop {
+        // Sequences end at their own lengths and so drop out one by one.
+        let live = |at: usize, kvs: &[KvCache]| kvs[at].len() < prompts[at].len() + n - 1;
+        let at: Vec<usize> = (0..kvs.len()).filter(|&at| live(at, &kvs)).collect();
+        if at.is_empty() {
+            return found;
+        }
+        let mut sequences = Vec::new();
+        for (index, kv) in kvs.iter_mut().enumerate().filter(|(index, _)| at.contains(index)) {
+            let from_pos = kv.len();
+            let input = &all[index][from_pos..all[index].len().min(from_pos + chunk)];
+            sequences.push(Sequence { kv, input: StageInput::Tokens(input), from_pos });
+        }
+        let counts: Vec<usize> = sequences.iter().map(|s| s.input.len()).collect();
+        let rows = stage.forward_batch(&mut sequences).unwrap();
+        let mut end = 0;
+        for (&index, count) in at.iter().zip(counts) {
+            end += count;
+            if kvs[index].len() == all[index].len() {
+                let logits = stage.logits(rows.row(end - 1)).unwrap();
+                found[index].extend(logits.iter().map(|logit| logit.to_bits()));
+                let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+                all[index].push(u32::try_from(best.unwrap()).unwrap());
+            }
+        }
+        assert!(kvs.iter().all(|kv| kv.len() <= total), "it ends");
+    }
+}
+
+#[test]
+fn whole_generations_are_the_same_bits_on_every_route() {
+    let isas = [Isa::Generic, Isa::Avx2, Isa::Avx512Vnni];
+    for (architecture, dtype) in
+        [(Architecture::Qwen3, BlockType::Q8_0), (Architecture::Llama, BlockType::F16)]
+    {
+        let source = tiny_source(&tiny::config(architecture), dtype, 4);
+        // The longest crosses a tile of attention, so that its positions are shared out.
+        let prompts: Vec<Vec<u32>> = (0..8)
+            .map(|i| random_tokens(i, [5, 300, 33, 1, 64, 7, 250, 100][i as usize]))
+            .collect();
+        for kv in [KvType::F16, KvType::Int8] {
+            let stage = |isa: Isa, threads: usize| {
+                let (kernels, pool) = (Kernels::new(isa), Pool::exactly(threads).unwrap());
+                whole(&source, &Arc::new(Compute { kernels, pool, kv }))
+            };
+            let plain = stage(Isa::Generic, 1);
+            let expected: Vec<_> = prompts
+                .iter()
+                .map(|prompt| generations(&plain, std::slice::from_ref(prompt), 512, 6).remove(0))
+                .collect();
+            assert_eq!(expected[1].len(), 6 * tiny::VOCAB_MIN);
+            for (i, isa) in isas.into_iter().filter(|isa| isa.is_available()).enumerate() {
+                for (j, threads) in [1, 2, 3, 8].into_iter().enumerate() {
+                    if isa == Isa::Generic && threads != 8 {
+                        continue; // slow, and like the others
+                    }
+                    let stage = stage(isa, threads);
+                    for batch in [1, 3, 8] {
+                        let chunk = [1, 7, 64, 512][(i + j + batch) % 4];
+                        for (batch, expected) in prompts.chunks(batch).zip(expected.chunks(batch)) {
+                            let found = generations(&stage, batch, chunk, 6);
+                            let route = format!("{isa:?} {threads} {chunk} {kv:?}");
+                            assert!(found == expected, "{architecture:?} {route}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_with_a_fault_changes_no_cache() {
+    let source = tiny_source(&tiny::config(Architecture::Llama), BlockType::Q8_0, 2);
+    let stage = whole(&source, &compute(Isa::detect(), 2));
+    let (mut good, mut full) = (stage.new_kv_cache(8), stage.new_kv_cache(2));
+    let mut sequences = [
+        Sequence { kv: &mut good, input: StageInput::Tokens(&[1, 2]), from_pos: 0 },
+        Sequence { kv: &mut full, input: StageInput::Tokens(&[1, 2, 3]), from_pos: 0 },
+    ];
+    let error = stage.forward_batch(&mut sequences).unwrap_err();
+    assert!(matches!(error, ModelError::ContextExceeded { tokens: 3, context: 2 }), "{error}");
+    assert_eq!((good.len(), full.len()), (0, 0));
 }
