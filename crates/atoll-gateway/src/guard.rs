@@ -1,12 +1,15 @@
 //! What every request passes through: who may ask, how much, and an id to speak of it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::Request;
+use axum::body::Body;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt as _;
+use tokio::time::timeout;
 
 use crate::error::ApiError;
 
@@ -18,7 +21,11 @@ pub(crate) const BODY_BYTES_MAX: usize = 4 << 20;
 pub(crate) struct RequestId(pub(crate) String);
 
 /// Lets requests through that are meant for this machine, and marks the answers.
-pub(crate) async fn guard(mut request: Request, next: Next) -> Response {
+pub(crate) async fn guard(
+    State(body_max): State<Duration>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let id = RequestId(new_id());
     let allowed = check_host(request.headers())
         .and_then(|()| check_origin(request.headers()))
@@ -27,13 +34,42 @@ pub(crate) async fn guard(mut request: Request, next: Next) -> Response {
         Ok(()) => {
             request.extensions_mut().insert(id.clone());
             tracing::debug!(id = id.0, method = %request.method(), path = request.uri().path());
-            next.run(request).await
+            match timeout(body_max, take_in(request)).await {
+                Ok(Ok(request)) => next.run(request).await,
+                Ok(Err(error)) => error.into_response(),
+                Err(_elapsed) => too_slow(body_max).into_response(),
+            }
         }
         Err(error) => error.into_response(),
     };
     let value = HeaderValue::from_str(&id.0).expect("ids are hexadecimal digits");
     response.headers_mut().insert("x-request-id", value);
     response
+}
+
+/// Reads the body, so that nothing behind waits for a client.
+async fn take_in(request: Request) -> Result<Request, ApiError> {
+    let kind = "invalid_request_error";
+    let (parts, body) = request.into_parts();
+    let mut chunks = body.into_data_stream();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| {
+            let message = format!("the request broke off: {error}");
+            ApiError::new(StatusCode::BAD_REQUEST, kind, None, message)
+        })?;
+        if bytes.len() + chunk.len() > BODY_BYTES_MAX {
+            let message = format!("the request has more than {BODY_BYTES_MAX} bytes");
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, kind, None, message));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+fn too_slow(body_max: Duration) -> ApiError {
+    let message = format!("the request did not come within {} s", body_max.as_secs_f32());
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", None, message)
 }
 
 /// Refuses names that are not this machine's: a web page could have pointed its own name here.

@@ -11,5 +11,7 @@ mod error;
 mod guard;
 mod openai;
 mod routes;
+mod serve;
 
-pub use routes::{GatewayConfig, router, serve};
+pub use routes::{GatewayConfig, router};
+pub use serve::serve;

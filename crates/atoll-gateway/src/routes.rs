@@ -3,18 +3,15 @@
 mod chat;
 mod completions;
 
-use std::future::Future;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atoll_node::NodeHandle;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
-use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ApiError;
@@ -26,11 +23,13 @@ use crate::openai::models::{Model, ModelList};
 pub struct GatewayConfig {
     /// Answers under way at once; more are told to come back. Default: 64.
     pub answers_max: usize,
+    /// How long a client may take to say what it wants, headers and body each. Default: 10 s.
+    pub request_max: Duration,
 }
 
 impl Default for GatewayConfig {
     fn default() -> Self {
-        Self { answers_max: 64 }
+        Self { answers_max: 64, request_max: Duration::from_secs(10) }
     }
 }
 
@@ -63,26 +62,10 @@ pub fn router(node: NodeHandle, config: GatewayConfig) -> Router {
             let status = StatusCode::METHOD_NOT_ALLOWED;
             ApiError::new(status, "invalid_request_error", None, message)
         })
-        .layer(DefaultBodyLimit::max(guard::BODY_BYTES_MAX))
-        .layer(middleware::from_fn(guard::guard))
+        // The guard reads bodies, under its own limit.
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(config.request_max, guard::guard))
         .with_state(app)
-}
-
-/// Answers on `listener` until `ended` completes.
-///
-/// # Errors
-/// The listener's.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    ended: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    // Streams may last long: the end does not wait for them, it drops them.
-    let server = std::pin::pin!(async { axum::serve(listener, router).await });
-    tokio::select! {
-        served = server => served,
-        () = ended => Ok(()),
-    }
 }
 
 async fn state(State(app): State<App>) -> impl IntoResponse {
@@ -111,17 +94,6 @@ impl App {
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", None, message)
         })
     }
-}
-
-/// A body that was too large, or that broke off.
-fn body_refused(rejection: &BytesRejection) -> ApiError {
-    let status = rejection.status();
-    let message = if status == StatusCode::PAYLOAD_TOO_LARGE {
-        format!("the request has more than {} bytes", guard::BODY_BYTES_MAX)
-    } else {
-        rejection.body_text()
-    };
-    ApiError::new(status, "invalid_request_error", None, message)
 }
 
 fn unix_s() -> u64 {

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use atoll_gateway::GatewayConfig;
 use atoll_model::{Architecture, BlockType, tiny};
 use atoll_node::{NodeHandle, NodeOptions, ServePolicy};
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ const CONTEXT: u32 = 256;
 struct Served {
     address: SocketAddr,
     node: NodeHandle,
-    _runtime: Runtime,
+    runtime: Runtime,
     _dir: tempfile::TempDir,
 }
 
@@ -35,12 +36,16 @@ static SERVED: LazyLock<Served> = LazyLock::new(|| {
         node.serve("family/tiny:1", &path, policy).await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = atoll_gateway::router(node.clone(), atoll_gateway::GatewayConfig::default());
-        tokio::spawn(atoll_gateway::serve(listener, router, std::future::pending()));
+        serve(node.clone(), listener, GatewayConfig::default());
         (node, address)
     });
-    Served { address, node, _runtime: runtime, _dir: dir }
+    Served { address, node, runtime, _dir: dir }
 });
+
+fn serve(node: NodeHandle, listener: tokio::net::TcpListener, config: GatewayConfig) {
+    let router = atoll_gateway::router(node, config);
+    tokio::spawn(atoll_gateway::serve(listener, router, config, std::future::pending()));
+}
 
 struct Answer {
     status: u16,
@@ -236,4 +241,39 @@ fn a_client_that_goes_away_frees_its_session() {
         assert!(began.elapsed() < Duration::from_secs(10), "the session goes on");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Sends `head`, then nothing; what comes back until the gateway hangs up.
+fn what_a_slow_client_hears(address: SocketAddr, head: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the gateway hangs up");
+    answer
+}
+
+#[test]
+fn clients_that_do_not_say_what_they_want_are_hung_up_on() {
+    let address = SERVED.runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let request_max = Duration::from_millis(300);
+        let config = GatewayConfig { request_max, ..GatewayConfig::default() };
+        serve(SERVED.node.clone(), listener, config);
+        address
+    });
+    let began = Instant::now();
+    what_a_slow_client_hears(address, "");
+    what_a_slow_client_hears(address, "GET /healthz HTTP/1.1\r\nHost: local");
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
+    let answer = what_a_slow_client_hears(address, head);
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains("did not come within 0.3 s"), "{answer}");
+    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // Whoever is quick is answered meanwhile.
+    let quick = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert!(what_a_slow_client_hears(address, quick).starts_with("HTTP/1.1 200 "));
 }

@@ -78,13 +78,10 @@ impl RunningNode {
             .map_err(|error| Failure::new(Exit::Failure, "cannot read the port").because(error))?;
         let url = format!("http://{at}");
         let file = ApiFile::write(&settings.data_dir, &url)?;
-        let router = atoll_gateway::router(node.clone(), atoll_gateway::GatewayConfig::default());
-        let served = tokio::spawn(async move {
-            if let Err(error) = atoll_gateway::serve(listener, router, std::future::pending()).await
-            {
-                tracing::error!(%error, "the HTTP interface has ended");
-            }
-        });
+        let config = atoll_gateway::GatewayConfig::default();
+        let router = atoll_gateway::router(node.clone(), config);
+        let ended = std::future::pending();
+        let served = tokio::spawn(atoll_gateway::serve(listener, router, config, ended));
         let text = format!("HTTP on {url} (OpenAI: {url}/v1)");
         events::tell(settings.json, &json!({ "event": "api", "url": url }), &text)?;
         Ok(Self { node, api: Some((served, file)) })

@@ -3,11 +3,10 @@
 use atoll_node::{ChatMessage, GenerateRequest, Prompt};
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 
-use super::{App, body_refused, unix_s};
+use super::{App, unix_s};
 use crate::answer::{self, Heard, Identity, Piece, Running, Token, Wording, stream_events};
 use crate::error::ApiError;
 use crate::guard::RequestId;
@@ -20,9 +19,8 @@ use crate::openai::sampling::{Usage, read};
 pub(super) async fn answer(
     State(app): State<App>,
     Extension(id): Extension<RequestId>,
-    body: Result<Bytes, BytesRejection>,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
-    let body = body.map_err(|rejection| body_refused(&rejection))?;
     let request: ChatRequest = read(&body)?;
     request.check()?;
     let messages = request.conversation()?;

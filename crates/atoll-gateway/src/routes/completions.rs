@@ -3,11 +3,10 @@
 use atoll_node::{GenerateRequest, Prompt as NodePrompt};
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 
-use super::{App, body_refused, unix_s};
+use super::{App, unix_s};
 use crate::answer::{self, Heard, Identity, Running, Token, Wording, stream_events};
 use crate::error::ApiError;
 use crate::guard::RequestId;
@@ -23,9 +22,8 @@ const TOKENS_DEFAULT: u32 = 16;
 pub(super) async fn answer(
     State(app): State<App>,
     Extension(id): Extension<RequestId>,
-    body: Result<Bytes, BytesRejection>,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
-    let body = body.map_err(|rejection| body_refused(&rejection))?;
     let request = read::<CompletionRequest>(&body)?.check()?;
     let (prompt, echo) = match request.prompt {
         Prompt::Text(text) => {
