@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use atoll_model::{
-    ChatTemplate, Compute, FinishReason, GenerateOptions, Generator, GgufFile, Part,
-    SafetensorsFolder, Sampled, Stage, StopMatcher, TensorInfo, TensorSource, TokenStream,
-    Tokenizer,
+    ChatTemplate, Compute, FinishReason, GenerateOptions, Generator, ModelFiles, Part, Sampled,
+    Stage, StopMatcher, TokenStream, Tokenizer,
 };
 use atoll_node::{ChatMessage, Prompt, StageView};
 
@@ -28,59 +27,27 @@ pub(crate) struct Loaded {
     pub(crate) stored_bytes: u64,
 }
 
-/// A model on disk, understood but not loaded.
-#[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) source: TensorSource,
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) template: Option<ChatTemplate>,
-}
-
 /// Opens the model at `path`.
 ///
 /// # Errors
 /// Damage or something unsupported, naming the file.
-pub(crate) fn open(path: &Path) -> Result<Opened, Failure> {
-    let in_file = |error| Failure::from(error).in_file(path);
-    if path.is_dir() {
-        let folder = SafetensorsFolder::open(path).map_err(in_file)?;
-        let tokenizer = folder.tokenizer().map_err(in_file)?;
-        let template = folder.template().map_err(in_file)?;
-        let template = template.map(|text| ChatTemplate::new(&text, &tokenizer)).transpose();
-        let template = template.map_err(in_file)?;
-        return Ok(Opened { source: TensorSource::Safetensors(folder), tokenizer, template });
-    }
-    let file = GgufFile::open(path).map_err(in_file)?;
-    let tokenizer = Tokenizer::from_gguf(file.metadata()).map_err(in_file)?;
-    let template = ChatTemplate::from_gguf(file.metadata(), &tokenizer).map_err(in_file)?;
-    Ok(Opened { source: TensorSource::Gguf(file), tokenizer, template })
-}
-
-impl Opened {
-    /// Every tensor of the model.
-    pub(crate) fn tensor_infos(&self) -> Vec<&TensorInfo> {
-        let specs = self.source.config().all_tensors();
-        specs.filter_map(|spec| Some(self.source.tensor(&spec.name)?.info)).collect()
-    }
+pub(crate) fn open(path: &Path) -> Result<ModelFiles, Failure> {
+    ModelFiles::open(path).map_err(|error| Failure::from(error).in_file(path))
 }
 
 /// Loads all of `model`.
 pub(crate) fn load(model: &LocalModel, compute: Arc<Compute>) -> Result<Loaded, Failure> {
-    let opened = open(&model.path)?;
+    let ModelFiles { source, tokenizer, template } = open(&model.path)?;
     let in_file = |error| Failure::from(error).in_file(&model.path);
     let mut task = Task::new(format!("loading {}", model.name), Unit::Bytes, None);
     let mut progress = |at: atoll_model::LoadProgress| {
         task.set_total(Some(at.bytes_total));
         task.at(at.bytes_done);
     };
-    let part = Part::whole(opened.source.config());
-    let stage = Stage::load(&opened.source, &part, &compute, &mut progress).map_err(in_file)?;
+    let part = Part::whole(source.config());
+    let stage = Stage::load(&source, &part, &compute, &mut progress).map_err(in_file)?;
     task.finish();
-    let mut stored_bytes = 0;
-    for info in opened.tensor_infos() {
-        stored_bytes += info.bytes_len()? as u64;
-    }
-    let Opened { tokenizer, template, .. } = opened;
+    let stored_bytes = source.stored_bytes()?;
     let name = model.name.clone();
     Ok(Loaded { name, tokenizer, template, stage: Arc::new(stage), stored_bytes })
 }

@@ -25,6 +25,7 @@
 pub mod blob;
 pub mod config;
 pub mod error;
+pub mod files;
 pub mod gguf;
 pub mod manifest;
 pub mod mapped;
@@ -57,6 +58,7 @@ pub use atoll_kernels::{BlockType, Isa, RopeStyle};
 pub use blob::{BlobHash, BlobKind, ShardBlob};
 pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, TensorSpec};
 pub use error::ModelError;
+pub use files::ModelFiles;
 pub use generate::{FinishReason, GenerateOptions, Generated, Generator, Timings};
 pub use gguf::{GgufFile, GgufWriter};
 pub use kv_cache::{KvCache, KvType};

@@ -18,6 +18,7 @@ use crate::error::ModelError;
 use crate::mapped::FileBytes;
 use crate::tensor::{Tensor, TensorInfo};
 use crate::tokenizer::Tokenizer;
+pub(crate) use names::their_name;
 use names::{Place, gguf_name};
 
 /// Bytes of a file's header: a model of a thousand layers needs about two MiB.

@@ -158,6 +158,21 @@ impl TensorSource {
         }
     }
 
+    /// Every tensor that the model's configuration asks for and this source holds.
+    #[must_use]
+    pub fn infos(&self) -> Vec<&TensorInfo> {
+        let specs = self.config().all_tensors();
+        specs.filter_map(|spec| Some(self.tensor(&spec.name)?.info)).collect()
+    }
+
+    /// Bytes of these tensors as they are stored.
+    ///
+    /// # Errors
+    /// [`ModelError::Malformed`] for a tensor whose rows are no whole blocks.
+    pub fn stored_bytes(&self) -> Result<u64, ModelError> {
+        self.infos().iter().map(|info| Ok(info.bytes_len()? as u64)).sum()
+    }
+
     /// The tensor called `name`.
     ///
     /// # Errors

@@ -2,11 +2,16 @@
 //!
 //! The files are real GGUF that llama.cpp opens too; only their weights say nothing.
 
+mod folder;
+
 use atoll_kernels::{BlockType, RopeStyle};
 
 use crate::config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
 use crate::gguf::{GgufWriter, Value};
 use crate::tensor::TensorInfo;
+#[cfg(test)]
+pub(crate) use folder::config_json;
+pub use folder::random_folder;
 
 /// Tokens that every tiny model has: 256 bytes, some merges, and the special ones.
 pub const VOCAB_MIN: usize = 320;

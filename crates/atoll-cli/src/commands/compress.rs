@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use atoll_compress::{Options, Progress, compress};
-use atoll_model::{GgufWriter, TensorSource};
+use atoll_model::{GgufWriter, ModelFiles, TensorSource};
 use serde::Serialize;
 
 use crate::args::CompressArgs;
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Stop;
-use crate::local::{self, Opened};
+use crate::local;
 use crate::output;
 use crate::progress::{Task, Unit};
 use crate::settings::Settings;
@@ -68,7 +68,7 @@ pub(crate) async fn run(
 }
 
 /// The tokens of the calibration text.
-fn calibration(args: &CompressArgs, opened: &Opened) -> Result<Vec<u32>, Failure> {
+fn calibration(args: &CompressArgs, opened: &ModelFiles) -> Result<Vec<u32>, Failure> {
     let Some(path) = &args.calib else { return Ok(Vec::new()) };
     let bytes = fs::read(path).map_err(|error| Failure::io("read", path, &error))?;
     let text = String::from_utf8(bytes).map_err(|error| {

@@ -42,7 +42,7 @@ struct TypeShare {
 pub(crate) fn run(settings: &Settings, args: &ShowArgs) -> Result<(), Failure> {
     let model = source::present(&settings.library(), &args.model)?;
     let opened = local::open(&model.path)?;
-    let types = shares(&opened.tensor_infos())?;
+    let types = shares(&opened.source.infos())?;
     let weights = types.values().map(|share| share.weights).sum();
     let bytes: u64 = types.values().map(|share| share.bytes).sum();
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]

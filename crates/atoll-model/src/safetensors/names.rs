@@ -35,6 +35,19 @@ const LAYER: [(&str, &str); 20] = [
     ("rotary_emb.inv_freq", ""),
 ];
 
+/// transformers' name of a tensor of GGUF.
+pub(crate) fn their_name(ours: &str) -> Option<String> {
+    match ours {
+        "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),
+        "output_norm.weight" => return Some("model.norm.weight".to_owned()),
+        "output.weight" => return Some("lm_head.weight".to_owned()),
+        _ => {}
+    }
+    let (idx, part) = ours.strip_prefix("blk.")?.split_once('.')?;
+    let (theirs, _) = LAYER.iter().find(|(_, ours)| *ours == part)?;
+    Some(format!("model.layers.{idx}.{theirs}"))
+}
+
 /// Translates a tensor's name. `tied`: the head's matrix is the embedding's, so a copy of it is
 /// not needed.
 pub(super) fn gguf_name(name: &str, tied: bool) -> Place {

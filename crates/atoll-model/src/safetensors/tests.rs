@@ -11,57 +11,6 @@ use crate::config::{Architecture, RopeScaling};
 use crate::gguf::GgufFile;
 use crate::{RopeStyle, tiny};
 
-/// The `config.json` that says what `config` says.
-fn config_json(config: &ModelConfig) -> Value {
-    json!({
-        "model_type": config.architecture.name(),
-        "hidden_size": config.dim,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.ffn_dim,
-        "vocab_size": config.vocab_size,
-        "rms_norm_eps": 1e-5,
-        "max_position_embeddings": config.context_max,
-        "rope_theta": config.rope.theta,
-        "tie_word_embeddings": config.tied,
-        "hidden_act": "silu",
-    })
-}
-
-/// transformers' name of a tensor in GGUF's naming.
-fn their_name(ours: &str) -> String {
-    match ours {
-        "token_embd.weight" => return "model.embed_tokens.weight".to_owned(),
-        "output_norm.weight" => return "model.norm.weight".to_owned(),
-        "output.weight" => return "lm_head.weight".to_owned(),
-        _ => {}
-    }
-    let (idx, part) = ours.strip_prefix("blk.").unwrap().split_once('.').unwrap();
-    let candidates = [
-        "input_layernorm.weight",
-        "self_attn.q_proj.weight",
-        "self_attn.k_proj.weight",
-        "self_attn.v_proj.weight",
-        "self_attn.o_proj.weight",
-        "self_attn.q_proj.bias",
-        "self_attn.k_proj.bias",
-        "self_attn.v_proj.bias",
-        "self_attn.q_norm.weight",
-        "self_attn.k_norm.weight",
-        "post_attention_layernorm.weight",
-        "mlp.gate_proj.weight",
-        "mlp.up_proj.weight",
-        "mlp.down_proj.weight",
-    ];
-    candidates
-        .iter()
-        .map(|candidate| format!("model.layers.{idx}.{candidate}"))
-        .find(|name| gguf_name(name, false) == Place::Named(ours.to_owned()))
-        .unwrap_or_else(|| panic!("{part} has a name"))
-}
-
 /// Writes a model's tensors as safetensors, in `n_files` files; returns the folder.
 fn write(model: &GgufFile, config: &Value, n_files: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -72,7 +21,7 @@ fn write(model: &GgufFile, config: &Value, n_files: usize) -> TempDir {
     for (i, info) in model.tensors().iter().enumerate() {
         let shape = if info.rows == 1 { vec![info.cols] } else { vec![info.rows, info.cols] };
         let bytes = model.tensor(&info.name).unwrap().bytes;
-        let name = their_name(&info.name);
+        let name = their_name(&info.name).unwrap();
         index.insert(name.clone(), format!("part-{}.safetensors", i % n_files).into());
         files[i % n_files].insert(name, TensorView::new(Dtype::F32, shape, bytes).unwrap());
     }
@@ -92,7 +41,7 @@ fn write(model: &GgufFile, config: &Value, n_files: usize) -> TempDir {
 
 fn tiny_model(architecture: Architecture) -> (GgufFile, Value) {
     let config = tiny::config(architecture);
-    let json = config_json(&config);
+    let json = tiny::config_json(&config);
     (GgufFile::parse(tiny::random_model(&config, BlockType::F32, 2)).unwrap(), json)
 }
 

@@ -4,14 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use atoll_model::{BlobHash, ChatTemplate, GgufFile, Manifest, TensorSource, Tokenizer};
+use atoll_model::{BlobHash, ChatTemplate, Manifest, ModelFiles};
 use atoll_proto::ModelId;
 
 use super::{ShardStore, model_id, read_if_there, write_atomically};
 use crate::error::NodeError;
 
 impl ShardStore {
-    /// Cuts a model file into blobs, stores them with their manifest, and names the model. A file
+    /// Cuts a model (a GGUF file, or a folder of safetensors) into blobs, stores them with their manifest, and names the model. A file
     /// that was imported before and has not changed since is not read again.
     ///
     /// # Errors
@@ -45,11 +45,8 @@ impl ShardStore {
         path: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<ModelId, NodeError> {
-        let total = fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let file = GgufFile::open(path)?;
-        let tokenizer = Tokenizer::from_gguf(file.metadata())?;
-        let template = ChatTemplate::from_gguf(file.metadata(), &tokenizer)?;
-        let source = TensorSource::Gguf(file);
+        let ModelFiles { source, tokenizer, template } = ModelFiles::open(path)?;
+        let total = source.stored_bytes()?;
         let mut done = 0;
         let mut put = |_, hash, bytes: &[u8]| -> Result<(), NodeError> {
             self.put_blob(hash, bytes)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use atoll_model::Manifest;
+use atoll_model::{Architecture, BlockType, Manifest, tiny};
 
 use crate::fleet::{Fleet, TCP, alone, collect, model_file, policy, request, until};
 
@@ -108,5 +108,27 @@ async fn a_second_import_reads_nothing() {
     assert!(store.verify(first).unwrap().is_empty());
     assert!(store.remove(first).unwrap() > 0);
     assert!(blob_files(&fleet.dir.path().join("node-1")).is_empty());
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_safetensors_is_served_like_a_file() {
+    let fleet = Fleet::start(2, TCP).await;
+    let config = tiny::config(Architecture::Qwen2);
+    let file = fleet.dir.path().join("m.gguf");
+    fs::write(&file, tiny::random_model(&config, BlockType::F32, 5)).unwrap();
+    let folder = fleet.dir.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    for (name, bytes) in tiny::random_folder(&config, 5) {
+        fs::write(folder.join(name), bytes).unwrap();
+    }
+    let mut answers = Vec::new();
+    for path in [&file, &folder] {
+        fleet.nodes[0].serve("tiny", path, policy(2)).await.unwrap();
+        let stream = fleet.nodes[0].generate(request(&PROMPT, 12)).await.unwrap();
+        answers.push(collect(stream).await);
+        fleet.nodes[0].unserve("tiny").unwrap();
+    }
+    assert_eq!(answers[0], answers[1]);
     fleet.stop().await;
 }
