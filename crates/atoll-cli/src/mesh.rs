@@ -1,6 +1,7 @@
 //! Several real nodes on this machine's loopback: this process and its children.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,28 @@ use crate::settings::Settings;
 const GROUPS_MAX: usize = 32;
 /// All nodes of one machine have met by then.
 const MEET_MAX: Duration = Duration::from_secs(15);
+
+/// Data directories of all nodes of this machine that keep theirs in `data_dir`, its own first.
+pub(crate) fn node_dirs(data_dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut dirs = vec![data_dir.to_owned()];
+    for group in folders(&data_dir.join("loopback"))? {
+        dirs.extend(folders(&group)?);
+    }
+    Ok(dirs)
+}
+
+fn folders(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let fail = |error: io::Error| Failure::io("list", dir, &error);
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(fail)?,
+    };
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    let mut paths = paths.map_err(fail)?;
+    paths.retain(|path| path.is_dir());
+    paths.sort();
+    Ok(paths)
+}
 
 /// A mesh on loopback; this process is its first node.
 #[derive(Debug)]

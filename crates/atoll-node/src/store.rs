@@ -16,10 +16,12 @@ use atoll_proto::ModelId;
 use crate::error::NodeError;
 
 mod blobs;
+mod idle;
 mod import;
 
 pub(crate) use blobs::PartialBlob;
 use blobs::{Blobs, write_atomically};
+pub use idle::IdleStore;
 
 /// Longest name of a model, in bytes.
 pub const NAME_BYTES_MAX: usize = 256;
@@ -192,6 +194,7 @@ impl ShardStore {
     pub fn remove(&self, model: ModelId) -> Result<u64, NodeError> {
         self.change_names(|names| names.retain(|_, named| *named != model))?;
         let Some(removed) = self.manifest(model)? else { return Ok(0) };
+        self.forget_imports(model)?;
         let path = self.manifest_path(model);
         fs::remove_file(&path).map_err(|error| NodeError::io("remove", &path, error))?;
         let mut kept = BTreeSet::new();

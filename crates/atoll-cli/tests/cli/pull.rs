@@ -1,9 +1,12 @@
 //! Fetching, listing and removing models.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+
+use atoll_model::{Architecture, BlockType, tiny};
 
 use crate::atoll::{Atoll, Finished};
 use crate::server::Server;
@@ -46,6 +49,43 @@ fn a_web_address_is_pulled_listed_and_removed() {
     assert_eq!(removed["bytes"], 3);
     atoll.run(&["rm", &url]).expect(3, "has not been fetched");
     assert!(names_below(&atoll.dir.path().join("files")).is_empty());
+}
+
+/// Files below a folder that are named by a hash.
+fn n_blobs(dir: &Path) -> usize {
+    let is_hash = |name: &String| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    names_below(dir).iter().filter(|name| is_hash(name)).count()
+}
+
+#[test]
+fn what_nodes_have_stored_of_a_model_is_removed_with_it() {
+    let atoll = Atoll::new();
+    let bytes = tiny::random_model(&tiny::config(Architecture::Llama), BlockType::Q8_0, 1);
+    let server = Server::new("m.gguf", bytes, "t".into());
+    let url = format!("http://{}/m.gguf", server.address);
+    let run = ["run", &url, "Hi", "--raw", "--stages", "2", "--max-tokens", "2", "--temp", "0"];
+    atoll.run(&run).expect(0, "");
+    // Tokenizer, embedding, four layers, head and the mark of their import at the first node; at
+    // the second one its layers again.
+    let stored = n_blobs(atoll.dir.path());
+    assert!(stored > 8, "{stored}");
+
+    // A running node's store is its own: nothing is removed.
+    let up = ["up", "--json", "--no-mdns", "--api", "none", "--listen", "/ip4/127.0.0.1/tcp/0"];
+    fs::create_dir_all(atoll.dir.path().join("blobs")).unwrap();
+    let mut node = atoll.command(&up).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(node.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("listening"), "{line}");
+    atoll.run(&["rm", &url]).expect(1, "while a node runs");
+    assert_eq!(n_blobs(atoll.dir.path()), stored);
+    node.kill().unwrap();
+    node.wait().unwrap();
+
+    atoll.run(&["rm", &url]).expect(0, "removed");
+    let left = names_below(&atoll.dir.path().join("loopback"));
+    assert_eq!(n_blobs(atoll.dir.path()), 0, "{left:?}");
+    assert!(!left.iter().any(|name| name.ends_with(".json") && name != "names.json"), "{left:?}");
 }
 
 #[test]

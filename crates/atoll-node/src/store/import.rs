@@ -78,6 +78,19 @@ impl ShardStore {
         write_atomically(&path, &path.with_extension("new"), text.as_bytes())
     }
 
+    /// Forgets which files became `model`.
+    pub(super) fn forget_imports(&self, model: ModelId) -> Result<(), NodeError> {
+        let list = fs::read_dir(&self.imports)
+            .and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
+            .map_err(|error| NodeError::io("list", &self.imports, error))?;
+        for path in list.into_iter().map(|entry| entry.path()) {
+            if read_if_there(&path)?.is_some_and(|id| id == model.to_string().as_bytes()) {
+                fs::remove_file(&path).map_err(|error| NodeError::io("remove", &path, error))?;
+            }
+        }
+        Ok(())
+    }
+
     fn import_path(&self, mark: &BlobHash) -> std::path::PathBuf {
         self.imports.join(mark.to_string())
     }
