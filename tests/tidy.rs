@@ -15,11 +15,8 @@ const LINE_CHARS_MAX: usize = 100;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Sources that may be longer than [`FILE_LINES`], each with the reason why it is one file.
-const LONG_FILES: &[(&str, &str)] = &[
-    ("crates/atoll-proto/src/io.rs", "the closed input and output sets, read side by side"),
-    ("crates/atoll-proto/src/session/active.rs", "one running session of the origin; to be cut"),
-    ("crates/atoll-proto/src/session/origin.rs", "the origin's sessions; to be cut"),
-];
+const LONG_FILES: &[(&str, &str)] =
+    &[("crates/atoll-proto/src/io.rs", "the closed input and output sets, read side by side")];
 
 /// Everything visible at the top, `target/` aside.
 const TOP_LEVEL: &[&str] = &[

@@ -3,8 +3,11 @@
 use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, Parser};
+use atoll_sim::Schedule;
+use clap::{Args, Parser, ValueEnum};
 
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod swarm;
 
 /// Simulates many nodes on a seeded network.
@@ -12,6 +15,16 @@ mod swarm;
 enum Arguments {
     /// Runs many seeds, each twice, and holds every event against the invariants.
     Swarm(SwarmArguments),
+    /// Plants each known bug and counts the seeds until it is found (feature `planted-bugs`).
+    #[cfg(feature = "planted-bugs")]
+    Planted {
+        /// Nodes of a run.
+        #[arg(long, default_value_t = 12)]
+        nodes: usize,
+        /// Seeds of one search at most.
+        #[arg(long, default_value_t = 200)]
+        seeds: u64,
+    },
 }
 
 #[derive(Args)]
@@ -28,27 +41,50 @@ struct SwarmArguments {
     /// Seeds run at once; each run has one thread.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// What happens to them.
+    #[arg(long, default_value = "calm")]
+    kind: Kind,
     /// One JSON object.
     #[arg(long)]
     json: bool,
 }
 
+/// Kinds of schedules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Nodes come and go with a goodbye.
+    Calm,
+    /// Everything goes wrong for a while.
+    Chaos,
+}
+
+impl Kind {
+    fn schedule(self, seed: u64, nodes: usize) -> Schedule {
+        match self {
+            Self::Calm => Schedule::joins_and_leaves(seed, nodes),
+            Self::Chaos => Schedule::chaos(seed, nodes),
+        }
+    }
+}
+
 fn main() -> Result<()> {
     match Arguments::parse() {
         Arguments::Swarm(arguments) => run_swarm(&arguments),
+        #[cfg(feature = "planted-bugs")]
+        Arguments::Planted { nodes, seeds } => run_planted(nodes, seeds),
     }
 }
 
 fn run_swarm(arguments: &SwarmArguments) -> Result<()> {
-    let &SwarmArguments { nodes, seeds, seed, jobs, json } = arguments;
+    let &SwarmArguments { nodes, seeds, seed, jobs, kind, json } = arguments;
     ensure!((5..=128).contains(&nodes), "--nodes is {nodes}; 5 to 128 can be simulated");
     ensure!((1..=64).contains(&jobs), "--jobs is {jobs}; 1 to 64 threads can be used");
     let range = seed.map_or(0..seeds, |seed| seed..seed + 1);
-    let outcome = swarm::run_seeds(range, jobs, nodes);
+    let outcome = swarm::run_seeds(range, jobs, |seed| kind.schedule(seed, nodes));
     for failure in &outcome.failures {
         writeln!(
             std::io::stderr(),
-            "{failure}; replay: swarm --nodes {nodes} --seed {}",
+            "{failure}; replay: swarm --kind {kind:?} --nodes {nodes} --seed {}",
             failure.seed
         )?;
     }
@@ -56,5 +92,27 @@ fn run_swarm(arguments: &SwarmArguments) -> Result<()> {
     writeln!(std::io::stdout(), "{line}").context("writing the result")?;
     let n = outcome.failures.len();
     ensure!(n == 0, "{n} seeds broke an invariant or differ from themselves");
+    Ok(())
+}
+
+/// Prints a table; fails if a bug was not found by most of its searches.
+#[cfg(feature = "planted-bugs")]
+fn run_planted(nodes: usize, seeds: u64) -> Result<()> {
+    let mut out = std::io::stdout();
+    let mut unseen = Vec::new();
+    writeln!(out, "| planted bug | median seeds to find it | most seeds | seen by |")?;
+    writeln!(out, "|---|---|---|---|")?;
+    for bug in atoll_sim::planted::Bug::ALL {
+        let row = planted::search(bug, seeds, |seed| Schedule::chaos(seed, nodes));
+        let figure = |seeds: Option<u64>| seeds.map_or("not found".into(), |n| n.to_string());
+        let most = row.seeds.last().copied().flatten();
+        let seen_by = row.seen_by.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
+        let (median, most) = (figure(row.median()), figure(most));
+        writeln!(out, "| `{:?}` | {median} | {most} | {} |", row.bug, seen_by.join(", "))?;
+        if row.median().is_none() {
+            unseen.push(row.bug);
+        }
+    }
+    ensure!(unseen.is_empty(), "not found within {seeds} seeds: {unseen:?}");
     Ok(())
 }

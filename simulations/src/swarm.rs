@@ -29,7 +29,11 @@ impl fmt::Display for Failure {
 }
 
 /// Runs the seeds of `range`, each twice: the same events, or the simulator is not a proof.
-pub(crate) fn run_seeds(range: Range<u64>, jobs: usize, nodes: usize) -> Outcome {
+pub(crate) fn run_seeds(
+    range: Range<u64>,
+    jobs: usize,
+    schedule: impl Fn(u64) -> Schedule + Sync,
+) -> Outcome {
     let began = Instant::now();
     let next = AtomicU64::new(range.start);
     let gathered = Mutex::new((Sum::default(), Vec::new()));
@@ -41,7 +45,7 @@ pub(crate) fn run_seeds(range: Range<u64>, jobs: usize, nodes: usize) -> Outcome
                     if seed >= range.end {
                         return;
                     }
-                    let schedule = Schedule::joins_and_leaves(seed, nodes);
+                    let schedule = schedule(seed);
                     let (first, second) = (run(&schedule), run(&schedule));
                     let differ = (first != second).then(|| "two runs differ".to_owned());
                     let broken =

@@ -207,6 +207,7 @@ impl Core {
         let request = match &event {
             Event::Prefilled { request, .. }
             | Event::Token { request, .. }
+            | Event::Parked { request }
             | Event::Finished { request, .. }
             | Event::Failed { request, .. } => *request,
             Event::PeerJoined { .. }
@@ -241,6 +242,7 @@ impl Core {
             | Event::PlanProgress { .. }
             | Event::Prefilled { .. }
             | Event::Token { .. }
+            | Event::Parked { .. }
             | Event::Finished { .. }
             | Event::Failed { .. } => return,
         };

@@ -144,6 +144,7 @@ impl NodeEvent {
             }
             Event::Prefilled { .. }
             | Event::Token { .. }
+            | Event::Parked { .. }
             | Event::Finished { .. }
             | Event::Failed { .. } => return None,
         };

@@ -224,6 +224,9 @@ impl GenerateStream {
             Event::Token { token, detail, hops, round_us, .. } => {
                 self.token(token, &detail, &hops, round_us);
             }
+            Event::Parked { request } => {
+                tracing::warn!(request = request.0, "a stage is gone, waiting for another");
+            }
             Event::Finished { reason, .. } => {
                 let text = std::mem::replace(&mut self.text, self.served.tokenizer.stream());
                 let passed = self.stops.push(&text.finish());

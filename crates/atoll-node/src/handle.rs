@@ -42,13 +42,17 @@ pub struct ServePolicy {
     pub context: u32,
     /// Sessions at once to leave room for. Default: 16.
     pub sessions: u16,
+    /// Nodes that hold each stage's layers beside its own, so that they can take it over at once,
+    /// where nodes and memory allow: 0 or 1. Default: 1.
+    pub spares: u16,
     /// How long to wait for enough nodes. Default: a minute.
     pub wait: Duration,
 }
 
 impl Default for ServePolicy {
     fn default() -> Self {
-        Self { stages: None, context: 8192, sessions: 16, wait: Duration::from_secs(60) }
+        let wait = Duration::from_secs(60);
+        Self { stages: None, context: 8192, sessions: 16, spares: 1, wait }
     }
 }
 
@@ -202,6 +206,7 @@ impl NodeHandle {
             stages: policy.stages,
             context: policy.context.min(model.context_max),
             sessions: policy.sessions,
+            spares: policy.spares,
             wait_us,
         };
         let id = model.id;

@@ -23,9 +23,11 @@ pub(crate) struct Assignment {
     pub(crate) plan: Plan,
     pub(crate) model: ModelInfo,
     pub(crate) layers: LayerRange,
-    /// The node after this one in the ring, the owner after the last.
-    pub(crate) next: NodeId,
+    /// The nodes beside this one in the ring.
+    neighbours: [NodeId; 2],
     pub(crate) state: PartState,
+    /// The owner is gone: the part is kept until then, should it come back.
+    orphaned_until: Option<Time>,
 }
 
 /// How far a part is.
@@ -33,7 +35,7 @@ pub(crate) struct Assignment {
 pub(crate) enum PartState {
     /// Fetching and loading.
     Preparing,
-    /// Loaded; the next node of the ring is not connected yet.
+    /// Loaded; a neighbour in the ring is not connected yet.
     Connecting {
         /// Until when we wait for it.
         until: Time,
@@ -77,12 +79,29 @@ impl Assignments {
         own_bytes: Option<u64>,
     ) -> Option<ModelId> {
         let (id, epoch) = (plan.model, plan.epoch);
-        if let Some(held) = self.held.get(&id)
-            && held.plan.owner == from
+        let mut known = self.held.get_mut(&id).filter(|held| held.plan.owner == from);
+        if let Some(held) = known.as_mut().filter(|held| held.orphaned_until.is_none())
             && held.plan.epoch >= epoch
         {
             if held.plan == plan {
                 held.tell(fx);
+            }
+            return None;
+        }
+        if let Some(held) = known
+            && Some(held.layers) == plan.layers_of(self.me)
+            && held.model == model
+            && !matches!(held.state, PartState::Failed(_))
+        {
+            // The same part under a newer plan: nothing is loaded anew.
+            let preparing = held.state == PartState::Preparing;
+            held.neighbours = plan.neighbours(held.layers);
+            (held.plan, held.orphaned_until) = (plan, None);
+            if preparing {
+                let plan_epoch = epoch;
+                fx.push(Output::Prepare { model: id, plan_epoch, part, holders });
+            } else {
+                held.loaded(fx, members, limits);
             }
             return None;
         }
@@ -93,17 +112,18 @@ impl Assignments {
                 fx.send(from, assigned(id, epoch, Err(cause)));
                 None
             }
-            Ok((layers, next)) => {
+            Ok(layers) => {
                 tracing::info!(model = %id, ?epoch, %layers, "part assigned");
                 fx.push(Output::Prepare { model: id, plan_epoch: epoch, part, holders });
-                let state = PartState::Preparing;
-                let held = Assignment { plan, model, layers, next, state };
+                let (state, orphaned_until) = (PartState::Preparing, None);
+                let neighbours = plan.neighbours(layers);
+                let held = Assignment { plan, model, layers, neighbours, state, orphaned_until };
                 self.held.insert(id, held).map(|_| id)
             }
         }
     }
 
-    /// The range and the next node, if this node can take the part. `room`: bytes of this node's
+    /// The range, if this node can take the part. `room`: bytes of this node's
     /// own served models and of all its memory; `None`: it serves this model itself.
     fn accept(
         &self,
@@ -111,15 +131,14 @@ impl Assignments {
         from: NodeId,
         (plan, model, part): (&Plan, &ModelInfo, Part),
         room: Option<(u64, u64)>,
-    ) -> Result<(LayerRange, NodeId), String> {
+    ) -> Result<LayerRange, String> {
         let Some((own_bytes, memory_bytes)) = room else {
             return Err("this node serves the model itself".into());
         };
         if plan.owner != from || plan.model != model.id || !plan.covers(model.layer_bytes.len()) {
             return Err("the plan is not its sender's or does not place each layer once".into());
         }
-        let hop = plan.hop_of(self.me).ok_or("this node is not in the plan")?;
-        let layers = plan.stages[hop].layers;
+        let layers = plan.layers_of(self.me).ok_or("this node is not in the plan")?;
         if part != (Part { layers: Some(layers), embed: false, head: false }) {
             return Err("the part is not this node's in the plan".into());
         }
@@ -139,8 +158,7 @@ impl Assignments {
         if needed > free {
             return Err(format!("the part needs {needed} bytes, {free} are free"));
         }
-        let next = plan.stages.get(hop + 1).map_or(plan.owner, |stage| stage.node);
-        Ok((layers, next))
+        Ok(layers)
     }
 
     pub(crate) fn unassign(&mut self, fx: &mut Effects, from: NodeId, model: ModelId) -> bool {
@@ -152,15 +170,11 @@ impl Assignments {
         ours
     }
 
-    /// Forgets what was held for a lost owner, and returns which models that was.
-    pub(crate) fn owner_lost(&mut self, fx: &mut Effects, owner: NodeId) -> Vec<ModelId> {
-        let of_owner = self.held.iter().filter(|(_, held)| held.plan.owner == owner);
-        let gone: Vec<_> = of_owner.map(|(model, _)| *model).collect();
-        for &model in &gone {
-            self.held.remove(&model);
-            fx.push(Output::Unload { model });
+    /// An owner is gone; what it had us load is kept for a while.
+    pub(crate) fn owner_lost(&mut self, fx: &Effects, limits: &Limits, owner: NodeId) {
+        for held in self.held.values_mut().filter(|held| held.plan.owner == owner) {
+            held.orphaned_until = Some(fx.now.after_us(limits.orphan_us));
         }
-        gone
     }
 
     pub(crate) fn progress(
@@ -189,56 +203,82 @@ impl Assignments {
         if held.state != PartState::Preparing {
             return;
         }
-        held.state = match result {
-            Ok(()) if members.member(held.next).is_some() => PartState::Ready,
-            Ok(()) => {
-                fx.push(Output::Dial { peer: held.next });
-                PartState::Connecting { until: fx.now.after_us(limits.neighbour_wait_us) }
-            }
-            Err(cause) => PartState::Failed(clip(cause, CAUSE_BYTES_MAX)),
-        };
-        held.tell(fx);
-    }
-
-    /// A peer joined: it may be the next node of a ring.
-    pub(crate) fn joined(&mut self, fx: &mut Effects, peer: NodeId) {
-        for held in self.held.values_mut().filter(|held| held.next == peer) {
-            match held.state {
-                PartState::Connecting { .. } => {
-                    held.state = PartState::Ready;
-                    held.tell(fx);
-                }
-                PartState::Preparing | PartState::Ready | PartState::Failed(_) => {}
+        match result {
+            Ok(()) => held.loaded(fx, members, limits),
+            Err(cause) => {
+                held.state = PartState::Failed(clip(cause, CAUSE_BYTES_MAX));
+                held.tell(fx);
             }
         }
     }
 
-    pub(crate) fn tick(&mut self, fx: &mut Effects) {
+    /// A peer joined: it may be beside us in a ring.
+    pub(crate) fn joined(&mut self, fx: &mut Effects, members: &Membership, peer: NodeId) {
+        for held in self.held.values_mut().filter(|held| held.neighbours.contains(&peer)) {
+            if matches!(held.state, PartState::Connecting { .. }) && held.connected(members) {
+                held.state = PartState::Ready;
+                held.tell(fx);
+            }
+        }
+    }
+
+    /// Gives up neighbours that do not come and owners that do not come back.
+    pub(crate) fn tick(&mut self, fx: &mut Effects, members: &Membership) {
         for held in self.held.values_mut() {
-            match held.state {
-                PartState::Connecting { until } if until <= fx.now => {
-                    let cause = format!("the next node of the ring, {}, is not there", held.next);
-                    held.state = PartState::Failed(cause);
-                    held.tell(fx);
-                }
-                PartState::Connecting { .. }
-                | PartState::Preparing
-                | PartState::Ready
-                | PartState::Failed(_) => {}
+            if let PartState::Connecting { until } = held.state
+                && until <= fx.now
+            {
+                let absent = held.neighbours.iter().find(|&&node| !held.is_here(members, node));
+                let names = absent.map_or(String::new(), ToString::to_string);
+                let cause = format!("the node beside it in the ring, {names}, is not there");
+                held.state = PartState::Failed(cause);
+                held.tell(fx);
             }
         }
+        self.held.retain(|&model, held| {
+            let over = held.orphaned_until.is_some_and(|until| until <= fx.now);
+            if over {
+                fx.push(Output::Unload { model });
+            }
+            !over
+        });
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
-        let times = self.held.values().filter_map(|held| match held.state {
-            PartState::Connecting { until } => Some(until),
-            PartState::Preparing | PartState::Ready | PartState::Failed(_) => None,
+        let times = self.held.values().flat_map(|held| {
+            let connecting = match held.state {
+                PartState::Connecting { until } => Some(until),
+                PartState::Preparing | PartState::Ready | PartState::Failed(_) => None,
+            };
+            connecting.into_iter().chain(held.orphaned_until)
         });
         times.min()
     }
 }
 
 impl Assignment {
+    /// The part is loaded: ready as soon as its neighbours are connected.
+    fn loaded(&mut self, fx: &mut Effects, members: &Membership, limits: &Limits) {
+        self.state = PartState::Ready;
+        for peer in self.neighbours {
+            if self.is_here(members, peer) {
+                continue;
+            }
+            fx.push(Output::Dial { peer });
+            let until = fx.now.after_us(limits.neighbour_wait_us);
+            self.state = PartState::Connecting { until };
+        }
+        self.tell(fx);
+    }
+
+    fn connected(&self, members: &Membership) -> bool {
+        self.neighbours.iter().all(|&node| self.is_here(members, node))
+    }
+
+    fn is_here(&self, members: &Membership, node: NodeId) -> bool {
+        node == self.plan.owner || members.member(node).is_some()
+    }
+
     /// Tells the owner the outcome, if there is one.
     fn tell(&self, fx: &mut Effects) {
         let result = match &self.state {

@@ -19,7 +19,7 @@ use crate::message::{Frame, Message, Open};
 use crate::plan::{ModelInfo, Plan, Stage};
 
 /// The format's version: first in every frame.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of a header: the largest is an `Assign` of 1024 layers over 64 stages, under 20 KiB.
 pub const HEADER_BYTES_MAX: usize = 32 << 10;
 /// Bytes before the header.
@@ -147,6 +147,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Message, CodecError> {
         | Message::Assigned { .. }
         | Message::Unassign { .. }
         | Message::Open(_)
+        | Message::Opened { .. }
         | Message::Passed { .. }
         | Message::Nack { .. }
         | Message::Reject { .. }
@@ -211,6 +212,7 @@ fn check(message: &Message, limits: &Limits) -> Result<(), CodecError> {
         | Message::Leave
         | Message::AssignProgress { .. }
         | Message::Unassign { .. }
+        | Message::Opened { .. }
         | Message::Nack { .. }
         | Message::Close { .. } => Ok(()),
     }
@@ -230,6 +232,7 @@ fn check_stages(stages: &[Stage]) -> Result<(), CodecError> {
 
 fn check_plan(plan: &Plan, model: &ModelInfo) -> Result<(), CodecError> {
     check_stages(&plan.stages)?;
+    check_stages(&plan.spares)?;
     if plan.model != model.id || !plan.covers(model.layer_bytes.len()) {
         return Err(CodecError::Invalid("the plan does not place each layer once, in order"));
     }

@@ -1,16 +1,18 @@
-//! The owner's side of a plan: make it, have it prepared, keep it, make it again.
+//! The owner's side of a plan: make it, have it prepared, keep it, mend it.
 
 use std::collections::BTreeMap;
 
 use crate::effects::Effects;
 use crate::ids::{ModelId, NodeId, PlanEpoch, Time};
-use crate::io::{Event, Output, Part};
+use crate::io::{Event, Output};
 use crate::limits::{CAUSE_BYTES_MAX, Limits, clip};
 use crate::membership::{Lost, Membership};
 use crate::message::Message;
-use crate::plan::{ModelInfo, Plan, PlanError, PlanPolicy, Stage};
-use crate::planner::{self, Candidate};
+use crate::plan::{LayerRange, ModelInfo, Plan, PlanError, PlanPolicy, Stage};
+use crate::planner;
 use crate::planted::Bug;
+
+mod placing;
 
 /// The models that this node serves.
 #[derive(Debug)]
@@ -27,10 +29,16 @@ pub(crate) struct Served {
     pub(crate) state: PlanState,
     /// Epoch of the latest plan.
     epoch: PlanEpoch,
-    /// Nodes that hold a part of the latest plan, this one perhaps among them.
-    placed: Vec<Stage>,
-    /// Nodes that could not prepare their part, and why.
-    excluded: BTreeMap<NodeId, String>,
+    /// Stages of the latest plan: what is mended when one is lost.
+    stages: Vec<Stage>,
+    /// Nodes that hold, or are to hold, the range of some stage beside its own node.
+    spares: Vec<Stage>,
+    /// What nodes have loaded, in their own words; this node's range may be none.
+    held: BTreeMap<NodeId, Option<LayerRange>>,
+    /// What nodes are loading.
+    asked: BTreeMap<NodeId, Preparation>,
+    /// Nodes that are not to be used until then, and why.
+    excluded: BTreeMap<NodeId, (String, Time)>,
     /// The loss that broke the latest plan.
     lost: Option<Lost>,
 }
@@ -43,13 +51,8 @@ pub(crate) enum PlanState {
         /// Until when.
         until: Time,
     },
-    /// The stages fetch and load.
-    Preparing {
-        /// What is being prepared.
-        plan: Plan,
-        /// Who is not ready yet.
-        pending: BTreeMap<NodeId, Preparation>,
-    },
+    /// Stages fetch and load.
+    Preparing(Plan),
     /// In force.
     Ready(Plan),
     /// Not to be placed with these members.
@@ -59,6 +62,8 @@ pub(crate) enum PlanState {
 /// One node on its way to being ready.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Preparation {
+    layers: Option<LayerRange>,
+    epoch: PlanEpoch,
     pub(crate) bytes_done: u64,
     pub(crate) bytes_total: u64,
     stalls_at: Time,
@@ -96,26 +101,18 @@ impl Deployment {
                 match &mut served.state {
                     PlanState::Ready(plan) => fx.emit(Event::PlanReady { plan: plan.clone() }),
                     PlanState::Waiting { until: old } => *old = until,
-                    PlanState::Preparing { .. } => {}
+                    PlanState::Preparing(_) => {}
                     PlanState::Failed(_) => served.state = PlanState::Waiting { until },
                 }
             } else {
                 served.model = model;
                 served.policy = policy;
+                served.stages.clear();
                 served.state = PlanState::Waiting { until };
             }
             served.excluded.clear();
         } else {
-            let served = Served {
-                model,
-                policy,
-                state: PlanState::Waiting { until },
-                epoch: PlanEpoch(0),
-                placed: Vec::new(),
-                excluded: BTreeMap::new(),
-                lost: None,
-            };
-            self.served.insert(id, served);
+            self.served.insert(id, Served::new(model, policy, until));
         }
         self.retry(fx, members, limits);
     }
@@ -132,15 +129,16 @@ impl Deployment {
     }
 
     /// Tries to place what waits or failed, since members or their profiles have changed or time
-    /// has passed.
+    /// has passed, and to find spares for what is in force.
     pub(crate) fn retry(&mut self, fx: &mut Effects, members: &Membership, limits: &Limits) {
-        let open = |served: &Served| match served.state {
-            PlanState::Waiting { .. } | PlanState::Failed(_) => true,
-            PlanState::Preparing { .. } | PlanState::Ready(_) => false,
-        };
-        let ids = self.served.iter().filter(|(_, served)| open(served)).map(|(id, _)| *id);
-        for id in ids.collect::<Vec<_>>() {
-            self.place(fx, members, limits, id);
+        for id in self.served.keys().copied().collect::<Vec<_>>() {
+            match self.served[&id].state {
+                PlanState::Waiting { .. } | PlanState::Failed(_) => {
+                    self.place(fx, members, limits, id);
+                }
+                PlanState::Ready(_) => self.seek_spares(fx, members, limits, id),
+                PlanState::Preparing(_) => {}
+            }
         }
     }
 
@@ -158,18 +156,52 @@ impl Deployment {
         limits: &Limits,
         lost: &Lost,
     ) {
-        for served in self.served.values_mut() {
-            let plan = match &served.state {
-                PlanState::Preparing { plan, .. } | PlanState::Ready(plan) => plan,
-                PlanState::Waiting { .. } | PlanState::Failed(_) => continue,
-            };
-            if plan.hop_of(lost.peer).is_some() {
-                served.lost = Some(lost.clone());
-                let until = fx.now.after_us(served.policy.wait_us);
-                served.state = PlanState::Waiting { until };
+        for id in self.served.keys().copied().collect::<Vec<_>>() {
+            if let Some(served) = self.served.get_mut(&id) {
+                served.forget(lost.peer);
+                served.lost = served.lost.take().or_else(|| {
+                    let holds = served.stages.iter().any(|stage| stage.node == lost.peer);
+                    holds.then(|| lost.clone())
+                });
             }
+            self.mend(fx, members, limits, id, lost.peer);
         }
-        self.retry(fx, members, limits);
+    }
+
+    /// A node does not do its stage's work: another takes it over, if there is one. Nobody is
+    /// evicted, and without another the node keeps its stage.
+    pub(crate) fn suspect(
+        &mut self,
+        fx: &mut Effects,
+        members: &Membership,
+        limits: &Limits,
+        (model, node): (ModelId, NodeId),
+        cause: String,
+    ) {
+        let until = fx.now.after_us(limits.suspicion_us);
+        let Some(served) = self.served.get_mut(&model) else { return };
+        let excluded = served.excluded.insert(node, (cause, until));
+        if self.mended(fx.now, members, model).is_some() {
+            self.mend(fx, members, limits, model, node);
+        } else if excluded.is_none()
+            && let Some(served) = self.served.get_mut(&model)
+        {
+            served.excluded.remove(&node);
+        }
+    }
+
+    /// A node does not hold the part that it said it held: it is asked again.
+    pub(crate) fn unready(
+        &mut self,
+        fx: &mut Effects,
+        members: &Membership,
+        limits: &Limits,
+        (model, node): (ModelId, NodeId),
+    ) {
+        if let Some(served) = self.served.get_mut(&model) {
+            served.held.remove(&node);
+            self.mend(fx, members, limits, model, node);
+        }
     }
 
     /// A node of a plan reports how far it is.
@@ -182,17 +214,17 @@ impl Deployment {
         (bytes_done, bytes_total): (u64, u64),
     ) {
         let Some(served) = self.served.get_mut(&model) else { return };
-        let PlanState::Preparing { plan, pending } = &mut served.state else { return };
-        let Some(preparation) = pending.get_mut(&node) else { return };
-        if plan.epoch != epoch {
+        let Some(asked) = served.asked.get_mut(&node).filter(|asked| asked.epoch == epoch) else {
             return;
+        };
+        if bytes_done > asked.bytes_done {
+            asked.stalls_at = fx.now.after_us(limits.prepare_stall_us);
         }
-        if bytes_done > preparation.bytes_done {
-            preparation.stalls_at = fx.now.after_us(limits.prepare_stall_us);
+        asked.bytes_done = asked.bytes_done.max(bytes_done);
+        asked.bytes_total = bytes_total;
+        if let PlanState::Preparing(plan) = &served.state {
+            fx.emit(Event::PlanProgress { plan: plan.clone(), node, bytes_done, bytes_total });
         }
-        preparation.bytes_done = preparation.bytes_done.max(bytes_done);
-        preparation.bytes_total = bytes_total;
-        fx.emit(Event::PlanProgress { plan: plan.clone(), node, bytes_done, bytes_total });
     }
 
     /// A node of a plan is ready, or cannot be.
@@ -206,18 +238,17 @@ impl Deployment {
         result: Result<(), String>,
     ) {
         let Some(served) = self.served.get_mut(&model) else { return };
-        let PlanState::Preparing { plan, pending } = &mut served.state else { return };
-        if plan.epoch != epoch || !pending.contains_key(&node) {
+        let Some(asked) = served.asked.get(&node).filter(|asked| asked.epoch == epoch) else {
             return;
-        }
+        };
+        let layers = asked.layers;
+        served.asked.remove(&node);
         match result {
             Ok(()) => {
-                pending.remove(&node);
-                if pending.is_empty() || fx.planted.has(Bug::ReadyTooEarly) {
-                    tracing::info!(%model, ?epoch, stages = plan.stages.len(), "plan ready");
-                    fx.emit(Event::PlanReady { plan: plan.clone() });
-                    served.lost = None;
-                    served.state = PlanState::Ready(plan.clone());
+                served.held.insert(node, layers);
+                served.settle(fx, self.me);
+                if matches!(served.state, PlanState::Ready(_)) {
+                    self.seek_spares(fx, members, limits, model);
                 }
             }
             Err(cause) => self.exclude(fx, members, limits, (model, node), cause),
@@ -228,16 +259,13 @@ impl Deployment {
         let mut stalled = Vec::new();
         let mut due = Vec::new();
         for (&id, served) in &self.served {
-            match &served.state {
-                PlanState::Waiting { until } if *until <= fx.now => due.push(id),
-                PlanState::Preparing { pending, .. } => stalled.extend(
-                    pending
-                        .iter()
-                        .filter(|(_, preparation)| preparation.stalls_at <= fx.now)
-                        .map(|(&node, _)| (id, node)),
-                ),
-                PlanState::Waiting { .. } | PlanState::Ready(_) | PlanState::Failed(_) => {}
+            if let PlanState::Waiting { until } = served.state
+                && until <= fx.now
+            {
+                due.push(id);
             }
+            let late = served.asked.iter().filter(|(_, asked)| asked.stalls_at <= fx.now);
+            stalled.extend(late.map(|(&node, _)| (id, node)));
         }
         for id in due {
             self.place(fx, members, limits, id);
@@ -249,10 +277,12 @@ impl Deployment {
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
-        let times = self.served.values().filter_map(|served| match &served.state {
-            PlanState::Waiting { until } => Some(*until),
-            PlanState::Preparing { pending, .. } => pending.values().map(|p| p.stalls_at).min(),
-            PlanState::Ready(_) | PlanState::Failed(_) => None,
+        let times = self.served.values().flat_map(|served| {
+            let waiting = match served.state {
+                PlanState::Waiting { until } => Some(until),
+                PlanState::Preparing(_) | PlanState::Ready(_) | PlanState::Failed(_) => None,
+            };
+            waiting.into_iter().chain(served.asked.values().map(|asked| asked.stalls_at))
         });
         times.min()
     }
@@ -269,103 +299,72 @@ impl Deployment {
         let Some(served) = self.served.get_mut(&model) else { return };
         let cause = clip(cause, CAUSE_BYTES_MAX);
         tracing::warn!(%model, %node, cause, "a node could not prepare its part");
-        served.excluded.insert(node, cause);
-        served.state = PlanState::Waiting { until: fx.now };
-        self.place(fx, members, limits, model);
-    }
-
-    fn place(&mut self, fx: &mut Effects, members: &Membership, limits: &Limits, id: ModelId) {
-        let free = |node: NodeId, memory_bytes: u64| {
-            let others = self.served.iter().filter(|(other, _)| **other != id);
-            let taken: u64 = others.map(|(_, served)| served.bytes_on(node, self.me)).sum();
-            memory_bytes.saturating_sub(taken)
-        };
-        let Some(served) = self.served.get(&id) else { return };
-        let owner = Candidate {
-            node: self.me,
-            memory_bytes: free(self.me, members.profile().memory_bytes),
-            weight_bytes_per_s: members.profile().weight_bytes_per_s,
-        };
-        let usable =
-            members.members().iter().filter(|(peer, _)| !served.excluded.contains_key(peer));
-        let others: Vec<_> = usable
-            .map(|(&node, member)| Candidate {
-                node,
-                memory_bytes: free(node, member.profile.memory_bytes),
-                weight_bytes_per_s: member.profile.weight_bytes_per_s,
-            })
-            .collect();
-        let placed = match served.excluded.get(&self.me) {
-            Some(cause) => Err(PlanError::Prepare { node: self.me, cause: cause.clone() }),
-            None => planner::place(&served.model, &served.policy, owner, &others),
-        };
-        match placed {
-            Ok(stages) => self.assign(fx, limits, id, stages),
-            Err(error) => self.not_placed(fx, id, error),
+        served.forget(node);
+        served.excluded.insert(node, (cause, Time(u64::MAX)));
+        if node != self.me {
+            fx.send(node, Message::Unassign { model });
         }
-    }
-
-    fn not_placed(&mut self, fx: &mut Effects, id: ModelId, error: PlanError) {
-        let Some(served) = self.served.get_mut(&id) else { return };
-        let PlanState::Waiting { until } = served.state else { return };
-        if until > fx.now {
-            return;
+        if matches!(served.state, PlanState::Preparing(_)) {
+            // Whether others can do it shows at once; more waiting helps nobody.
+            let until = if served.lost.is_some() { served.policy.wait_us } else { 0 };
+            served.state = PlanState::Waiting { until: fx.now.after_us(until) };
+            self.place(fx, members, limits, model);
+        } else {
+            self.mend(fx, members, limits, model, node);
         }
-        let error = match (served.excluded.iter().next(), served.lost.take()) {
-            (Some((&node, cause)), _) => PlanError::Prepare { node, cause: cause.clone() },
-            (None, Some(Lost { peer, cause })) => {
-                PlanError::NodeLost { node: peer, cause: format!("{cause}; without it {error}") }
-            }
-            (None, None) => error,
-        };
-        tracing::warn!(model = %id, %error, "no plan");
-        fx.emit(Event::PlanFailed { model: id, error: error.clone() });
-        served.state = PlanState::Failed(error);
-    }
-
-    fn assign(&mut self, fx: &mut Effects, limits: &Limits, id: ModelId, stages: Vec<Stage>) {
-        let me = self.me;
-        let Some(served) = self.served.get_mut(&id) else { return };
-        for node in served.nodes().filter(|&node| node != me) {
-            if !stages.iter().any(|stage| stage.node == node) {
-                fx.send(node, Message::Unassign { model: id });
-            }
-        }
-        served.epoch.0 = served.epoch.0.saturating_add(1);
-        let plan = Plan {
-            model: id,
-            epoch: served.epoch,
-            owner: me,
-            stages,
-            context: planner::context(&served.model, &served.policy),
-        };
-        let stalls_at = fx.now.after_us(limits.prepare_stall_us);
-        let preparation = Preparation { bytes_done: 0, bytes_total: 0, stalls_at };
-        let mut pending = BTreeMap::from([(me, preparation)]);
-        let own = plan.stages.iter().find(|stage| stage.node == me).map(|stage| stage.layers);
-        fx.push(Output::Prepare {
-            model: id,
-            plan_epoch: plan.epoch,
-            part: Part { layers: own, embed: true, head: true },
-            holders: Vec::new(),
-        });
-        for stage in plan.stages.iter().filter(|stage| stage.node != me) {
-            pending.insert(stage.node, preparation);
-            let part = Part { layers: Some(stage.layers), embed: false, head: false };
-            let (plan, model) = (plan.clone(), served.model.clone());
-            let message = Message::Assign { plan, model, part, holders: vec![me] };
-            fx.send(stage.node, message);
-        }
-        tracing::info!(model = %id, epoch = plan.epoch.0, stages = plan.stages.len(), "plan made");
-        served.placed.clone_from(&plan.stages);
-        served.state = PlanState::Preparing { plan, pending };
     }
 }
 
 impl Served {
-    /// Nodes of the latest plan.
+    const fn new(model: ModelInfo, policy: PlanPolicy, until: Time) -> Self {
+        Self {
+            model,
+            policy,
+            state: PlanState::Waiting { until },
+            epoch: PlanEpoch(0),
+            stages: Vec::new(),
+            spares: Vec::new(),
+            held: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            excluded: BTreeMap::new(),
+            lost: None,
+        }
+    }
+
+    /// Stages of the latest plan that are not ready, with how far they are.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = (NodeId, Preparation)> {
+        let spare = |node: &NodeId| self.spares.iter().any(|spare| spare.node == *node);
+        let asked = self.asked.iter().filter(move |(node, _)| !spare(node));
+        asked.map(|(&node, &asked)| (node, asked))
+    }
+
+    /// Puts the plan in force once all its stages are ready.
+    fn settle(&mut self, fx: &mut Effects, me: NodeId) {
+        let PlanState::Preparing(plan) = &self.state else { return };
+        let mut others = plan.stages.iter().filter(|stage| stage.node != me);
+        let ready = self.held.contains_key(&me)
+            && others.all(|stage| self.held.get(&stage.node) == Some(&Some(stage.layers)));
+        if ready || fx.planted.has(Bug::ReadyTooEarly) {
+            let (model, epoch) = (plan.model, plan.epoch);
+            tracing::info!(%model, ?epoch, stages = plan.stages.len(), "plan ready");
+            let plan = plan.clone();
+            fx.emit(Event::PlanReady { plan: plan.clone() });
+            self.lost = None;
+            self.state = PlanState::Ready(plan);
+        }
+    }
+
+    /// What a node held or was to hold is gone.
+    fn forget(&mut self, node: NodeId) {
+        self.held.remove(&node);
+        self.asked.remove(&node);
+        self.spares.retain(|spare| spare.node != node);
+    }
+
+    /// Nodes that hold something or are asked to, the owner perhaps among them.
     fn nodes(&self) -> impl Iterator<Item = NodeId> {
-        self.placed.iter().map(|stage| stage.node)
+        let asked = self.asked.keys().filter(|node| !self.held.contains_key(node));
+        self.held.keys().chain(asked).copied()
     }
 
     /// Bytes that the latest plan takes on `node`.
@@ -375,10 +374,15 @@ impl Served {
         } else {
             0
         };
-        let stage = self.placed.iter().find(|stage| stage.node == node);
-        let positions = u64::from(planner::context(&self.model, &self.policy))
-            .saturating_mul(self.policy.sessions.max(1).into());
-        let layers = stage.map_or(0, |stage| self.model.part_bytes(stage.layers, positions));
+        let mut all = self.stages.iter().chain(&self.spares);
+        let stage = all.find(|stage| stage.node == node);
+        let layers = stage.map_or(0, |stage| self.model.part_bytes(stage.layers, self.positions()));
         ends.saturating_add(layers)
+    }
+
+    /// Positions of all sessions together.
+    fn positions(&self) -> u64 {
+        u64::from(planner::context(&self.model, &self.policy))
+            .saturating_mul(self.policy.sessions.max(1).into())
     }
 }

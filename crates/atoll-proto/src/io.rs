@@ -189,7 +189,7 @@ pub struct Job {
     pub id: JobId,
     /// Whose KV cache.
     pub session: SessionId,
-    /// A job of a newer epoch starts with an empty KV cache.
+    /// The epoch in which the sequence began: a job of a newer one starts with an empty KV cache.
     pub epoch: Epoch,
     /// Which model.
     pub model: ModelId,
@@ -343,6 +343,12 @@ pub enum Event {
         hops: Vec<HopTime>,
         /// From sending its input into the ring to having it.
         round_us: u64,
+    },
+    /// A stage of a request is gone and no plan without it is in force: no token comes until one
+    /// is, and what was emitted stays.
+    Parked {
+        /// Whose.
+        request: RequestId,
     },
     /// A request ended with all its tokens.
     Finished {

@@ -26,9 +26,9 @@ pub struct Limits {
     pub chunks_in_flight_max: usize,
     /// Jobs of one session waiting at a stage: above any honest origin's chunks in flight.
     pub stage_jobs_max: usize,
-    /// Bytes of sent activations kept for resending, all sessions together: part of the 64 MiB
-    /// that a node may use beside weights and KV cache.
-    pub output_log_bytes_max: usize,
+    /// Bytes of sent activations kept so that the next stage can be rebuilt, all sessions together:
+    /// part of the 64 MiB that a node may use beside weights and KV cache.
+    pub boundary_bytes_max: usize,
     /// A node without progress in fetching or loading its part gives up, µs.
     pub prepare_stall_us: u64,
     /// A stage waits so long for a connection to the stage after it, µs.
@@ -36,8 +36,17 @@ pub struct Limits {
     /// Floor of the time that one stage may take over one job, µs. Far above a slow device's
     /// step: slow is not dead.
     pub hop_timeout_us: u64,
-    /// Replays of one request from its log, each in a new epoch, before it ends with an error.
-    pub replays_max: u8,
+    /// Floor of the time in which a ring must give something back before it is opened again, µs:
+    /// opening again costs one small message per stage and harms nobody, so it may come early.
+    pub ring_patience_us: u64,
+    /// Openings in a row that a stage leaves unanswered before another takes its place: never one.
+    pub stage_strikes_max: u8,
+    /// A suspected node is not chosen again for so long, µs.
+    pub suspicion_us: u64,
+    /// Refusals and restarts of one request between two tokens before it ends with an error.
+    pub recoveries_max: u8,
+    /// What was loaded for an owner that is gone is kept so long, µs: it may come back.
+    pub orphan_us: u64,
     /// A session untouched so long is released by its stages, µs: nothing leaks.
     pub session_idle_us: u64,
     /// Least time between two nacks, or two answers to one, of a session, µs.
@@ -58,11 +67,15 @@ impl Default for Limits {
             chunk_rows_max: 512,
             chunks_in_flight_max: 8,
             stage_jobs_max: 16,
-            output_log_bytes_max: 32 << 20,
+            boundary_bytes_max: 32 << 20,
             prepare_stall_us: 60_000_000,
             neighbour_wait_us: 10_000_000,
             hop_timeout_us: 10_000_000,
-            replays_max: 1,
+            ring_patience_us: 500_000,
+            stage_strikes_max: 3,
+            suspicion_us: 30_000_000,
+            recoveries_max: 8,
+            orphan_us: 10_000_000,
             session_idle_us: 300_000_000,
             nack_interval_us: 200_000,
         }

@@ -76,14 +76,6 @@ impl Membership {
         &self.members
     }
 
-    /// Of these nodes the one not heard from for longest; this node counts as heard now.
-    pub(crate) fn quietest(&self, nodes: impl Iterator<Item = NodeId>) -> Option<NodeId> {
-        nodes.min_by_key(|&node| {
-            let heard = if node == self.me { Some(Time(u64::MAX)) } else { None };
-            (heard.or_else(|| self.member(node).map(|member| member.last_heard)), node)
-        })
-    }
-
     pub(crate) fn measured(&mut self, fx: &mut Effects, profile: Profile) {
         if self.profile != profile {
             self.profile = profile;

@@ -59,6 +59,15 @@ pub enum Message {
     },
     /// Begins a session (or a new epoch of one). Travels the ring ahead of the first frame.
     Open(Open),
+    /// Stage to origin: this epoch of the session is open here.
+    Opened {
+        /// Whose.
+        session: SessionId,
+        /// Which epoch.
+        epoch: Epoch,
+        /// Which stage.
+        hop: u16,
+    },
     /// Activations for the next stage.
     Frame(Frame),
     /// Last stage to origin: a prefill chunk that needs no head has passed.
@@ -72,7 +81,8 @@ pub enum Message {
         /// What each hop took.
         hops: Vec<HopTime>,
     },
-    /// Stage to sender: positions are missing; its KV cache ends at `len`.
+    /// Stage to the stage before it, or to the origin: its KV cache ends at `len`, what follows is
+    /// wanted.
     Nack {
         /// Whose.
         session: SessionId,
@@ -81,12 +91,14 @@ pub enum Message {
         /// Positions that the stage has.
         len: u32,
     },
-    /// Stage to origin, or back to a frame's sender: this epoch of the session cannot go on here.
+    /// Stage to origin: this epoch of the session cannot go on here.
     Reject {
         /// Whose.
         session: SessionId,
         /// Which epoch is refused; the origin heeds this only while it is its current one.
         epoch: Epoch,
+        /// What may help.
+        why: Refused,
         /// In its words.
         cause: String,
     },
@@ -97,13 +109,29 @@ pub enum Message {
     },
 }
 
-/// The start of a session.
+/// Why a stage cannot go on, by what may help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refused {
+    /// What the stage after it misses is no longer kept: begin again at position 0.
+    Forgotten,
+    /// It does not hold the part: have it placed.
+    Unready,
+    /// Computing failed or hangs: another node may do better.
+    Broken,
+    /// It will not take this session, and no other node would.
+    Refuses,
+}
+
+/// The start of a session, or of a new epoch of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
     /// Whose.
     pub session: SessionId,
     /// In which epoch.
     pub epoch: Epoch,
+    /// The epoch in which position 0 was last sent: a KV cache with the same start stays, any
+    /// other begins empty.
+    pub since: Epoch,
     /// With which model.
     pub model: ModelId,
     /// Who owns prompt, log and client.
@@ -152,6 +180,7 @@ impl Message {
             Self::Assigned { .. } => "assigned",
             Self::Unassign { .. } => "unassign",
             Self::Open(_) => "open",
+            Self::Opened { .. } => "opened",
             Self::Frame(_) => "frame",
             Self::Passed { .. } => "passed",
             Self::Nack { .. } => "nack",

@@ -10,7 +10,7 @@ use crate::membership::{Lost, Membership};
 use crate::message::Message;
 use crate::plan::Profile;
 use crate::planted::Planted;
-use crate::session::origin::Origin;
+use crate::session::origin::{Doubt, Origin, Said};
 use crate::session::stages::Stages;
 use crate::snapshot::{HeldPart, Peer, ServedModel, ServedState, Snapshot, StageView};
 
@@ -77,6 +77,7 @@ impl Node {
         }
         let limits = self.config.limits.clone();
         self.route(&mut fx, &limits, input);
+        self.doubt(&mut fx, &limits);
         let plans = (&self.deployment, &self.membership);
         self.origin.settle(&mut fx, &mut self.job_ids, &limits, plans);
         fx.outputs
@@ -134,14 +135,28 @@ impl Node {
         }
     }
 
+    /// What requests found wrong with nodes changes plans.
+    fn doubt(&mut self, fx: &mut Effects, limits: &Limits) {
+        for Doubt { model, node, cause } in self.origin.take_doubts() {
+            let members = &self.membership;
+            match cause {
+                Some(cause) => {
+                    tracing::warn!(%model, %node, cause, "a stage is suspected");
+                    self.deployment.suspect(fx, members, limits, (model, node), cause);
+                }
+                None => self.deployment.unready(fx, members, limits, (model, node)),
+            }
+        }
+    }
+
     fn tick(&mut self, fx: &mut Effects, limits: &Limits) {
         for lost in self.membership.tick(fx, limits) {
             self.lost(fx, limits, &lost);
         }
         self.deployment.tick(fx, &self.membership, limits);
-        self.assignments.tick(fx);
+        self.assignments.tick(fx, &self.membership);
         self.stages.tick(fx, limits);
-        self.origin.tick(fx, &mut self.job_ids, limits, &self.membership);
+        self.origin.tick(fx, &mut self.job_ids, limits);
     }
 
     fn command(&mut self, fx: &mut Effects, limits: &Limits, command: Command) {
@@ -190,6 +205,7 @@ impl Node {
             | Message::Assigned { .. }
             | Message::Unassign { .. } => self.plan_message(fx, limits, from, message),
             Message::Open(_)
+            | Message::Opened { .. }
             | Message::Frame(_)
             | Message::Passed { .. }
             | Message::Nack { .. }
@@ -208,9 +224,7 @@ impl Node {
     ) {
         if self.membership.hello(fx, limits, from, name, profile) {
             self.deployment.joined(from);
-            self.assignments.joined(fx, from);
-            self.stages.joined(fx, from);
-            self.origin.joined(fx, from);
+            self.assignments.joined(fx, &self.membership, from);
         }
         self.deployment.retry(fx, &self.membership, limits);
     }
@@ -243,6 +257,7 @@ impl Node {
             | Message::Heartbeat
             | Message::Leave
             | Message::Open(_)
+            | Message::Opened { .. }
             | Message::Frame(_)
             | Message::Passed { .. }
             | Message::Nack { .. }
@@ -272,21 +287,28 @@ impl Node {
             }
             Message::Frame(frame) => {
                 if self.origin.active().contains_key(&frame.session) {
-                    self.origin.frame(fx, ids, limits, (from, frame));
+                    let at = (from, (frame.session, frame.epoch));
+                    self.origin.received(fx, ids, limits, at, Said::Row(Box::new(frame)));
                 } else {
                     self.stages.frame(fx, limits, ids, from, frame);
                 }
             }
+            Message::Opened { session, epoch, hop } => {
+                let at = (from, (session, epoch));
+                self.origin.received(fx, ids, limits, at, Said::Opened(hop));
+            }
             Message::Passed { session, epoch, to_pos, hops: _ } => {
-                self.origin.passed(fx, ids, limits, (from, session, epoch, to_pos));
+                let at = (from, (session, epoch));
+                self.origin.received(fx, ids, limits, at, Said::Passed(to_pos));
             }
             Message::Nack { session, epoch, len } => {
-                self.origin.nack(fx, ids, limits, (from, session, epoch, len));
+                let at = (from, (session, epoch));
+                self.origin.received(fx, ids, limits, at, Said::Nack(len));
                 self.stages.nack(fx, limits, from, (session, epoch, len));
             }
-            Message::Reject { session, epoch, cause } => {
-                self.stages.rejected(fx, from, (session, epoch), &cause);
-                self.origin.rejected(fx, (from, session, epoch), cause);
+            Message::Reject { session, epoch, why, cause } => {
+                let at = (from, (session, epoch));
+                self.origin.received(fx, ids, limits, at, Said::Reject(why, cause));
             }
             Message::Close { session } => self.stages.close(fx, from, session),
             Message::Hello { .. }
@@ -300,9 +322,8 @@ impl Node {
     }
 
     fn lost(&mut self, fx: &mut Effects, limits: &Limits, lost: &Lost) {
-        self.origin.lost(fx, lost);
         self.stages.lost(fx, lost.peer);
-        self.assignments.owner_lost(fx, lost.peer);
+        self.assignments.owner_lost(fx, limits, lost.peer);
         self.deployment.lost(fx, &self.membership, limits, lost);
     }
 
@@ -337,8 +358,8 @@ impl Node {
             name: served.model.name.clone(),
             state: match &served.state {
                 PlanState::Waiting { .. } => ServedState::Waiting,
-                PlanState::Preparing { plan, pending } => {
-                    let pending = pending.iter().map(|(&n, p)| (n, p.bytes_done, p.bytes_total));
+                PlanState::Preparing(plan) => {
+                    let pending = served.pending().map(|(n, p)| (n, p.bytes_done, p.bytes_total));
                     ServedState::Preparing(plan.clone(), pending.collect())
                 }
                 PlanState::Ready(plan) => ServedState::Ready(plan.clone()),
@@ -356,7 +377,7 @@ impl Node {
             session,
             epoch: held.open.epoch,
             len: held.len,
-            kv_bytes: held.kv_bytes,
+            kv_bytes: held.kv_bytes(),
         });
         Snapshot {
             peers: peers.collect(),

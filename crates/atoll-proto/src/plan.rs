@@ -100,6 +100,8 @@ pub struct PlanPolicy {
     pub context: u32,
     /// Sessions at once to leave room for.
     pub sessions: u16,
+    /// Nodes that hold each stage's range beside its own, where nodes and memory allow: 0 or 1.
+    pub spares: u16,
     /// How long to wait for enough nodes before `Event::PlanFailed`.
     pub wait_us: u64,
 }
@@ -124,6 +126,8 @@ pub struct Plan {
     pub owner: NodeId,
     /// In ring order.
     pub stages: Vec<Stage>,
+    /// Nodes that hold, or load, the range of a stage too and can take its place.
+    pub spares: Vec<Stage>,
     /// Positions per session that every stage has room for.
     pub context: u32,
 }
@@ -133,6 +137,30 @@ impl Plan {
     #[must_use]
     pub fn hop_of(&self, node: NodeId) -> Option<usize> {
         self.stages.iter().position(|stage| stage.node == node)
+    }
+
+    /// What `node` holds, as a stage or as a spare.
+    #[must_use]
+    pub fn layers_of(&self, node: NodeId) -> Option<LayerRange> {
+        let mut all = self.stages.iter().chain(&self.spares);
+        all.find(|stage| stage.node == node).map(|stage| stage.layers)
+    }
+
+    /// The nodes before and after whoever holds `layers` in the ring; the owner closes it.
+    #[must_use]
+    pub fn neighbours(&self, layers: LayerRange) -> [NodeId; 2] {
+        let hop = self.stages.iter().position(|stage| stage.layers == layers);
+        let node = |hop: Option<usize>| hop.and_then(|hop| self.stages.get(hop));
+        let owner = |stage: Option<&Stage>| stage.map_or(self.owner, |stage| stage.node);
+        let before = hop.and_then(|hop| hop.checked_sub(1));
+        [owner(node(before)), owner(node(hop.map(|hop| hop + 1)))]
+    }
+
+    /// Whether both plans cut the model at the same boundaries.
+    #[must_use]
+    pub fn same_boundaries(&self, other: &Self) -> bool {
+        let layers = |plan: &Self| plan.stages.iter().map(|s| s.layers).collect::<Vec<_>>();
+        self.model == other.model && layers(self) == layers(other)
     }
 
     /// Whether `n_layers` layers are placed exactly once, in order, on distinct nodes.

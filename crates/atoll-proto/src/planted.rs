@@ -5,47 +5,83 @@
 /// A mistake that somebody could make in this crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
-    /// A stage takes frames of any epoch.
+    /// A stage takes frames of any epoch, from anywhere.
     NoEpochCheck,
     /// A stage appends what it has already.
     NoDedupe,
     /// A stage believes its KV cache one position longer than it is.
     LenOffByOne,
+    /// A stage appends all rows of a frame that overlaps its KV cache.
+    OverlapKept,
+    /// A stage keeps its KV cache when the sequence begins anew.
+    StaleCacheKept,
+    /// A stage that keeps its KV cache believes it empty.
+    ReopenForgetsLength,
+    /// A stage takes a frame ahead of its KV cache without a nack.
+    NoNack,
+    /// A nack is answered with the newest rows only.
+    NackResendsLast,
+    /// Rows that are sent again say the position after theirs.
+    ReplayShifted,
+    /// Rows that are no longer kept are left out without a word.
+    ForgottenUnsaid,
+    /// A stage keeps the sessions of an origin that is gone.
+    OriginLossIgnored,
     /// Ending a request tells no stage.
     LostClose,
     /// Cancelling a request does nothing.
     LostCancel,
-    /// The origin samples again when a frame comes twice.
+    /// The origin samples again when a row comes twice.
     DoubleSampling,
+    /// A token is emitted and not put in the log.
+    TokenUnlogged,
     /// The ring's deadline is never armed.
     NoRingDeadline,
-    /// Losing a node ends no request.
+    /// A request's own deadline is never armed.
+    NoRequestDeadline,
+    /// Losing a node changes no ring.
     LossIgnored,
-    /// A stage takes a frame ahead of its KV cache without a nack.
-    NoNack,
-    /// A nack is answered with the newest output only.
-    NackResendsLast,
-    /// A replay in a new epoch starts one position late.
-    ReplayLate,
+    /// A request whose stage was lost waits though another is ready.
+    ParkedForever,
+    /// A sequence that begins anew begins one position late.
+    RestartLate,
+    /// What was computed before a sequence began anew is still used.
+    RestartKeepsJobs,
+    /// A ring is opened again under its old epoch.
+    EpochNotRaised,
     /// A planned stage is counted ready before it said so.
     ReadyTooEarly,
+    /// A spare is counted ready when it is asked.
+    SpareUnloaded,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 24] = [
         Self::NoEpochCheck,
         Self::NoDedupe,
         Self::LenOffByOne,
+        Self::OverlapKept,
+        Self::StaleCacheKept,
+        Self::ReopenForgetsLength,
+        Self::NoNack,
+        Self::NackResendsLast,
+        Self::ReplayShifted,
+        Self::ForgottenUnsaid,
+        Self::OriginLossIgnored,
         Self::LostClose,
         Self::LostCancel,
         Self::DoubleSampling,
+        Self::TokenUnlogged,
         Self::NoRingDeadline,
+        Self::NoRequestDeadline,
         Self::LossIgnored,
-        Self::NoNack,
-        Self::NackResendsLast,
-        Self::ReplayLate,
+        Self::ParkedForever,
+        Self::RestartLate,
+        Self::RestartKeepsJobs,
+        Self::EpochNotRaised,
         Self::ReadyTooEarly,
+        Self::SpareUnloaded,
     ];
 }
 

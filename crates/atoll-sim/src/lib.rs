@@ -9,6 +9,7 @@
 //! assert!(report.violations.is_empty());
 //! ```
 
+mod chaos;
 mod device;
 mod hash_model;
 mod invariants;

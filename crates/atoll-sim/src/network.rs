@@ -20,6 +20,7 @@ pub(crate) struct Network {
     /// By `from * n + to`; what both directions share stands where `from < to`.
     pairs: Vec<Pair>,
     uplinks: Vec<Uplink>,
+    weather: Vec<Weather>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +29,26 @@ struct Pair {
     /// Counts connections: a message belongs to the one that it was sent on.
     generation: u32,
     last_arrival: u64,
+    held_until: u64,
+}
+
+/// What disturbs the messages that a node sends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Weather {
+    pub(crate) loss: Trouble,
+    pub(crate) duplicate: Trouble,
+    pub(crate) reorder: Trouble,
+    /// Its `permille` is the extra time, µs.
+    pub(crate) delay: Trouble,
+    /// Which bit of the next session message is flipped.
+    pub(crate) flip: Option<u64>,
+}
+
+/// How often, and until when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Trouble {
+    pub(crate) until: u64,
+    pub(crate) permille: u64,
 }
 
 /// One node's way out.
@@ -46,6 +67,7 @@ impl Network {
             random: Random::new(seed, "network"),
             pairs: vec![Pair::default(); n * n],
             uplinks: vec![Uplink::default(); n],
+            weather: vec![Weather::default(); n],
         }
     }
 
@@ -77,14 +99,84 @@ impl Network {
 
     /// When something sent now arrives, after what was sent before it.
     pub(crate) fn arrival(&mut self, now: u64, from: usize, to: usize, bytes: u64) -> u64 {
+        let way = self.way(now, from, bytes);
+        self.in_order(from, to, way)
+    }
+
+    /// When a session message sent now arrives: never, once or twice, and not always in order.
+    pub(crate) fn arrivals(
+        &mut self,
+        now: u64,
+        from: usize,
+        to: usize,
+        bytes: u64,
+    ) -> [Option<u64>; 2] {
+        let weather = self.weather[from];
+        let strikes = |trouble: Trouble, random: &mut Random| {
+            trouble.until > now && random.below(1000) < trouble.permille
+        };
+        if strikes(weather.loss, &mut self.random) {
+            return [None, None];
+        }
+        let way = self.way(now, from, bytes);
+        let first = if weather.reorder.until > now {
+            let spread = self.random.below(20_000);
+            self.past_hold(from, to, way + spread)
+        } else {
+            self.in_order(from, to, way)
+        };
+        let twice = strikes(weather.duplicate, &mut self.random);
+        [Some(first), twice.then(|| first + 1 + self.random.below(30_000))]
+    }
+
+    /// Through the uplink and the air.
+    fn way(&mut self, now: u64, from: usize, bytes: u64) -> u64 {
         let uplink = &mut self.uplinks[from];
         uplink.bytes += bytes;
         uplink.free_at =
             uplink.free_at.max(now) + bytes * 1_000_000 / self.link.uplink_bytes_per_s.max(1);
-        let way = self.link.latency_us + self.random.below(self.link.jitter_us + 1);
+        let Weather { delay, loss, .. } = self.weather[from];
+        let extra = if delay.until > now { delay.permille } else { 0 };
+        // What the transport loses it sends again after a while.
+        let lost = loss.until > now && self.random.below(1000) < loss.permille;
+        let again = if lost { 200_000 } else { 0 };
+        let air = self.link.latency_us + self.random.below(self.link.jitter_us + 1);
+        uplink.free_at + air + extra + again
+    }
+
+    fn in_order(&mut self, from: usize, to: usize, at: u64) -> u64 {
+        let at = self.past_hold(from, to, at);
         let last = &mut self.pairs[from * self.n + to].last_arrival;
-        *last = (uplink.free_at + way).max(*last + 1);
+        *last = at.max(*last + 1);
         *last
+    }
+
+    /// While nothing passes, what is sent waits.
+    fn past_hold(&self, from: usize, to: usize, at: u64) -> u64 {
+        let held = self.pairs[from * self.n + to].held_until;
+        if at < held { held + self.link.latency_us } else { at }
+    }
+
+    /// Nothing passes from one node to another until then.
+    pub(crate) fn hold(&mut self, from: usize, to: usize, until: u64) {
+        let held = &mut self.pairs[from * self.n + to].held_until;
+        *held = until.max(*held);
+    }
+
+    /// Whether a connection can be made.
+    pub(crate) fn is_passable(&self, now: u64, a: usize, b: usize) -> bool {
+        let held = |from: usize, to: usize| self.pairs[from * self.n + to].held_until > now;
+        !held(a, b) && !held(b, a)
+    }
+
+    pub(crate) fn weather(&mut self, node: usize) -> &mut Weather {
+        &mut self.weather[node]
+    }
+
+    /// Nothing disturbs any more.
+    pub(crate) fn heal(&mut self) {
+        self.weather.fill(Weather::default());
+        self.pairs.iter_mut().for_each(|pair| pair.held_until = 0);
     }
 
     /// Bytes that have left a node by `now`; what waits for its uplink does not count.
@@ -94,6 +186,27 @@ impl Network {
             * u128::from(self.link.uplink_bytes_per_s)
             / 1_000_000;
         bytes.saturating_sub(u64::try_from(waiting).unwrap_or(u64::MAX))
+    }
+}
+
+/// Whether a message belongs to a session. Such messages may get lost, double or overtake each
+/// other here, which no transport that keeps an order would do to them.
+pub(crate) const fn is_of_session(message: &Message) -> bool {
+    match message {
+        Message::Open(_)
+        | Message::Opened { .. }
+        | Message::Frame(_)
+        | Message::Passed { .. }
+        | Message::Nack { .. }
+        | Message::Reject { .. }
+        | Message::Close { .. } => true,
+        Message::Hello { .. }
+        | Message::Heartbeat
+        | Message::Leave
+        | Message::Assign { .. }
+        | Message::AssignProgress { .. }
+        | Message::Assigned { .. }
+        | Message::Unassign { .. } => false,
     }
 }
 

@@ -8,10 +8,12 @@ use crate::Random;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    /// Seeds delays and noise; the faults do not depend on it any more.
+    /// Seeds delays and noise; faults are drawn before the run, not in it.
     pub seed: u64,
-    /// From here on nothing strikes any more and what broke is mended, µs.
+    /// From here on nothing strikes any more, and the core is mended, µs.
     pub heal_us: u64,
+    /// The nodes that are whole from then on; the others are gone.
+    pub core: Vec<usize>,
     /// The run's end, µs.
     pub end_us: u64,
     /// How the model is placed.
@@ -39,6 +41,8 @@ pub struct Placement {
     pub stages: u16,
     /// Sessions at once.
     pub sessions: u16,
+    /// Nodes that hold each stage's range beside its own.
+    pub spares: u16,
 }
 
 /// How messages travel between any two nodes.
@@ -98,6 +102,110 @@ pub enum What {
         /// Which.
         node: usize,
     },
+    /// A node's process dies: its connections break at once.
+    Kill {
+        /// Which.
+        node: usize,
+    },
+    /// A node that was killed comes back and remembers nothing.
+    Restart {
+        /// Which.
+        node: usize,
+    },
+    /// A node's process stands still; its connections stay.
+    Pause {
+        /// Which.
+        node: usize,
+        /// How long, µs.
+        for_us: u64,
+    },
+    /// A node computes more slowly.
+    Slow {
+        /// Which.
+        node: usize,
+        /// Time of a job in percent of the usual.
+        percent: u64,
+        /// How long, µs.
+        for_us: u64,
+    },
+    /// Nothing passes from one node to another; what is sent comes when the link is back.
+    Mute {
+        /// Who is not heard.
+        from: usize,
+        /// By whom.
+        to: usize,
+        /// How long, µs.
+        for_us: u64,
+    },
+    /// Nothing passes between two nodes.
+    Cut {
+        /// One of them.
+        a: usize,
+        /// The other.
+        b: usize,
+        /// How long, µs.
+        for_us: u64,
+    },
+    /// Nothing passes between these nodes and all others.
+    Partition {
+        /// One side.
+        nodes: Vec<usize>,
+        /// How long, µs.
+        for_us: u64,
+    },
+    /// The connection between two nodes is reset.
+    Break {
+        /// One of them.
+        a: usize,
+        /// The other.
+        b: usize,
+    },
+    /// What a node sends gets lost: session messages for good, others until sent again.
+    Loss {
+        /// Which.
+        node: usize,
+        /// Of a thousand messages.
+        permille: u64,
+        /// How long, µs.
+        for_us: u64,
+    },
+    /// Session messages of a node arrive twice.
+    Duplicate {
+        /// Which.
+        node: usize,
+        /// Of a thousand messages.
+        permille: u64,
+        /// How long, µs.
+        for_us: u64,
+    },
+    /// Session messages of a node overtake each other.
+    Reorder {
+        /// Which.
+        node: usize,
+        /// How long, µs.
+        for_us: u64,
+    },
+    /// Everything that a node sends takes longer.
+    Delay {
+        /// Which.
+        node: usize,
+        /// By how much, µs.
+        extra_us: u64,
+        /// How long, µs.
+        for_us: u64,
+    },
+    /// One bit of the next session message of a node is flipped.
+    BitFlip {
+        /// Which.
+        node: usize,
+        /// Which bit, counted around the message.
+        bit: u64,
+    },
+    /// The client goes away.
+    Cancel {
+        /// Which request.
+        request: u64,
+    },
 }
 
 impl Schedule {
@@ -117,13 +225,14 @@ impl Schedule {
             let at_us = leaves.within(1_000_000..5_000_000);
             Fault { at_us, what: What::Leave { node } }
         };
-        let mut faults: Vec<_> = going.into_iter().map(leave).collect();
+        let mut faults: Vec<_> = going.iter().copied().map(leave).collect();
         faults.sort_by_key(|fault| fault.at_us);
         Self {
             seed,
             heal_us: 6_000_000,
+            core: (0..n).filter(|node| !going.contains(node)).collect(),
             end_us: 14_000_000,
-            placement: Placement { at_us: 1_500_000, stages: 4, sessions: 4 },
+            placement: Placement { at_us: 1_500_000, stages: 4, sessions: 4, spares: 1 },
             link: Link { latency_us: 200, jitter_us: 3_000, uplink_bytes_per_s: 100_000_000 },
             devices,
             requests: (0..4).map(|_| asked(&mut work, (2_000_000, 4_000_000), 16)).collect(),
@@ -137,7 +246,7 @@ pub(crate) const LAYER_BYTES: u64 = 1_000_000;
 /// Longest time that a request may take, µs.
 const DEADLINE_US: u64 = 8_000_000;
 
-fn asked(work: &mut Random, (from_us, to_us): (u64, u64), max_tokens: u32) -> Asked {
+pub(crate) fn asked(work: &mut Random, (from_us, to_us): (u64, u64), max_tokens: u32) -> Asked {
     let len = work.within(1..41);
     let token = |_| u32::try_from(work.below(9999)).expect("small");
     let prompt = (0..len).map(token).collect();

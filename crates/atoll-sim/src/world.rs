@@ -15,13 +15,17 @@ use crate::hash_model::{LAYERS, mix};
 use crate::invariants::{Invariants, Seen};
 use crate::network::Network;
 use crate::report::Report;
-use crate::schedule::{Fault, LAYER_BYTES, Schedule, What};
+use crate::schedule::{LAYER_BYTES, Schedule};
 
 mod effects;
+mod strike;
 mod trace;
 
 /// The model of all runs.
 const MODEL: ModelId = ModelId([9; 32]);
+/// A session that nobody closes is let go after this long, µs: shorter than in real nodes, so that
+/// runs need not last so long.
+const SESSION_IDLE_US: u64 = 15_000_000;
 /// The origin of all requests.
 const ORIGIN: usize = 0;
 
@@ -71,6 +75,9 @@ struct Slot {
     /// Counts its lives: what was meant for an earlier one is dropped.
     life: u32,
     tick_at: Option<u64>,
+    paused_until: u64,
+    /// Time of a job in percent of the usual, and until when.
+    slow: (u64, u64),
 }
 
 struct Due {
@@ -100,6 +107,11 @@ enum Happening {
         input: Input,
     },
     Fault(usize),
+    Rediscovered {
+        a: usize,
+        b: usize,
+    },
+    Heals,
 }
 
 impl PartialEq for Due {
@@ -157,7 +169,8 @@ impl<'a> World<'a> {
     }
 
     fn slot(&self, i: usize, life: u32) -> Slot {
-        let (id, name, limits) = (id(i), format!("n{i}"), Limits::default());
+        let (id, name) = (id(i), format!("n{i}"));
+        let limits = Limits { session_idle_us: SESSION_IDLE_US, ..Limits::default() };
         let device = &self.schedule.devices[i];
         Slot {
             node: Node::with_planted(NodeConfig { id, name, limits }, self.planted),
@@ -165,6 +178,8 @@ impl<'a> World<'a> {
             is_up: true,
             life,
             tick_at: None,
+            paused_until: 0,
+            slow: (100, 0),
         }
     }
 
@@ -194,6 +209,7 @@ impl<'a> World<'a> {
             stages: Some(schedule.placement.stages),
             context: 512,
             sessions: schedule.placement.sessions,
+            spares: schedule.placement.spares,
             wait_us: 5_000_000,
         };
         let serve = Command::Serve { model: model(), policy };
@@ -215,9 +231,22 @@ impl<'a> World<'a> {
         for (i, fault) in schedule.faults.iter().enumerate() {
             self.push(fault.at_us, Happening::Fault(i));
         }
+        self.push(schedule.heal_us, Happening::Heals);
     }
 
     fn happen(&mut self, happening: Happening) {
+        match &happening {
+            Happening::Own { node, .. }
+            | Happening::Heard { node, .. }
+            | Happening::Arrives { to: node, .. } => {
+                let until = self.nodes[*node].paused_until;
+                if until > self.now {
+                    // What comes to a paused process waits for it, in order.
+                    return self.push(until, happening);
+                }
+            }
+            Happening::Fault(_) | Happening::Rediscovered { .. } | Happening::Heals => {}
+        }
         match happening {
             Happening::Own { node, life, input } | Happening::Heard { node, life, input } => {
                 if self.nodes[node].life == life {
@@ -229,16 +258,9 @@ impl<'a> World<'a> {
                     self.handle(to, input);
                 }
             }
-            Happening::Fault(i) => {
-                let Fault { what, .. } = &self.schedule.faults[i];
-                self.report.faults += 1;
-                match *what {
-                    What::Leave { node } => {
-                        self.handle(node, Input::Command(Command::Leave));
-                        self.nodes[node].is_up = false;
-                    }
-                }
-            }
+            Happening::Fault(i) => self.strike(&self.schedule.faults[i].what),
+            Happening::Rediscovered { a, b } => self.rediscover(a, b),
+            Happening::Heals => self.heal(),
         }
     }
 

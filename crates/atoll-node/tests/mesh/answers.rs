@@ -95,27 +95,48 @@ async fn what_cannot_be_answered_is_said_at_once() {
     fleet.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_stage_ends_the_request_with_its_name() {
-    let fleet = Fleet::start(2, TCP).await;
+/// A prompt with a long answer, and the answer.
+fn long_answer() -> (Vec<u32>, Vec<u32>) {
+    let prompt = |k: u32| -> Vec<u32> { PROMPT.iter().map(|id| (id * 3 + k) % 250).collect() };
+    let answers = (0..200).map(prompt).map(|prompt| {
+        let answer = alone(6, 1, &prompt, 230);
+        (prompt, answer)
+    });
+    let mut long = answers.filter(|(_, answer)| answer.len() > 150);
+    long.next().expect("one of 200 answers is long")
+}
+
+/// Asks `n` nodes in two stages, takes the stage that is not the origin's away in the middle of
+/// the answer, and wants all of it.
+async fn goes_on_without_its_stage(n: usize) {
+    let (prompt, expected) = long_answer();
+    let fleet = Fleet::start(n, TCP).await;
     let path = model_file(&fleet.dir, 6, 1);
-    fleet.nodes[0].serve("tiny", &path, policy(2)).await.unwrap();
-    let mut stream = fleet.nodes[0].generate(request(&PROMPT, 230)).await.unwrap();
-    while !matches!(stream.next().await, Some(GenerateEvent::Token { .. })) {}
-    fleet.nodes[1].shutdown().await;
-    let began = Instant::now();
-    let end = loop {
-        let event = stream.next().await.expect("an end");
-        if matches!(event, GenerateEvent::Done { .. } | GenerateEvent::Failed(_)) {
-            break event;
+    let served = fleet.nodes[0].serve("tiny", &path, policy(2)).await.unwrap();
+    let stage = fleet.nodes.iter().position(|node| node.name() == served.stages[1].node).unwrap();
+    let loaded = || fleet.nodes.iter().filter(|node| !node.status().held.is_empty()).count();
+    until("stages and spare are loaded", || loaded() == n).await;
+    let mut stream = fleet.nodes[0].generate(request(&prompt, 230)).await.unwrap();
+    let mut tokens = Vec::new();
+    while tokens.len() < 20 {
+        if let GenerateEvent::Token { id, .. } = stream.next().await.unwrap() {
+            tokens.push(id);
         }
-    };
-    assert!(began.elapsed() < Duration::from_secs(5));
-    // All tokens may have been there already.
-    let ended =
-        matches!(end, GenerateEvent::Done { .. } | GenerateEvent::Failed(NodeError::Request(_)));
-    assert!(ended, "{end:?}");
+    }
+    fleet.nodes[stage].shutdown().await;
+    tokens.extend(collect(stream).await.0);
+    assert_eq!(tokens, expected);
     fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spare_takes_a_lost_stage_over() {
+    goes_on_without_its_stage(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_spare_the_model_is_placed_anew() {
+    goes_on_without_its_stage(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,7 +85,8 @@ pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
 }
 
 pub(crate) fn policy(stages: u16) -> ServePolicy {
-    ServePolicy { stages: Some(stages), context: 256, sessions: 8, wait: Duration::from_secs(10) }
+    let wait = Duration::from_secs(10);
+    ServePolicy { stages: Some(stages), context: 256, sessions: 8, spares: 1, wait }
 }
 
 pub(crate) fn greedy() -> SamplerConfig {

@@ -5,6 +5,7 @@ use quickcheck::{Arbitrary, Gen, QuickCheck, quickcheck};
 use super::*;
 use crate::ids::{Epoch, ModelId, NodeId, PlanEpoch, SessionId};
 use crate::io::{HopTime, Part, WireType};
+use crate::message::Refused;
 use crate::plan::{LayerRange, Profile};
 
 fn node(byte: u8) -> NodeId {
@@ -39,7 +40,7 @@ impl Arbitrary for Message {
             })
             .collect();
         let cause = limits_clip(String::arbitrary(g));
-        match u8::arbitrary(g) % 14 {
+        match u8::arbitrary(g) % 15 {
             0 => Self::Hello {
                 name: crate::limits::clip(String::arbitrary(g), NAME_BYTES_MAX),
                 profile: Profile {
@@ -50,7 +51,14 @@ impl Arbitrary for Message {
             1 => Self::Heartbeat,
             2 => Self::Leave,
             3 => Self::Assign {
-                plan: Plan { model, epoch: plan_epoch, owner: node(0), stages, context: 9 },
+                plan: Plan {
+                    model,
+                    epoch: plan_epoch,
+                    owner: node(0),
+                    spares: stages.clone(),
+                    stages,
+                    context: 9,
+                },
                 model: ModelInfo {
                     id: model,
                     name: "m".into(),
@@ -75,6 +83,7 @@ impl Arbitrary for Message {
             8 => Self::Open(Open {
                 session,
                 epoch,
+                since: epoch,
                 model,
                 origin: node(0),
                 stages,
@@ -84,7 +93,8 @@ impl Arbitrary for Message {
             9 => Self::Frame(frame(u32::arbitrary(g) % 5 + 1, u32::arbitrary(g) % 9 + 1)),
             10 => Self::Passed { session, epoch, to_pos: 4, hops: Vec::new() },
             11 => Self::Nack { session, epoch, len: u32::arbitrary(g) },
-            12 => Self::Reject { session, epoch, cause },
+            12 => Self::Reject { session, epoch, why: Refused::Broken, cause },
+            13 => Self::Opened { session, epoch, hop: n },
             _ => Self::Close { session },
         }
     }
@@ -148,9 +158,9 @@ fn a_forged_frame_never_panics_and_keeps_to_the_limits() {
 fn golden_bytes() {
     let bytes = encode(&Message::Nack { session: SessionId(1), epoch: Epoch(2), len: 300 });
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, "0100060000000a0102fb2c01fb48abe12f60da84056ff5d5e56bb05a");
+    assert_eq!(hex, "0200060000000b0102fb2c01b9e7ae159ab0f04e28ce5d14f89456ae");
     let bytes = encode(&Message::Frame(frame(1, 2)));
-    assert_eq!(bytes[..2], [1, 0]);
+    assert_eq!(bytes[..2], [2, 0]);
     assert_eq!(bytes.len(), 6 + 76 + 8 + 16);
     assert_eq!(bytes[6 + 76..][..8], [0, 1, 2, 3, 4, 5, 6, 7]);
 }
@@ -170,6 +180,7 @@ fn limits_are_named() {
     let open = Open {
         session: SessionId(1),
         epoch: Epoch(1),
+        since: Epoch(1),
         model: ModelId([0; 32]),
         origin: node(1),
         stages: vec![stage; 65],

@@ -1,57 +1,42 @@
 //! One request under way, at its origin: prefill, decode, and replay are the same steps.
 //!
 //! The log holds the prompt and every emitted token. Whatever of it is not in the ring yet is sent
-//! in chunks; the last chunk asks for a token; the token goes to the log. A replay is a new epoch
-//! that starts at position 0, forced from the log, so an emitted token can never change.
+//! in chunks; the last chunk asks for a token; the token goes to the log. When a stage is rebuilt
+//! from the boundary before it, or everything begins anew at position 0, what is computed is
+//! forced from the log, so an emitted token can never change.
 
 use std::collections::VecDeque;
 
-use crate::effects::{Effects, JobIds};
-use crate::ids::{Epoch, JobId, NodeId, Time};
+use crate::effects::Effects;
+use crate::ids::{JobId, NodeId, Time};
 use crate::io::{
-    Activation, Computed, Event, FinishReason, HopTime, Job, JobInput, Output, Part,
-    RECENT_TOKENS_MAX, Request, SampleWork,
+    Computed, Event, FinishReason, HopTime, Job, JobInput, Output, Part, RECENT_TOKENS_MAX,
+    Request, RequestError, SampleWork,
 };
-use crate::limits::{HOPS_MAX, Limits};
-use crate::message::{Frame, Message, Open};
+use crate::limits::HOPS_MAX;
+use crate::message::{Frame, Refused};
 use crate::plan::Plan;
 use crate::planted::Bug;
-use crate::session::output_log::OutputLog;
-use crate::session::stage::{SLOWER_THAN_PREDICTED, resend, too_soon};
+use crate::session::ring::{Chunk, Late, Ring};
+use crate::session::step::{Step, Tools};
 
 /// A request whose session is open.
 #[derive(Debug)]
 pub(crate) struct Active {
     me: NodeId,
     pub(crate) request: Request,
-    pub(crate) plan: Plan,
-    pub(crate) epoch: Epoch,
+    pub(crate) ring: Ring,
     /// The emitted log: the prompt, then every token in the order of its event.
-    pub(crate) tokens: Vec<u32>,
+    tokens: Vec<u32>,
     positions_max: u32,
-    /// Positions given into the ring.
-    sent: u32,
-    /// Chunks in the ring, oldest first.
-    chunks: VecDeque<Chunk>,
     jobs: VecDeque<Running>,
-    log: OutputLog,
     /// Prompt positions told to the user.
     told: u32,
     pub(crate) deadline: Time,
-    pub(crate) ring_deadline: Option<Time>,
-    /// Predicted time of one position around the ring, µs.
-    row_us: u64,
-    replays: u8,
-    answered: Option<Time>,
-}
-
-/// Positions on their way around the ring, up to `to`.
-#[derive(Debug)]
-struct Chunk {
-    to: u32,
-    rows: u32,
-    started: Time,
-    hops: Vec<HopTime>,
+    /// A stage is gone and no plan is in force.
+    parked: bool,
+    /// Refusals and restarts since the last token.
+    recoveries: u8,
 }
 
 /// A job at this node.
@@ -72,33 +57,12 @@ enum JobKind {
     Head,
 }
 
-/// How a step left the request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// It goes on.
-    Running,
-    /// It has all its tokens.
-    Finished(FinishReason),
-    /// Computing here failed.
-    Broken(String),
-}
-
-/// What every step needs.
-pub(crate) struct Tools<'a> {
-    pub(crate) fx: &'a mut Effects,
-    pub(crate) ids: &'a mut JobIds,
-    pub(crate) limits: &'a Limits,
-    /// Requests under way at this origin.
-    pub(crate) n_active: usize,
-}
-
 impl Active {
     pub(crate) fn new(
         me: NodeId,
         deadline: Time,
         request: Request,
-        plan: Plan,
-        row_us: u64,
+        (plan, row_us): (Plan, u64),
     ) -> Self {
         let prompt = length(&request.prompt);
         let room = prompt.saturating_add(request.max_tokens.saturating_sub(1));
@@ -107,19 +71,13 @@ impl Active {
             me,
             tokens: request.prompt.clone(),
             request,
-            plan,
-            epoch: Epoch(0),
+            ring: Ring::new(me, plan, row_us),
             positions_max,
-            sent: 0,
-            chunks: VecDeque::new(),
             jobs: VecDeque::new(),
-            log: OutputLog::default(),
             told: 0,
             deadline,
-            ring_deadline: None,
-            row_us,
-            replays: 0,
-            answered: None,
+            parked: false,
+            recoveries: 0,
         }
     }
 
@@ -128,82 +86,113 @@ impl Active {
         self.jobs.iter().map(|job| job.id)
     }
 
-    /// The stages on other nodes, in ring order, with their hop.
-    pub(crate) fn remote(&self) -> impl Iterator<Item = (usize, NodeId)> {
-        let stages = self.plan.stages.iter().enumerate();
-        stages.map(|(hop, stage)| (hop, stage.node)).filter(|(_, node)| *node != self.me)
-    }
-
-    /// Opens a new epoch at every stage and starts from position 0.
+    /// Starts from position 0 at every stage.
     pub(crate) fn begin(&mut self, tools: &mut Tools<'_>) {
-        self.epoch.0 = self.epoch.0.saturating_add(1);
-        self.sent = 0;
-        self.chunks.clear();
-        self.jobs.clear();
-        self.log = OutputLog::default();
-        if let Some((hop, to)) = self.remote().next() {
-            let open = Open {
-                session: self.request.session,
-                epoch: self.epoch,
-                model: self.request.model,
-                origin: self.me,
-                stages: self.plan.stages.clone(),
-                hop: u16::try_from(hop).expect("a plan has at most 64 stages"),
-                positions_max: self.positions_max,
-            };
-            tools.fx.send(to, Message::Open(open));
+        self.ring.empty();
+        if !tools.fx.planted.has(Bug::RestartKeepsJobs) {
+            self.jobs.clear();
         }
-        if tools.fx.planted.has(Bug::ReplayLate) && self.epoch > Epoch(1) {
-            self.sent = 1;
+        self.ring.open(tools.fx, &self.request, self.positions_max);
+        if tools.fx.planted.has(Bug::RestartLate) && self.ring.epoch.0 > 1 {
+            self.ring.sent = 1;
         }
         self.feed(tools);
     }
 
-    /// The ring gave nothing back in time: once more from the log. `false`: not again.
-    pub(crate) fn replay(&mut self, tools: &mut Tools<'_>) -> bool {
-        if self.replays >= tools.limits.replays_max {
-            return false;
+    /// Opens the ring again; every cache that is there stays.
+    fn open_again(&mut self, tools: &mut Tools<'_>) {
+        self.ring.raise(tools.fx);
+        let (request, epoch) = (self.request.id.0, self.ring.epoch.0);
+        tracing::debug!(request, epoch, "ring opened again");
+        self.ring.open(tools.fx, &self.request, self.positions_max);
+        self.feed(tools);
+    }
+
+    /// No plan is in force: the request waits for one, and says so once.
+    pub(crate) fn park(&mut self, fx: &mut Effects) {
+        if !self.parked {
+            self.parked = true;
+            self.ring.deadline = None;
+            fx.emit(Event::Parked { request: self.request.id });
         }
-        self.replays += 1;
-        tracing::warn!(request = self.request.id.0, epoch = self.epoch.0, "replaying from the log");
-        self.ring_deadline = None;
-        self.begin(tools);
-        true
+    }
+
+    /// A plan is in force that is not the one that the ring follows.
+    pub(crate) fn take_up(&mut self, tools: &mut Tools<'_>, plan: Plan, row_us: u64) {
+        if self.parked && tools.fx.planted.has(Bug::ParkedForever) {
+            return;
+        }
+        let parked = std::mem::take(&mut self.parked);
+        let moved = parked || self.ring.plan.stages != plan.stages;
+        if !self.ring.take_up(plan, row_us) {
+            self.begin(tools);
+        } else if moved {
+            self.open_again(tools);
+        }
+    }
+
+    /// The ring gave nothing back in time.
+    pub(crate) fn late(&mut self, tools: &mut Tools<'_>) -> Step {
+        match self.ring.late(tools.limits) {
+            Late::OpenAgain => {
+                self.open_again(tools);
+                Step::Running
+            }
+            Late::Suspect(node) => {
+                self.ring.arm(tools.fx, tools.limits, tools.n_active);
+                Step::Suspects(node, "it left several openings in a row unanswered".into())
+            }
+        }
+    }
+
+    /// A stage cannot go on with this epoch.
+    pub(crate) fn rejected(
+        &mut self,
+        tools: &mut Tools<'_>,
+        node: NodeId,
+        (why, cause): (Refused, String),
+    ) -> Step {
+        self.recoveries = self.recoveries.saturating_add(1);
+        if why == Refused::Refuses || self.recoveries > tools.limits.recoveries_max {
+            return Step::Failed(RequestError::StageFailed { node, cause });
+        }
+        tracing::debug!(request = self.request.id.0, %node, ?why, cause, "refused");
+        match why {
+            Refused::Forgotten => {
+                self.begin(tools);
+                Step::Running
+            }
+            Refused::Broken => {
+                self.open_again(tools);
+                Step::Suspects(node, cause)
+            }
+            Refused::Unready => Step::Unready(node),
+            Refused::Refuses => Step::Running,
+        }
     }
 
     /// Gives the ring what it has not seen, within the chunks that may be in flight.
     fn feed(&mut self, tools: &mut Tools<'_>) {
-        let stages = self.plan.stages.len();
-        let window = (stages + 1).min(tools.limits.chunks_in_flight_max);
+        let window = (self.ring.plan.stages.len() + 1).min(tools.limits.chunks_in_flight_max);
         let total = length(&self.tokens);
-        while self.sent < total && self.chunks.len() < window {
+        while self.ring.sent < total && self.ring.chunks.len() < window {
             let most = self.request.prefill_chunk.clamp(1, tools.limits.chunk_rows_max);
-            let rows = most.min(total - self.sent);
-            let (from_pos, to) = (self.sent, self.sent + rows);
-            self.sent = to;
-            self.chunks.push_back(Chunk { to, rows, started: tools.fx.now, hops: Vec::new() });
+            let rows = most.min(total - self.ring.sent);
+            let (from_pos, to) = (self.ring.sent, self.ring.sent + rows);
+            self.ring.sent = to;
+            let (started, hops) = (tools.fx.now, Vec::new());
+            self.ring.chunks.push_back(Chunk { to, rows, started, hops });
             self.first_job(tools, from_pos, rows);
         }
-        self.arm(tools);
-    }
-
-    /// Sets the time by which the ring must have given something back.
-    fn arm(&mut self, tools: &Tools<'_>) {
-        let rows: u64 = self.chunks.iter().map(|chunk| u64::from(chunk.rows)).sum();
-        let predicted_us =
-            rows.saturating_mul(self.row_us).saturating_mul(tools.n_active.max(1) as u64);
-        // Half as long again as one stage waits for its own computing, so that a hung stage
-        // speaks for itself before the origin has to guess.
-        let floor_us = tools.limits.hop_timeout_us.saturating_mul(3) / 2;
-        let us = floor_us.saturating_add(predicted_us.saturating_mul(SLOWER_THAN_PREDICTED));
-        let armed = rows > 0 && !tools.fx.planted.has(Bug::NoRingDeadline);
-        self.ring_deadline = armed.then(|| tools.fx.now.after_us(us));
+        if !self.parked {
+            self.ring.arm(tools.fx, tools.limits, tools.n_active);
+        }
     }
 
     fn first_job(&mut self, tools: &mut Tools<'_>, from_pos: u32, rows: u32) {
-        let alone = self.remote().next().is_none();
+        let alone = self.ring.remote().next().is_none();
         let wants = from_pos + rows == length(&self.tokens);
-        let own = self.plan.stages.iter().find(|stage| stage.node == self.me);
+        let own = self.ring.plan.stages.iter().find(|stage| stage.node == self.me);
         let part = Part { layers: own.map(|stage| stage.layers), embed: true, head: alone };
         let range = from_pos as usize..(from_pos + rows) as usize;
         let input = JobInput::Tokens(self.tokens[range].to_vec());
@@ -223,7 +212,7 @@ impl Active {
         tools.fx.push(Output::Compute(Job {
             id,
             session: self.request.session,
-            epoch: self.epoch,
+            epoch: self.ring.since,
             model: self.request.model,
             from_pos,
             positions_max: self.positions_max,
@@ -249,7 +238,7 @@ impl Active {
         tools: &mut Tools<'_>,
         (job, compute_us): (JobId, u64),
         result: Result<Computed, String>,
-        log_bytes_max: usize,
+        boundary_bytes_max: usize,
     ) -> Step {
         let Some(at) = self.jobs.iter().position(|running| running.id == job) else {
             return Step::Running;
@@ -259,11 +248,11 @@ impl Active {
         let held_us = us(tools.fx.now.since_us(running.started));
         let hop = HopTime { node: self.me, held_us, compute_us: us(compute_us) };
         let to = running.from_pos + running.rows;
-        if let Some(chunk) = self.chunks.iter_mut().find(|chunk| chunk.to == to) {
+        if let Some(chunk) = self.ring.chunks.iter_mut().find(|chunk| chunk.to == to) {
             chunk.hops.push(hop);
         }
         match (running.kind, result) {
-            (_, Err(cause)) => Step::Broken(cause),
+            (_, Err(cause)) => self.broken(cause),
             (JobKind::First | JobKind::Head, Ok(Computed::Token { token, detail })) => {
                 self.emit(tools, token, detail)
             }
@@ -272,60 +261,41 @@ impl Active {
                 Step::Running
             }
             (JobKind::First, Ok(Computed::Activation(rows))) => {
-                self.send_on(tools, &running, rows, log_bytes_max)
+                if self.ring.remote().next().is_none() {
+                    // Alone: what a chunk without a token gives beside its cache is of no use.
+                    self.passed(tools, to);
+                } else if rows.rows != running.rows {
+                    return self.broken("computing gave another number of rows".into());
+                } else {
+                    let (at, tokens) = ((running.from_pos, &rows), length(&self.tokens));
+                    self.ring.send_on(tools.fx, &self.request, at, tokens, boundary_bytes_max);
+                }
+                Step::Running
             }
             (JobKind::Head, Ok(Computed::Nothing | Computed::Activation(_))) => {
-                Step::Broken("the head gave no token".into())
+                self.broken("the head gave no token".into())
             }
         }
     }
 
-    fn send_on(
-        &mut self,
-        tools: &mut Tools<'_>,
-        running: &Running,
-        activation: Activation,
-        log_bytes_max: usize,
-    ) -> Step {
-        let Some((hop, to)) = self.remote().next() else {
-            // Alone: what a chunk without a token gives beside its KV cache is of no use.
-            self.passed(tools, running.from_pos + running.rows);
-            return Step::Running;
-        };
-        if activation.rows != running.rows {
-            return Step::Broken("computing gave another number of rows".into());
-        }
-        let frame = Message::Frame(Frame {
-            session: self.request.session,
-            epoch: self.epoch,
-            model: self.request.model,
-            hop: u16::try_from(hop).expect("a plan has at most 64 stages"),
-            from_pos: running.from_pos,
-            want_token: running.from_pos + running.rows == length(&self.tokens),
-            hops: Vec::new(),
-            activation,
-        });
-        self.log.append(running.from_pos, running.rows, [0; 32]);
-        self.log.complete(running.from_pos, frame.clone(), log_bytes_max);
-        tools.fx.send(to, frame);
-        Step::Running
+    /// Computing here failed, and nobody else can be the origin.
+    const fn broken(&self, cause: String) -> Step {
+        Step::Failed(RequestError::StageFailed { node: self.me, cause })
     }
 
     /// Every position before `to` is in every stage's KV cache.
     pub(crate) fn passed(&mut self, tools: &mut Tools<'_>, to: u32) {
-        let before = self.chunks.len();
-        while self.chunks.front().is_some_and(|chunk| chunk.to <= to && to < self.sent_total()) {
-            self.chunks.pop_front();
+        // The chunk that ends the log ends with its token only.
+        let total = length(&self.tokens);
+        let before = self.ring.chunks.len();
+        while to < total && self.ring.chunks.front().is_some_and(|chunk| chunk.to <= to) {
+            self.ring.chunks.pop_front();
         }
-        if self.chunks.len() < before {
+        if self.ring.chunks.len() < before {
+            self.ring.moved();
             self.tell_prefilled(tools, to);
             self.feed(tools);
         }
-    }
-
-    /// The position count whose last chunk brings a token: such a chunk ends with its token only.
-    fn sent_total(&self) -> u32 {
-        length(&self.tokens)
     }
 
     fn tell_prefilled(&mut self, tools: &mut Tools<'_>, to: u32) {
@@ -342,7 +312,7 @@ impl Active {
     pub(crate) fn came_around(&mut self, tools: &mut Tools<'_>, frame: Frame) {
         let last = length(&self.tokens).saturating_sub(1);
         let busy = self.jobs.iter().any(|job| job.kind == JobKind::Head);
-        let due = frame.from_pos == last && self.sent == last + 1 && !busy;
+        let due = frame.from_pos == last && self.ring.sent == last + 1 && !busy;
         if !frame.want_token
             || frame.activation.rows != 1
             || (!due && !tools.fx.planted.has(Bug::DoubleSampling))
@@ -351,10 +321,11 @@ impl Active {
             return;
         }
         let to = frame.from_pos + 1;
-        if let Some(chunk) = self.chunks.iter_mut().find(|chunk| chunk.to == to) {
+        if let Some(chunk) = self.ring.chunks.iter_mut().find(|chunk| chunk.to == to) {
             let room = HOPS_MAX.saturating_sub(chunk.hops.len());
             chunk.hops.extend(frame.hops.into_iter().take(room));
         }
+        self.ring.moved();
         self.tell_prefilled(tools, to);
         let part = Part { layers: None, embed: false, head: true };
         let input = JobInput::Activation(frame.activation);
@@ -364,13 +335,14 @@ impl Active {
 
     /// A token was sampled: it is emitted once it is in the log.
     fn emit(&mut self, tools: &mut Tools<'_>, token: u32, detail: Vec<u8>) -> Step {
-        let chunk = self.chunks.pop_back();
-        self.chunks.clear();
+        let chunk = self.ring.chunks.pop_back();
+        self.ring.chunks.clear();
         let (hops, started) =
             chunk.map_or((Vec::new(), tools.fx.now), |chunk| (chunk.hops, chunk.started));
         self.tell_prefilled(tools, length(&self.request.prompt));
-        self.tokens.push(token);
-        let generated = length(&self.tokens) - length(&self.request.prompt);
+        let generated = length(&self.tokens) + 1 - length(&self.request.prompt);
+        self.tokens.push(if tools.fx.planted.has(Bug::TokenUnlogged) { 0 } else { token });
+        self.recoveries = 0;
         tools.fx.emit(Event::Token {
             request: self.request.id,
             index: generated - 1,
@@ -389,24 +361,13 @@ impl Active {
         Step::Running
     }
 
-    /// The first remote stage misses positions from `len` on. `None`: they are no longer kept.
-    pub(crate) fn nacked(&mut self, tools: &mut Tools<'_>, len: u32) -> Option<()> {
-        let (_, to) = self.remote().next()?;
-        if too_soon(tools.fx.now, &mut self.answered, tools.limits) || len >= self.sent {
-            return Some(());
-        }
-        if self.jobs.iter().any(|job| job.kind == JobKind::First && job.from_pos == len) {
-            return Some(());
-        }
-        resend(tools.fx, &self.log, to, len)
-    }
-
-    /// The first remote stage is back after a broken connection.
-    pub(crate) fn next_joined(&self, fx: &mut Effects, peer: NodeId) {
-        if let (Some((_, next)), Some(output)) = (self.remote().next(), self.log.last())
-            && next == peer
-        {
-            fx.send(peer, output.clone());
+    /// The first remote stage has positions up to `len` and wants what follows.
+    pub(crate) fn nacked(&mut self, tools: &mut Tools<'_>, len: u32) {
+        let tokens = length(&self.tokens);
+        let (fx, limits) = (&mut *tools.fx, tools.limits);
+        if self.ring.nacked(fx, limits, &self.request, len, tokens).is_none() {
+            tracing::debug!(request = self.request.id.0, len, "rows forgotten, beginning anew");
+            self.begin(tools);
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Sessions: one sequence being generated, around a ring of stages.
 
 pub(crate) mod active;
+pub(crate) mod boundary;
 pub(crate) mod origin;
-pub(crate) mod output_log;
+mod queue;
+mod ring;
 pub(crate) mod stage;
 pub(crate) mod stages;
+mod step;

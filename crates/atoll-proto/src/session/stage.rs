@@ -1,20 +1,21 @@
 //! One session at one stage: the rule of what a frame does to a KV cache.
 //!
-//! Older epoch: dropped. Newer epoch: the KV cache starts again, empty. First position equal to
-//! the length: append, compute, pass on. Seen before with the same digest: send its output again.
-//! Beyond the length: nack. Anything else: reject. So each position is appended exactly once per
-//! epoch, whatever repeats, overtakes or gets lost on the way.
+//! Another epoch: dropped. First position equal to the length: append, compute, pass on. Rows that
+//! are there already: left out; if none is new and all is computed, the last output goes once more.
+//! Beyond the length: nack. An opening of a newer epoch with the same start keeps the cache, one
+//! with a newer start empties it. So each position is appended exactly once per start, whatever
+//! repeats, overtakes or gets lost on the way.
 
 use std::collections::VecDeque;
 
 use crate::effects::{Effects, JobIds};
-use crate::ids::{Epoch, JobId, NodeId, Time};
+use crate::ids::{JobId, NodeId, Time};
 use crate::io::{Activation, Computed, HopTime, Job, JobInput, Output, Part};
 use crate::limits::{HOPS_MAX, Limits};
-use crate::message::{Frame, Message, Open};
+use crate::message::{Frame, Message, Open, Refused};
 use crate::plan::LayerRange;
 use crate::planted::Bug;
-use crate::session::output_log::{OutputLog, Seen};
+use crate::session::boundary::{Boundary, answered_lately, resend, without_first};
 
 /// A prediction may be so many times too good before a node counts as hung: slow is not dead.
 pub(crate) const SLOWER_THAN_PREDICTED: u64 = 4;
@@ -26,20 +27,35 @@ pub(crate) struct StageSession {
     pub(crate) open: Open,
     /// Positions in the KV cache, those being computed included.
     pub(crate) len: u32,
-    /// Bytes that the KV cache may grow to.
-    pub(crate) kv_bytes: u64,
-    /// Values of an activation row.
-    row_values: u32,
-    /// Predicted time of one position in this stage, µs.
-    row_us: u64,
+    shape: Shape,
     jobs: VecDeque<Running>,
-    log: OutputLog,
+    /// What went on to the next stage.
+    boundary: Boundary,
+    /// What the last stage told the origin last.
+    answer: Option<Answer>,
+    /// What the next stage has, as it said in this epoch: it wants nothing before it.
+    next_len: u32,
+    /// One past the newest position that the origin wants a token after.
+    wanted: u32,
+    /// The cache is being rebuilt from the boundary before it.
+    catching_up: bool,
     pub(crate) last_active: Time,
     /// The oldest job's limit.
     pub(crate) compute_until: Option<Time>,
-    /// When we last sent a nack, and when we last answered one.
     nacked: Option<Time>,
-    answered: Option<Time>,
+    /// The last nack heard, and when it was answered.
+    answered: Option<(u32, Time)>,
+}
+
+/// What follows from the session's model and this node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// Values of an activation row.
+    pub(crate) row_values: u32,
+    /// Bytes that the KV cache may grow to.
+    pub(crate) kv_bytes: u64,
+    /// Predicted time of one position in this stage, µs.
+    pub(crate) row_us: u64,
 }
 
 /// A job being computed.
@@ -53,30 +69,63 @@ struct Running {
     received: Time,
 }
 
+/// What the last stage told the origin.
+#[derive(Clone, Debug)]
+struct Answer {
+    /// Positions in every stage's cache.
+    end: u32,
+    hops: Vec<HopTime>,
+    /// The last position's row, if a token is wanted after it.
+    row: Option<Activation>,
+}
+
 /// Why a session cannot go on at this stage.
-pub(crate) type Refusal = String;
+pub(crate) type Refusal = (Refused, String);
 
 impl StageSession {
-    pub(crate) fn new(
-        me: NodeId,
-        now: Time,
-        open: Open,
-        (row_values, kv_bytes, row_us): (u32, u64, u64),
-    ) -> Self {
+    pub(crate) fn new(me: NodeId, now: Time, open: Open, shape: Shape) -> Self {
         Self {
             me,
+            catching_up: open.epoch > open.since,
             open,
             len: 0,
-            kv_bytes,
-            row_values,
-            row_us,
+            shape,
             jobs: VecDeque::new(),
-            log: OutputLog::default(),
+            boundary: Boundary::new(),
+            answer: None,
+            next_len: 0,
+            wanted: 0,
             last_active: now,
             compute_until: None,
             nacked: None,
             answered: None,
         }
+    }
+
+    /// Takes up a newer epoch whose ring may have other nodes; the cache stays.
+    pub(crate) fn reopen(&mut self, fx: &mut Effects, open: Open) {
+        self.open = open;
+        self.next_len = 0;
+        (self.nacked, self.answered) = (None, None);
+        self.last_active = fx.now;
+        if fx.planted.has(Bug::ReopenForgetsLength) {
+            self.len = 0;
+        }
+    }
+
+    /// What follows an opening: the origin hears of it, the stage before hears what is here, and
+    /// the origin what it may have missed.
+    pub(crate) fn opened(&self, fx: &mut Effects) {
+        let Open { session, epoch, hop, .. } = self.open;
+        fx.send(self.open.origin, Message::Opened { session, epoch, hop });
+        if self.open.epoch > self.open.since {
+            self.tell_len(fx);
+        }
+        self.answer_again(fx);
+    }
+
+    pub(crate) const fn kv_bytes(&self) -> u64 {
+        self.shape.kv_bytes
     }
 
     /// Ids of the jobs that run.
@@ -94,30 +143,16 @@ impl StageSession {
 
     /// The node after this one in the ring.
     pub(crate) fn next(&self) -> NodeId {
-        self.open.stages.get(self.next_hop()).map_or(self.open.origin, |stage| stage.node)
-    }
-
-    fn next_hop(&self) -> usize {
-        usize::from(self.open.hop) + 1
+        let next = usize::from(self.open.hop) + 1;
+        self.open.stages.get(next).map_or(self.open.origin, |stage| stage.node)
     }
 
     const fn is_last(&self) -> bool {
         self.open.hop as usize + 1 == self.open.stages.len()
     }
 
-    fn layers(&self) -> LayerRange {
+    pub(crate) fn layers(&self) -> LayerRange {
         self.open.stages[usize::from(self.open.hop)].layers
-    }
-
-    /// Takes up a newer epoch: what the old one computed is void. Returns the jobs to forget.
-    pub(crate) fn adopt(&mut self, now: Time, epoch: Epoch) -> Vec<JobId> {
-        self.open.epoch = epoch;
-        self.len = 0;
-        self.log = OutputLog::default();
-        self.last_active = now;
-        self.compute_until = None;
-        self.nacked = None;
-        self.jobs.drain(..).map(|job| job.id).collect()
     }
 
     /// A frame of the session's epoch arrived. `Ok(Some(job))`: a job was started.
@@ -126,50 +161,61 @@ impl StageSession {
         fx: &mut Effects,
         limits: &Limits,
         ids: &mut JobIds,
-        frame: Frame,
+        mut frame: Frame,
     ) -> Result<Option<JobId>, Refusal> {
         self.last_active = fx.now;
-        let Activation { dtype, rows, cols, ref data } = frame.activation;
-        let end = frame.from_pos.checked_add(rows).filter(|&end| end <= self.open.positions_max);
-        let Some(end) = end.filter(|_| rows > 0 && rows <= limits.chunk_rows_max) else {
-            let max = self.open.positions_max;
-            return Err(format!("{rows} rows from {} do not fit {max} positions", frame.from_pos));
-        };
-        let bytes = rows as usize * cols as usize * dtype.bytes();
-        if cols != self.row_values || data.len() != bytes {
-            return Err(format!("rows of {cols} values where the model has {}", self.row_values));
-        }
-        let digest = digest(&frame);
+        let end = self.check(limits, &frame)?;
         if frame.from_pos > self.len && !fx.planted.has(Bug::NoNack) {
             self.nack(fx, limits);
             return Ok(None);
         }
-        if frame.from_pos < self.len && !fx.planted.has(Bug::NoDedupe) {
-            return match self.log.seen(frame.from_pos, rows, &digest) {
-                Seen::Computing | Seen::Forgotten => Ok(None),
-                Seen::Answered(output) => {
-                    fx.send(self.next(), *output);
-                    Ok(None)
-                }
-                Seen::Differs => {
-                    Err(format!("positions {}..{end} were taken differently", frame.from_pos))
-                }
-            };
+        let repeated = end <= self.len && !fx.planted.has(Bug::NoDedupe);
+        if repeated {
+            if end == self.len && self.jobs.is_empty() {
+                self.output_again(fx, frame.from_pos);
+            }
+            return Ok(None);
         }
         if self.jobs.len() >= limits.stage_jobs_max {
-            let max = limits.stage_jobs_max;
-            return Err(format!("{max} frames of the session wait here, which is the limit"));
+            // Whoever sends so far ahead will be asked again.
+            return Ok(None);
         }
-        self.log.append(frame.from_pos, rows, digest);
+        if frame.from_pos < self.len && !fx.planted.has(Bug::NoDedupe) {
+            let skip = self.len - frame.from_pos;
+            if !fx.planted.has(Bug::OverlapKept) {
+                frame.activation = without_first(frame.activation, skip);
+                frame.from_pos = self.len;
+            }
+        }
         self.len = if fx.planted.has(Bug::LenOffByOne) { end + 1 } else { end };
         self.nacked = None;
+        if frame.want_token {
+            self.wanted = end;
+            self.catching_up = false;
+        }
         Ok(Some(self.compute(fx, ids, frame)))
+    }
+
+    /// One past the frame's last position, if the frame fits the session.
+    fn check(&self, limits: &Limits, frame: &Frame) -> Result<u32, Refusal> {
+        let Activation { dtype, rows, cols, ref data } = frame.activation;
+        let refuses = |cause| (Refused::Refuses, cause);
+        let max = self.open.positions_max;
+        let end = frame.from_pos.checked_add(rows).filter(|&end| end <= max);
+        let end = end.filter(|_| rows > 0 && rows <= limits.chunk_rows_max).ok_or_else(|| {
+            refuses(format!("{rows} rows from {} do not fit {max} positions", frame.from_pos))
+        })?;
+        let values = self.shape.row_values;
+        if cols != values || data.len() != rows as usize * cols as usize * dtype.bytes() {
+            return Err(refuses(format!("rows of {cols} values where the model has {values}")));
+        }
+        Ok(end)
     }
 
     /// How long the oldest job may take while `sessions` share the node, µs.
     pub(crate) fn patience_us(&self, limits: &Limits, sessions: usize) -> u64 {
         let rows = self.jobs.front().map_or(0, |job| u64::from(job.rows));
-        let predicted_us = rows.saturating_mul(self.row_us).saturating_mul(sessions as u64);
+        let predicted_us = rows.saturating_mul(self.shape.row_us).saturating_mul(sessions as u64);
         limits.hop_timeout_us.saturating_add(predicted_us.saturating_mul(SLOWER_THAN_PREDICTED))
     }
 
@@ -186,7 +232,7 @@ impl StageSession {
         fx.push(Output::Compute(Job {
             id,
             session: self.open.session,
-            epoch: self.open.epoch,
+            epoch: self.open.since,
             model: self.open.model,
             from_pos: frame.from_pos,
             positions_max: self.open.positions_max,
@@ -204,51 +250,90 @@ impl StageSession {
         fx: &mut Effects,
         (job, compute_us): (JobId, u64),
         result: Result<Computed, String>,
-        log_bytes_max: usize,
+        boundary_bytes_max: usize,
     ) -> Result<(), Refusal> {
+        let broken = |cause| (Refused::Broken, cause);
         self.last_active = fx.now;
         let Some(at) = self.jobs.iter().position(|running| running.id == job) else {
             return Ok(());
         };
         let mut running = self.jobs.remove(at).expect("the position was just found");
         self.compute_until = None;
-        let activation = match result? {
-            Computed::Activation(activation) => Some(activation),
-            Computed::Nothing => None,
-            Computed::Token { .. } => return Err("computing gave a token without a head".into()),
+        let expected = if self.is_last() { 1 } else { running.rows };
+        let rows = match result.map_err(broken)? {
+            Computed::Activation(rows) if rows.rows == expected => rows,
+            Computed::Activation(_) | Computed::Token { .. } | Computed::Nothing => {
+                return Err(broken(format!("computing did not give {expected} rows")));
+            }
         };
-        let us = |us: u64| u32::try_from(us).unwrap_or(u32::MAX);
         if running.hops.len() < HOPS_MAX {
+            let us = |us: u64| u32::try_from(us).unwrap_or(u32::MAX);
             let held_us = us(fx.now.since_us(running.received));
             running.hops.push(HopTime { node: self.me, held_us, compute_us: us(compute_us) });
         }
-        let from_pos = running.from_pos;
-        let output = self.output(running, activation)?;
-        self.log.complete(from_pos, output.clone(), log_bytes_max);
-        fx.send(self.next(), output);
+        if self.is_last() {
+            let end = running.from_pos + running.rows;
+            let row = running.want_token.then_some(rows);
+            self.answer = Some(Answer { end, hops: running.hops, row });
+            self.answer_again(fx);
+        } else {
+            self.boundary.append(running.from_pos, &rows, boundary_bytes_max);
+            let skip = self.next_len.saturating_sub(running.from_pos);
+            if skip < running.rows {
+                let frame = self.to_next(running, skip, without_first(rows, skip));
+                fx.send(self.next(), frame);
+            }
+        }
+        let more = self.catching_up && self.jobs.is_empty();
+        if more {
+            self.tell_len(fx);
+        }
         Ok(())
     }
 
-    fn output(&self, running: Running, rows: Option<Activation>) -> Result<Message, Refusal> {
+    fn to_origin(&self, Answer { end, hops, row }: Answer) -> Message {
         let Open { session, epoch, model, .. } = self.open;
-        let end = running.from_pos + running.rows;
-        if self.is_last() && !running.want_token {
-            return Ok(Message::Passed { session, epoch, to_pos: end, hops: running.hops });
+        match row {
+            None => Message::Passed { session, epoch, to_pos: end, hops },
+            Some(activation) => Message::Frame(Frame {
+                session,
+                epoch,
+                model,
+                hop: self.open.hop + 1,
+                from_pos: end - 1,
+                want_token: true,
+                hops,
+                activation,
+            }),
         }
-        let expected = if self.is_last() { 1 } else { running.rows };
-        let activation = rows
-            .filter(|activation| activation.rows == expected)
-            .ok_or_else(|| format!("computing did not give the {expected} rows it should"))?;
-        Ok(Message::Frame(Frame {
-            session,
-            epoch,
-            model,
+    }
+
+    fn to_next(&self, running: Running, skip: u32, activation: Activation) -> Message {
+        Message::Frame(Frame {
+            session: self.open.session,
+            epoch: self.open.epoch,
+            model: self.open.model,
             hop: self.open.hop + 1,
-            from_pos: end - expected,
+            from_pos: running.from_pos + skip,
             want_token: running.want_token,
             hops: running.hops,
             activation,
-        }))
+        })
+    }
+
+    /// What positions from `from_pos` on gave goes once more.
+    fn output_again(&self, fx: &mut Effects, from_pos: u32) {
+        self.answer_again(fx);
+        if !self.is_last() {
+            // What is forgotten was asked for by nobody.
+            let _ = self.resend(fx, from_pos, u32::MAX, 1);
+        }
+    }
+
+    fn answer_again(&self, fx: &mut Effects) {
+        if let Some(answer) = &self.answer {
+            fx.send(self.next(), self.to_origin(answer.clone()));
+        }
     }
 
     /// The next stage misses positions from `len` on.
@@ -258,56 +343,42 @@ impl StageSession {
         limits: &Limits,
         len: u32,
     ) -> Result<(), Refusal> {
-        if too_soon(fx.now, &mut self.answered, limits) || len >= self.len {
+        self.next_len = len;
+        if answered_lately(fx.now, &mut self.answered, limits, len) || self.is_last() {
             return Ok(());
         }
         self.last_active = fx.now;
-        resend(fx, &self.log, self.next(), len)
-            .ok_or_else(|| format!("what was sent from position {len} on is no longer kept"))
+        let frames = limits.chunks_in_flight_max;
+        self.resend(fx, len, limits.chunk_rows_max, frames).ok_or_else(|| {
+            (Refused::Forgotten, format!("what was sent from position {len} on is not kept"))
+        })
     }
 
-    /// The next node is back after a broken connection: what was under way to it is lost.
-    pub(crate) fn next_joined(&mut self, fx: &mut Effects) {
-        if let Some(output) = self.log.last() {
-            fx.send(self.next(), output.clone());
-        }
+    /// Sends what the next stage misses, in at most `frames` frames. `None`: it is forgotten.
+    fn resend(&self, fx: &mut Effects, len: u32, rows_max: u32, frames: usize) -> Option<()> {
+        let (open, next) = (&self.open, self.next());
+        let wants = |end| end == self.wanted;
+        resend(fx, &self.boundary, (len, rows_max, frames), next, |from_pos, activation| Frame {
+            session: open.session,
+            epoch: open.epoch,
+            model: open.model,
+            hop: open.hop + 1,
+            from_pos,
+            want_token: wants(from_pos + activation.rows),
+            hops: Vec::new(),
+            activation,
+        })
     }
 
     fn nack(&mut self, fx: &mut Effects, limits: &Limits) {
-        if !too_soon(fx.now, &mut self.nacked, limits) {
-            let Open { session, epoch, .. } = self.open;
-            fx.send(self.previous(), Message::Nack { session, epoch, len: self.len });
+        if self.nacked.is_none_or(|at| fx.now.since_us(at) >= limits.nack_interval_us) {
+            self.nacked = Some(fx.now);
+            self.tell_len(fx);
         }
     }
-}
 
-/// Sends the log's outputs from `len` on to `next`; `None` if they are no longer kept.
-pub(crate) fn resend(fx: &mut Effects, log: &OutputLog, next: NodeId, len: u32) -> Option<()> {
-    if fx.planted.has(Bug::NackResendsLast) {
-        fx.send(next, log.last()?.clone());
-        return Some(());
+    fn tell_len(&self, fx: &mut Effects) {
+        let Open { session, epoch, .. } = self.open;
+        fx.send(self.previous(), Message::Nack { session, epoch, len: self.len });
     }
-    for output in log.since(len)? {
-        fx.send(next, output.clone());
-    }
-    Some(())
-}
-
-/// Whether `last` is less than the nack interval ago; if not, it is set to now.
-pub(crate) fn too_soon(now: Time, last: &mut Option<Time>, limits: &Limits) -> bool {
-    if last.is_some_and(|at| now.since_us(at) < limits.nack_interval_us) {
-        return true;
-    }
-    *last = Some(now);
-    false
-}
-
-/// Tells one frame's content from another's.
-fn digest(frame: &Frame) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    for field in [frame.from_pos, frame.activation.rows, u32::from(frame.want_token)] {
-        hasher.update(&field.to_le_bytes());
-    }
-    hasher.update(&frame.activation.data);
-    *hasher.finalize().as_bytes()
 }

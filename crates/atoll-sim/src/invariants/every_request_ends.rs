@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use atoll_proto::{Event, RequestId};
 
 use super::{Invariant, Seen};
-use crate::schedule::Schedule;
+use crate::schedule::{Fault, Schedule, What};
 
 /// A deadline is met by a timer that may be so late, µs.
 const LATE_US: u64 = 10_000;
 
 pub(super) struct Claim {
+    /// And takes its requests with it.
+    origin_dies: bool,
     /// Of each request: until when, and how many tokens.
     asked: Vec<(u64, u32)>,
     tokens: BTreeMap<RequestId, u32>,
@@ -19,9 +21,12 @@ pub(super) struct Claim {
 
 impl Claim {
     pub(super) fn new(schedule: &Schedule) -> Self {
+        let origin_dies = |fault: &Fault| fault.what == What::Kill { node: 0 };
+        let origin_dies = schedule.faults.iter().any(origin_dies);
         let asked = schedule.requests.iter();
         let asked = asked.map(|asked| (asked.at_us + asked.deadline_us, asked.max_tokens));
-        Self { asked: asked.collect(), tokens: BTreeMap::new(), ended: BTreeMap::new() }
+        let asked = asked.collect();
+        Self { origin_dies, asked, tokens: BTreeMap::new(), ended: BTreeMap::new() }
     }
 
     fn end(&mut self, now: u64, request: RequestId) -> Option<String> {
@@ -53,6 +58,7 @@ impl Invariant for Claim {
                 self.end(now, *request).or(short)
             }
             Seen::Told { event: Event::Failed { request, .. }, .. } => self.end(now, *request),
+            Seen::End if self.origin_dies => None,
             Seen::End => {
                 let all = (0_u64..).map(RequestId).take(self.asked.len());
                 let open: Vec<_> = all.filter(|id| !self.ended.contains_key(id)).collect();

@@ -24,6 +24,8 @@ pub(crate) enum Seen<'a> {
         event: &'a Event,
         /// For each stage of a plan in it: whether its layers are loaded, if its node is up.
         loaded: &'a [Option<bool>],
+        /// With an error: how many members the origin has.
+        members: usize,
     },
     /// A device was given a job.
     Job {

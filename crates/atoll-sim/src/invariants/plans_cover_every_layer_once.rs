@@ -16,7 +16,9 @@ impl Invariant for Claim {
     }
 
     fn see(&mut self, _: u64, seen: &Seen<'_>) -> Option<String> {
-        let Seen::Told { event: Event::PlanReady { plan }, loaded } = seen else { return None };
+        let Seen::Told { event: Event::PlanReady { plan }, loaded, .. } = seen else {
+            return None;
+        };
         let earlier = std::mem::replace(&mut self.latest, plan.epoch);
         let epoch = plan.epoch.0;
         if !plan.covers(usize::from(LAYERS)) {

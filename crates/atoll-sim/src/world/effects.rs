@@ -1,24 +1,18 @@
 //! Carries out what nodes want, and looks at what they say.
 
 use atoll_proto::plan::Plan;
-use atoll_proto::{Event, Input, Job, Output};
+use atoll_proto::{Event, Input, Job, Limits, Message, Output, codec};
 
 use super::trace::cause_of;
 use super::{Happening, MODEL, ORIGIN, World, id, index};
 use crate::invariants::Seen;
-use crate::network::wire_bytes;
+use crate::network::{is_of_session, wire_bytes};
 
 impl World<'_> {
     pub(super) fn carry_out(&mut self, node: usize, output: Output) {
         match output {
             Output::Send { to, message } => {
-                let (from, to) = (id(node), index(to));
-                let Some(generation) = self.network.connection(node, to) else { return };
-                let bytes = wire_bytes(&message);
-                self.report.bytes += bytes;
-                let at = self.network.arrival(self.now, node, to, bytes);
-                let input = Input::Received { from, message };
-                self.push(at, Happening::Arrives { from: node, to, generation, input });
+                self.send(node, index(to), message);
             }
             Output::Dial { peer } => self.dial(node, index(peer)),
             Output::Disconnect { peer, cause } => self.disconnect(node, index(peer), &cause),
@@ -35,8 +29,33 @@ impl World<'_> {
         }
     }
 
+    fn send(&mut self, node: usize, to: usize, message: Message) {
+        let Some(generation) = self.network.connection(node, to) else { return };
+        let bytes = wire_bytes(&message);
+        self.report.bytes += bytes;
+        let from = id(node);
+        if !is_of_session(&message) {
+            let at = self.network.arrival(self.now, node, to, bytes);
+            let input = Input::Received { from, message };
+            return self.push(at, Happening::Arrives { from: node, to, generation, input });
+        }
+        let arrivals = self.network.arrivals(self.now, node, to, bytes);
+        let message = match self.network.weather(node).flip.take() {
+            None => message,
+            Some(bit) => match flipped(&message, bit) {
+                // As over a real link: what is no message ends the connection.
+                None => return self.disconnect(to, node, "it sent a malformed message"),
+                Some(message) => message,
+            },
+        };
+        for at in arrivals.into_iter().flatten() {
+            let input = Input::Received { from, message: message.clone() };
+            self.push(at, Happening::Arrives { from: node, to, generation, input });
+        }
+    }
+
     fn dial(&mut self, from: usize, to: usize) {
-        if !self.nodes[to].is_up {
+        if !self.nodes[to].is_up || !self.network.is_passable(self.now, from, to) {
             return;
         }
         let Some(generation) = self.network.open(from, to) else { return };
@@ -47,10 +66,11 @@ impl World<'_> {
         }
     }
 
-    fn disconnect(&mut self, node: usize, peer: usize, cause: &str) {
+    pub(super) fn disconnect(&mut self, node: usize, peer: usize, cause: &str) {
         if !self.network.close(node, peer) {
             return;
         }
+        self.rediscover_later(node, peer);
         for (a, b) in [(node, peer), (peer, node)] {
             let at = self.network.arrival(self.now, a, b, 0);
             let input = Input::Disconnected { peer: id(a), cause: cause.into() };
@@ -61,8 +81,10 @@ impl World<'_> {
 
     fn compute(&mut self, node: usize, job: &Job) {
         let noise = self.noise.below(20);
+        let (percent, until) = self.nodes[node].slow;
+        let percent = if until > self.now { percent } else { 100 };
         let device = &mut self.nodes[node].device;
-        let done = device.compute(self.now, job, (noise, 100));
+        let done = device.compute(self.now, job, (noise, percent));
         let (used_bytes, memory_bytes) = (device.used_bytes(), device.memory_bytes);
         let waiting = device.waiting(job.session);
         self.see(&Seen::Job { job, kv_len: done.kv_len, waiting });
@@ -75,6 +97,7 @@ impl World<'_> {
         if node != ORIGIN {
             return;
         }
+        let mut members = 0;
         let mut loaded = Vec::new();
         match event {
             Event::Token { request, .. } => {
@@ -85,15 +108,17 @@ impl World<'_> {
             Event::Finished { .. } => self.report.completed += 1,
             Event::Failed { error, .. } => {
                 *self.report.failed.entry(cause_of(error)).or_default() += 1;
+                members = self.nodes[node].node.snapshot().peers.len();
             }
             Event::PlanReady { plan } => loaded = self.loaded(plan),
             Event::PeerJoined { .. }
             | Event::PeerLeft { .. }
             | Event::PlanProgress { .. }
             | Event::PlanFailed { .. }
+            | Event::Parked { .. }
             | Event::Prefilled { .. } => {}
         }
-        self.see(&Seen::Told { event, loaded: &loaded });
+        self.see(&Seen::Told { event, loaded: &loaded, members });
     }
 
     /// Of each stage of a plan: whether its layers are loaded; `None` while its node is down.
@@ -105,4 +130,12 @@ impl World<'_> {
         });
         loaded.collect()
     }
+}
+
+/// A message after one of its bits was flipped, if it still is one.
+fn flipped(message: &Message, bit: u64) -> Option<Message> {
+    let mut bytes = codec::encode(message);
+    let bit = usize::try_from(bit).expect("a usize has 64 bits") % (bytes.len() * 8);
+    bytes[bit / 8] ^= 1 << (bit % 8);
+    codec::decode(&bytes, &Limits::default()).ok()
 }

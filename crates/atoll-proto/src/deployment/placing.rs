@@ -1,0 +1,288 @@
+//! Which nodes: the planner's for a new plan, others in the place of lost ones for a broken plan,
+//! and spares beside a plan in force.
+
+use super::{Deployment, PlanState, Preparation};
+use crate::effects::Effects;
+use crate::ids::{ModelId, NodeId, PlanEpoch, Time};
+use crate::io::{Event, Output, Part};
+use crate::limits::Limits;
+use crate::membership::{Lost, Membership};
+use crate::message::Message;
+use crate::plan::{LayerRange, Plan, PlanError, PlanPolicy, Stage};
+use crate::planner::{self, Candidate};
+use crate::planted::Bug;
+
+impl Deployment {
+    /// A node is gone from a plan: its range goes to a spare, else to any node that can take it,
+    /// else everything is planned again.
+    pub(super) fn mend(
+        &mut self,
+        fx: &mut Effects,
+        members: &Membership,
+        limits: &Limits,
+        id: ModelId,
+        node: NodeId,
+    ) {
+        let Some(served) = self.served.get_mut(&id) else { return };
+        let holds = served.stages.iter().any(|stage| stage.node == node);
+        match served.state {
+            PlanState::Preparing(_) | PlanState::Ready(_) if holds => {
+                let until = fx.now.after_us(served.policy.wait_us);
+                served.state = PlanState::Waiting { until };
+                self.place(fx, members, limits, id);
+            }
+            PlanState::Ready(_) => self.seek_spares(fx, members, limits, id),
+            PlanState::Waiting { .. } | PlanState::Preparing(_) | PlanState::Failed(_) => {}
+        }
+    }
+
+    pub(super) fn place(
+        &mut self,
+        fx: &mut Effects,
+        members: &Membership,
+        limits: &Limits,
+        id: ModelId,
+    ) {
+        let placed = match self.mended(fx.now, members, id) {
+            Some(stages) => Ok(stages),
+            None => self.planned(fx.now, members, id),
+        };
+        match placed {
+            Ok(stages) => self.assign(fx, limits, id, stages),
+            Err(error) => self.not_placed(fx, id, error),
+        }
+        self.seek_spares(fx, members, limits, id);
+    }
+
+    /// The latest plan with other nodes where its own are gone; the boundaries stay, so that
+    /// sessions can go on.
+    pub(super) fn mended(
+        &self,
+        now: Time,
+        members: &Membership,
+        id: ModelId,
+    ) -> Option<Vec<Stage>> {
+        let served = self.served.get(&id)?;
+        if served.stages.is_empty() || served.lost.is_none() && served.excluded.is_empty() {
+            return None;
+        }
+        let candidates = self.candidates(now, members, id);
+        let here = |stage: &Stage| {
+            stage.node == self.me || candidates.iter().any(|node| node.node == stage.node)
+        };
+        let mut stages = served.stages.clone();
+        for hop in 0..stages.len() {
+            if !here(&stages[hop]) {
+                let layers = stages[hop].layers;
+                stages[hop].node = self.substitute(&candidates, id, &stages, layers)?;
+            }
+        }
+        Some(stages)
+    }
+
+    /// The best node for `layers` that is no stage: it holds them, loads them, or is the fastest
+    /// of those that have room.
+    fn substitute(
+        &self,
+        candidates: &[Candidate],
+        id: ModelId,
+        stages: &[Stage],
+        layers: LayerRange,
+    ) -> Option<NodeId> {
+        let served = self.served.get(&id)?;
+        let needed = served.model.part_bytes(layers, served.positions());
+        let free = candidates.iter().filter(|node| {
+            let busy = stages.iter().any(|stage| stage.node == node.node);
+            !busy && node.memory_bytes >= needed
+        });
+        let rank = |node: &&Candidate| {
+            let holds = served.held.get(&node.node) == Some(&Some(layers));
+            let asked = served.asked.get(&node.node);
+            let loads = asked.is_some_and(|asked| asked.layers == Some(layers));
+            let spare = served.spares.iter().any(|spare| spare.node == node.node);
+            (holds, loads, !spare, node.weight_bytes_per_s, std::cmp::Reverse(node.node))
+        };
+        free.max_by_key(rank).map(|node| node.node)
+    }
+
+    fn planned(
+        &self,
+        now: Time,
+        members: &Membership,
+        id: ModelId,
+    ) -> Result<Vec<Stage>, PlanError> {
+        let served = &self.served[&id];
+        if let Some((cause, _)) = served.excluded.get(&self.me) {
+            return Err(PlanError::Prepare { node: self.me, cause: cause.clone() });
+        }
+        let profile = members.profile();
+        let owner = Candidate {
+            node: self.me,
+            memory_bytes: self.free(id, self.me, profile.memory_bytes),
+            weight_bytes_per_s: profile.weight_bytes_per_s,
+        };
+        let others = self.candidates(now, members, id);
+        let (model, policy) = (&served.model, &served.policy);
+        planner::place(model, policy, owner, &others).or_else(|error| {
+            // After a loss a plan of fewer stages is better than none.
+            let stages = if served.lost.is_some() { policy.stages.unwrap_or(0) } else { 0 };
+            let fewer = (1..stages).rev().find_map(|stages| {
+                let policy = PlanPolicy { stages: Some(stages), ..policy.clone() };
+                planner::place(model, &policy, owner, &others).ok()
+            });
+            fewer.ok_or(error)
+        })
+    }
+
+    /// The members that may be used for a model, this node not among them.
+    fn candidates(&self, now: Time, members: &Membership, id: ModelId) -> Vec<Candidate> {
+        let Some(served) = self.served.get(&id) else { return Vec::new() };
+        let barred = |peer| served.excluded.get(peer).is_some_and(|(_, until)| *until > now);
+        let usable = members.members().iter().filter(|(peer, _)| !barred(peer));
+        let candidate = |(&node, member): (&NodeId, &crate::membership::Member)| Candidate {
+            node,
+            memory_bytes: self.free(id, node, member.profile.memory_bytes),
+            weight_bytes_per_s: member.profile.weight_bytes_per_s,
+        };
+        usable.map(candidate).collect()
+    }
+
+    /// What a node has left beside the other models that are served here.
+    fn free(&self, id: ModelId, node: NodeId, memory_bytes: u64) -> u64 {
+        let others = self.served.iter().filter(|(other, _)| **other != id);
+        let taken: u64 = others.map(|(_, served)| served.bytes_on(node, self.me)).sum();
+        memory_bytes.saturating_sub(taken)
+    }
+
+    fn not_placed(&mut self, fx: &mut Effects, id: ModelId, error: PlanError) {
+        let Some(served) = self.served.get_mut(&id) else { return };
+        let PlanState::Waiting { until } = served.state else { return };
+        if until > fx.now {
+            return;
+        }
+        let error = match (served.excluded.iter().next(), served.lost.take()) {
+            (_, Some(Lost { peer, cause })) => {
+                PlanError::NodeLost { node: peer, cause: format!("{cause}; without it {error}") }
+            }
+            (Some((&node, (cause, _))), None) => PlanError::Prepare { node, cause: cause.clone() },
+            (None, None) => error,
+        };
+        tracing::warn!(model = %id, %error, "no plan");
+        fx.emit(Event::PlanFailed { model: id, error: error.clone() });
+        served.state = PlanState::Failed(error);
+    }
+
+    /// Puts a plan of these stages under way; who holds its range already is not asked again.
+    fn assign(&mut self, fx: &mut Effects, limits: &Limits, id: ModelId, stages: Vec<Stage>) {
+        let me = self.me;
+        let Some(served) = self.served.get_mut(&id) else { return };
+        let own = stages.iter().find(|stage| stage.node == me).map(|stage| stage.layers);
+        served.spares.retain(|spare| {
+            let is_stage = stages.iter().any(|stage| stage.node == spare.node);
+            !is_stage && stages.iter().any(|stage| stage.layers == spare.layers)
+        });
+        let kept = |node| stages.iter().chain(&served.spares).any(|stage| stage.node == node);
+        for node in served.nodes().filter(|&node| node != me).collect::<Vec<_>>() {
+            if !kept(node) {
+                fx.send(node, Message::Unassign { model: id });
+                served.held.remove(&node);
+                served.asked.remove(&node);
+            }
+        }
+        served.epoch.0 = served.epoch.0.saturating_add(1);
+        let plan = Plan {
+            model: id,
+            epoch: served.epoch,
+            owner: me,
+            stages,
+            spares: served.spares.clone(),
+            context: planner::context(&served.model, &served.policy),
+        };
+        tracing::info!(model = %id, epoch = plan.epoch.0, stages = plan.stages.len(), "plan made");
+        let asked = |layers| asked(fx.now, limits, plan.epoch, layers);
+        if served.held.get(&me) != Some(&own) {
+            served.held.remove(&me);
+            served.asked.insert(me, asked(own));
+            fx.outputs.push(Output::Prepare {
+                model: id,
+                plan_epoch: plan.epoch,
+                part: Part { layers: own, embed: true, head: true },
+                holders: Vec::new(),
+            });
+        }
+        for stage in plan.stages.iter().filter(|stage| stage.node != me) {
+            let layers = Some(stage.layers);
+            let loads = served.asked.get(&stage.node).is_some_and(|asked| asked.layers == layers);
+            if served.held.get(&stage.node) == Some(&layers) || loads {
+                continue;
+            }
+            served.held.remove(&stage.node);
+            served.asked.insert(stage.node, asked(layers));
+            fx.outputs.push(ask(&plan, served, stage));
+        }
+        served.stages.clone_from(&plan.stages);
+        served.state = PlanState::Preparing(plan);
+        served.settle(fx, me);
+    }
+
+    /// Has the range of every stage loaded by one node more, as far as nodes and their memory go.
+    pub(super) fn seek_spares(
+        &mut self,
+        fx: &mut Effects,
+        members: &Membership,
+        limits: &Limits,
+        id: ModelId,
+    ) {
+        let candidates = self.candidates(fx.now, members, id);
+        let Some(served) = self.served.get(&id) else { return };
+        let PlanState::Ready(plan) = &served.state else { return };
+        if served.policy.spares == 0 {
+            return;
+        }
+        let mut spares = served.spares.clone();
+        let first = spares.len();
+        let remote = plan.stages.iter().filter(|stage| stage.node != self.me);
+        for layers in remote.map(|stage| stage.layers) {
+            if spares.iter().any(|spare| spare.layers == layers) {
+                continue;
+            }
+            let taken: Vec<_> = plan.stages.iter().chain(&spares).copied().collect();
+            if let Some(node) = self.substitute(&candidates, id, &taken, layers) {
+                spares.push(Stage { node, layers });
+            }
+        }
+        let mut plan = plan.clone();
+        let Some(served) = self.served.get_mut(&id) else { return };
+        if plan.spares == spares {
+            return;
+        }
+        served.epoch.0 = served.epoch.0.saturating_add(1);
+        (plan.epoch, plan.spares) = (served.epoch, spares.clone());
+        for spare in &spares[first..] {
+            let layers = Some(spare.layers);
+            served.asked.insert(spare.node, asked(fx.now, limits, plan.epoch, layers));
+            if fx.planted.has(Bug::SpareUnloaded) {
+                served.held.insert(spare.node, layers);
+            }
+            fx.outputs.push(ask(&plan, served, spare));
+        }
+        served.spares = spares;
+        served.state = PlanState::Ready(plan);
+    }
+}
+
+const fn asked(
+    now: Time,
+    limits: &Limits,
+    epoch: PlanEpoch,
+    layers: Option<LayerRange>,
+) -> Preparation {
+    let stalls_at = now.after_us(limits.prepare_stall_us);
+    Preparation { layers, epoch, bytes_done: 0, bytes_total: 0, stalls_at }
+}
+
+fn ask(plan: &Plan, served: &super::Served, stage: &Stage) -> Output {
+    let part = Part { layers: Some(stage.layers), embed: false, head: false };
+    let (plan, model, holders) = (plan.clone(), served.model.clone(), vec![plan.owner]);
+    Output::Send { to: stage.node, message: Message::Assign { plan, model, part, holders } }
+}

@@ -1,0 +1,122 @@
+//! A minute in which everything goes wrong for a while, and then nothing.
+
+use crate::Random;
+use crate::schedule::{Asked, Device, Fault, LAYER_BYTES, Link, Placement, Schedule, What, asked};
+
+/// When things begin to go wrong, µs.
+const FROM_US: u64 = 2_000_000;
+/// When they stop, µs.
+const HEAL_US: u64 = 25_000_000;
+/// The end of the run, µs: what was held for a dead or silent peer has been let go by then.
+const END_US: u64 = 60_000_000;
+/// Faults of one run.
+const FAULTS: std::ops::Range<u64> = 10..21;
+/// Longest time that a request may take, µs.
+const DEADLINE_US: u64 = 20_000_000;
+
+impl Schedule {
+    /// Six requests among ten to twenty faults, then two more once a random core is mended.
+    #[must_use]
+    pub fn chaos(seed: u64, n: usize) -> Self {
+        let mut hardware = Random::new(seed, "devices");
+        let mut work = Random::new(seed, "work");
+        let device = |i: usize| Device {
+            joins_us: if i == 0 { 0 } else { hardware.below(500_000) },
+            memory_bytes: hardware.within(8..20) * LAYER_BYTES,
+            weight_bytes_per_s: hardware.within(2..20) * 1_000_000_000,
+        };
+        let devices: Vec<_> = (0..n).map(device).collect();
+        let mut requests: Vec<Asked> =
+            (0..6).map(|_| asked(&mut work, (1_000_000, HEAL_US - 3_000_000), 128)).collect();
+        let late = (HEAL_US + 8_000_000, HEAL_US + 12_000_000);
+        requests.extend((0..2).map(|_| asked(&mut work, late, 128)));
+        requests.iter_mut().for_each(|asked| asked.deadline_us = DEADLINE_US);
+        let faults = faults(seed, n, requests.len());
+        let lone = |fault: &Fault| fault.what == What::Kill { node: 0 };
+        if let Some(origin_dies) = faults.iter().find(|fault| lone(fault)) {
+            requests.retain(|asked| asked.at_us < origin_dies.at_us);
+        }
+        let stages = u16::try_from(hardware.within(2..6)).expect("small");
+        Self {
+            seed,
+            heal_us: HEAL_US,
+            core: core(seed, n),
+            end_us: END_US,
+            placement: Placement { at_us: 800_000, stages, sessions: 4, spares: 1 },
+            link: Link { latency_us: 200, jitter_us: 3_000, uplink_bytes_per_s: 100_000_000 },
+            devices,
+            requests,
+            faults,
+        }
+    }
+}
+
+/// The origin and enough others to hold the model, seldom all.
+fn core(seed: u64, n: usize) -> Vec<usize> {
+    let mut random = Random::new(seed, "core");
+    let mut others: Vec<_> = (1..n).collect();
+    let least = 6.min(n - 1);
+    let size = least + random.index(n - least);
+    let mut core = vec![0];
+    while core.len() <= size && !others.is_empty() {
+        core.push(others.swap_remove(random.index(others.len())));
+    }
+    core.sort_unstable();
+    core
+}
+
+fn faults(seed: u64, n: usize, n_requests: usize) -> Vec<Fault> {
+    let mut random = Random::new(seed, "faults");
+    let mut faults = Vec::new();
+    for _ in 0..random.within(FAULTS) {
+        let at_us = random.within(FROM_US..HEAL_US - 1_000_000);
+        let what = fault(&mut random, n, n_requests);
+        if let What::Kill { node } = what
+            && node > 0
+            && random.below(3) > 0
+        {
+            let back_us = at_us + random.within(200_000..6_000_000);
+            faults.push(Fault { at_us: back_us, what: What::Restart { node } });
+        }
+        faults.push(Fault { at_us, what });
+    }
+    if random.below(12) == 0 {
+        let at_us = random.within(FROM_US..HEAL_US);
+        faults.push(Fault { at_us, what: What::Kill { node: 0 } });
+    }
+    faults.sort_by_key(|fault| fault.at_us);
+    faults
+}
+
+/// One fault. Nodes with low numbers are struck more often: the first ones hold the stages as
+/// often as any, and two faults at one place are worth more than two at two.
+fn fault(random: &mut Random, n: usize, n_requests: usize) -> What {
+    let near = |random: &mut Random| 1 + random.index((n - 1).min(10));
+    let other = |random: &mut Random, a: usize| {
+        let b = random.index((n - 1).min(10));
+        if b == a { n - 1 } else { b }
+    };
+    let node = if random.below(3) == 0 { 1 + random.index(n - 1) } else { near(random) };
+    let for_us = random.within(50_000..5_000_000);
+    let permille = random.within(10..300);
+    let b = other(random, node);
+    match random.below(32) {
+        0..8 => What::Kill { node },
+        8 => What::Leave { node },
+        9..13 => What::Pause { node, for_us: for_us * 2 },
+        13..15 => What::Slow { node, percent: random.within(150..2_000), for_us },
+        15 => What::Mute { from: node, to: b, for_us },
+        16..18 => What::Cut { a: node, b, for_us },
+        18 => {
+            let nodes = (1..n).filter(|_| random.below(4) == 0).collect();
+            What::Partition { nodes, for_us }
+        }
+        19..21 => What::Break { a: node, b },
+        21..24 => What::Loss { node: if permille < 80 { 0 } else { node }, permille, for_us },
+        24..26 => What::Duplicate { node, permille, for_us },
+        26..28 => What::Reorder { node: if permille < 150 { 0 } else { node }, for_us },
+        28..30 => What::Delay { node, extra_us: random.within(5_000..800_000), for_us },
+        30 => What::BitFlip { node, bit: random.below(100_000) },
+        _ => What::Cancel { request: random.below(n_requests as u64) },
+    }
+}

@@ -1,0 +1,131 @@
+//! What a fault does, and the mending after the last one.
+
+use atoll_proto::plan::Profile;
+use atoll_proto::{Command, Input, RequestId};
+
+use super::{Happening, ORIGIN, World, id};
+use crate::network::Trouble;
+use crate::schedule::What;
+
+/// How long it takes until two nodes that lost each other try again, µs.
+const REDISCOVERY_US: u64 = 3_000_000;
+
+impl World<'_> {
+    pub(super) fn strike(&mut self, what: &What) {
+        self.report.faults += 1;
+        let now = self.now;
+        match *what {
+            What::Leave { node } => {
+                self.handle(node, Input::Command(Command::Leave));
+                self.go_down(node);
+            }
+            What::Kill { node } => self.go_down(node),
+            What::Restart { node } => self.come_up(node),
+            What::Pause { node, for_us } => {
+                let slot = &mut self.nodes[node];
+                slot.paused_until = slot.paused_until.max(now + for_us);
+            }
+            What::Slow { node, percent, for_us } => {
+                self.nodes[node].slow = (percent, now + for_us);
+            }
+            What::Mute { from, to, for_us } => self.network.hold(from, to, now + for_us),
+            What::Cut { a, b, for_us } => self.cut(a, b, now + for_us),
+            What::Partition { ref nodes, for_us } => {
+                for other in (0..self.nodes.len()).filter(|node| !nodes.contains(node)) {
+                    for &node in nodes {
+                        self.cut(node, other, now + for_us);
+                    }
+                }
+            }
+            What::Break { a, b } => self.disconnect(a, b, "reset"),
+            What::Loss { node, permille, for_us } => {
+                self.network.weather(node).loss = Trouble { until: now + for_us, permille };
+            }
+            What::Duplicate { node, permille, for_us } => {
+                self.network.weather(node).duplicate = Trouble { until: now + for_us, permille };
+            }
+            What::Reorder { node, for_us } => {
+                self.network.weather(node).reorder = Trouble { until: now + for_us, permille: 0 };
+            }
+            What::Delay { node, extra_us, for_us } => {
+                self.network.weather(node).delay =
+                    Trouble { until: now + for_us, permille: extra_us };
+            }
+            What::BitFlip { node, bit } => self.network.weather(node).flip = Some(bit),
+            What::Cancel { request } => {
+                let request = RequestId(request);
+                self.handle(ORIGIN, Input::Command(Command::Cancel { request }));
+            }
+        }
+    }
+
+    fn cut(&mut self, a: usize, b: usize, until: u64) {
+        self.network.hold(a, b, until);
+        self.network.hold(b, a, until);
+    }
+
+    /// The process is gone, and with it everything it knew.
+    fn go_down(&mut self, node: usize) {
+        for peer in 0..self.nodes.len() {
+            self.disconnect(node, peer, "connection reset");
+        }
+        let life = self.nodes[node].life + 1;
+        self.nodes[node] = self.slot(node, life);
+        self.nodes[node].is_up = false;
+    }
+
+    fn come_up(&mut self, node: usize) {
+        if self.nodes[node].is_up {
+            return;
+        }
+        self.nodes[node].is_up = true;
+        let device = &self.schedule.devices[node];
+        let profile = Profile {
+            memory_bytes: device.memory_bytes,
+            weight_bytes_per_s: device.weight_bytes_per_s,
+        };
+        self.handle(node, Input::Command(Command::Measured(profile)));
+        for peer in 0..self.nodes.len() {
+            self.rediscover(node, peer);
+        }
+    }
+
+    /// Two nodes lost each other: some time later they hear of each other again.
+    pub(super) fn rediscover_later(&mut self, a: usize, b: usize) {
+        self.push(self.now + REDISCOVERY_US, Happening::Rediscovered { a, b });
+    }
+
+    pub(super) fn rediscover(&mut self, a: usize, b: usize) {
+        let up = self.nodes[a].is_up && self.nodes[b].is_up && a != b;
+        if !up || self.network.connection(a, b).is_some() {
+            return;
+        }
+        self.handle(a, Input::Discovered { peer: id(b) });
+        if self.network.connection(a, b).is_none() {
+            self.rediscover_later(a, b);
+        }
+    }
+
+    /// The core is whole from here on, the others are gone.
+    pub(super) fn heal(&mut self) {
+        self.network.heal();
+        let nodes = 0..self.nodes.len();
+        for node in nodes.clone().filter(|node| !self.schedule.core.contains(node)) {
+            self.go_down(node);
+        }
+        for node in nodes.filter(|node| self.schedule.core.contains(node)) {
+            let slot = &mut self.nodes[node];
+            slot.paused_until = 0;
+            slot.slow = (100, 0);
+            // A dead origin took its requests with it.
+            if node != ORIGIN {
+                self.come_up(node);
+            }
+        }
+        for a in 0..self.nodes.len() {
+            for b in 0..a {
+                self.rediscover(a, b);
+            }
+        }
+    }
+}
