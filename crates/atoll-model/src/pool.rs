@@ -3,7 +3,7 @@
 //! Results never depend on the number of threads: work is dealt in whole tiles or whole rows, and
 //! no floating-point sum is ever split between two tasks (promise P1).
 //!
-//! The threads are our own ([`workers`]). Measured (`cargo bench -p atoll-model --bench pool` and
+//! The threads are our own (`workers`). Measured (`cargo bench -p atoll-model --bench pool` and
 //! the same loop around the crates) on two cores: eight tasks of 2.5 µs, then 2 µs alone, as in a
 //! small model's decoding; two threads would ideally take 12.0 µs, one takes 22.
 //!
