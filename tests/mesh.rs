@@ -58,6 +58,24 @@ fn chunks_do_not_change_a_token_between_nodes() {
     }
 }
 
+/// The token that ends an answer is among its tokens nowhere.
+#[test]
+fn an_answer_that_ends_by_itself_is_the_same_everywhere() {
+    let Some(path) = SMOLLM2.path() else { return };
+    let ask = |place: &[&str]| {
+        let data = tempfile::tempdir().unwrap();
+        let mut args = vec!["run", path.to_str().unwrap(), "Say hello."];
+        args.extend(["--json", "--temp", "0", "--max-tokens", "64"]);
+        args.extend(place);
+        crate::atoll::json(data.path(), &args)
+    };
+    let (alone, spread) = (ask(&["--local"]), ask(&["--stages", "2"]));
+    assert_eq!(alone["finish_reason"], "stop", "{alone}");
+    for key in ["tokens", "text", "finish_reason"] {
+        assert_eq!(alone[key], spread[key], "{key}");
+    }
+}
+
 #[test]
 fn sampling_with_a_seed_is_the_same_everywhere() {
     let Some(path) = SMOLLM2.path() else { return };

@@ -248,6 +248,10 @@ impl GenerateStream {
     fn token(&mut self, id: u32, detail: &[u8], hops: &[HopTime], round_us: u64) {
         let now = Instant::now();
         self.first.get_or_insert(now);
+        // The token that ends the answer is no part of it, in this process alone or in a ring.
+        if self.served.tokenizer.is_end(id) {
+            return;
+        }
         self.latest = Some(now);
         self.completion_tokens += 1;
         let report: Option<TokenReport> = serde_json::from_slice(detail).ok();
@@ -262,9 +266,7 @@ impl GenerateStream {
         if self.completion_tokens > 1 {
             self.core.note_round(round);
         }
-        // The token that ends the answer has no text of its own in it.
-        let new = if self.served.tokenizer.is_end(id) { String::new() } else { self.text.push(id) };
-        let passed = self.stops.push(&new);
+        let passed = self.stops.push(&self.text.push(id));
         self.ready.push_back(GenerateEvent::Token {
             id,
             text: passed.text,

@@ -145,6 +145,7 @@ pub(crate) fn alone(
         let pos = u32::try_from(done).unwrap();
         tokens.push(sample(&greedy(), &mut logits, &tokens, pos).token);
         if tokenizer.is_end(tokens[done]) {
+            tokens.pop();
             break;
         }
     }
