@@ -229,7 +229,8 @@ pub(crate) fn quantize<L: Lanes>(x: &[f32], to: &mut ActivationsPart<'_>) {
     to.write::<L>(&Tiles { x, rows });
 }
 
-/// Takes `(x * scale) * weight` for `x`, (tiles, rows, 16), `scales`, (rows), `weight`, (tiles, 16).
+/// Takes `(x * scale) * weight` for `x`, (tiles, rows, 16), `scales`, (rows), and `weight`,
+/// (tiles, 16).
 #[inline(always)]
 pub(crate) fn quantize_normed<L: Lanes>(
     x: &[f32],

@@ -11,8 +11,9 @@ use super::{ShardStore, model_id, read_if_there, write_atomically};
 use crate::error::NodeError;
 
 impl ShardStore {
-    /// Cuts a model (a GGUF file, or a folder of safetensors) into blobs, stores them with their manifest, and names the model. A file
-    /// that was imported before and has not changed since is not read again.
+    /// Cuts a model (a GGUF file, or a folder of safetensors) into blobs, stores them with their
+    /// manifest, and names the model. A file that was imported before and has not changed since is
+    /// not read again.
     ///
     /// # Errors
     /// [`NodeError::Model`] if the file is no model that this program can run;
