@@ -26,6 +26,7 @@ fn main() -> anyhow::Result<()> {
         "model": model,
         "messages": [{ "role": "user", "content": question }],
         "max_tokens": 128,
+        "temperature": 0,
         "stream": true,
         "stream_options": { "include_usage": true },
     });

@@ -77,7 +77,10 @@ fn http_client_streams_from_a_node() {
     command.arg("What is the capital of France?");
     command.env("OPENAI_BASE_URL", format!("{}/v1", api["url"].as_str().unwrap()));
     let answer = succeeds(command);
-    assert!(answer.stdout.contains("Paris"), "{answer}");
+    let mut args = vec!["run", model(path), "What is the capital of France?", "--json"];
+    args.extend(["--local", "--temp", "0", "--max-tokens", "128"]);
+    let alone = atoll::json(data.path(), &args);
+    assert!(answer.stdout.contains(alone["text"].as_str().unwrap()), "{answer}, alone: {alone}");
     assert!(answer.stdout.contains(" tokens from "), "{answer}");
     assert_eq!(node.end_with("TERM", Duration::from_secs(10)).code, 143);
 }
