@@ -1,9 +1,9 @@
 //! The compute thread: owns the loaded parts of models and the sessions' KV caches, and runs the
-//! core's jobs in order. Its door is a channel; what it has to say goes straight to the core, so
+//! core's jobs: a session's in order, those of several together where they may be. Its door is a channel; what it has to say goes straight to the core, so
 //! that a token waits for no other thread on its way out.
 
 use std::any::Any;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,12 +12,14 @@ use std::time::Instant;
 
 use atoll_model::Stage;
 use atoll_proto::io::{Computed, Job, Part};
-use atoll_proto::{Input, ModelId, SessionId};
+use atoll_proto::{Input, JobId, ModelId, SessionId};
 
 use self::session::Session;
+use self::waiting::Waiting;
 
 mod job;
 mod session;
+mod waiting;
 
 /// A part of a model, ready to compute.
 #[derive(Debug)]
@@ -85,7 +87,7 @@ impl Engine {
         let (work, inbox) = channel();
         let worker = Worker {
             inbox,
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
             models: BTreeMap::new(),
             sessions: BTreeMap::new(),
             board,
@@ -107,7 +109,7 @@ impl Engine {
         self.submit(Work::Unload(model));
     }
 
-    /// Runs a job after those before it.
+    /// Runs a job after those of its session before it.
     pub(crate) fn compute(&self, job: Job) {
         self.submit(Work::Job(Box::new(job)));
     }
@@ -137,7 +139,7 @@ impl Drop for Engine {
 
 struct Worker {
     inbox: Receiver<Work>,
-    waiting: VecDeque<Box<Job>>,
+    waiting: Waiting,
     models: BTreeMap<ModelId, Loaded>,
     sessions: BTreeMap<SessionId, Session>,
     board: HeldBoard,
@@ -160,8 +162,9 @@ impl Worker {
                     return;
                 }
             }
-            if let Some(job) = self.waiting.pop_front() {
-                self.run_job(*job);
+            let jobs = self.waiting.next();
+            if !jobs.is_empty() {
+                self.run_together(jobs);
             }
         }
     }
@@ -175,9 +178,9 @@ impl Worker {
                 (self.report)(install.then);
             }
             Work::Unload(model) => self.forget(model),
-            Work::Job(job) => self.waiting.push_back(job),
+            Work::Job(job) => self.waiting.push(*job),
             Work::Release(session) => {
-                self.waiting.retain(|job| job.session != session);
+                self.waiting.drop_session(session);
                 self.sessions.remove(&session);
             }
             Work::Stop => return false,
@@ -208,36 +211,68 @@ impl Worker {
         self.sessions.retain(|_, session| session.model != model);
     }
 
-    fn run_job(&mut self, job: Job) {
-        let (id, session) = (job.id, job.session);
+    /// Runs jobs that [`Waiting::next`] put together.
+    fn run_together(&mut self, jobs: Vec<Job>) {
         let begin = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.compute(job)));
-        let result = outcome.unwrap_or_else(|panic| {
-            // Its cache may be half written.
-            self.sessions.remove(&session);
-            Err(format!("computing panicked: {}", panic_words(panic.as_ref())))
-        });
-        let compute_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        (self.report)(Input::Computed { job: id, result, compute_us });
+        let (mut ready, mut sessions) = (Vec::new(), Vec::new());
+        for job in jobs {
+            match self.take_session(&job) {
+                Ok(session) => {
+                    ready.push(job);
+                    sessions.push(session);
+                }
+                Err(why) => self.tell(job.id, Err(why), begin),
+            }
+        }
+        let Some(first) = ready.first() else { return };
+        let loaded = self.models.get(&first.model).expect("a session was made for it");
+        let outcome = catch_unwind(AssertUnwindSafe(|| job::run(loaded, &ready, &mut sessions)));
+        match outcome {
+            Ok(results) => {
+                let ids = ready.iter().map(|job| job.session);
+                self.sessions.extend(ids.zip(sessions));
+                match results {
+                    Ok(results) => {
+                        for (job, result) in ready.iter().zip(results) {
+                            self.tell(job.id, result, begin);
+                        }
+                    }
+                    // One is at fault; alone each finds out whether it is the one.
+                    Err(_) if ready.len() > 1 => {
+                        ready.into_iter().for_each(|job| self.run_together(vec![job]));
+                    }
+                    Err(why) => self.tell(ready[0].id, Err(why), begin),
+                }
+            }
+            // Their caches may be half written and are dropped.
+            Err(panic) => {
+                let why = format!("computing panicked: {}", panic_words(panic.as_ref()));
+                ready.iter().for_each(|job| self.tell(job.id, Err(why.clone()), begin));
+            }
+        }
     }
 
-    fn compute(&mut self, job: Job) -> Result<Computed, String> {
+    fn tell(&self, job: JobId, result: Result<Computed, String>, begin: Instant) {
+        let compute_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        (self.report)(Input::Computed { job, result, compute_us });
+    }
+
+    /// Takes out the session of a job, or makes it if the job begins a new epoch.
+    fn take_session(&mut self, job: &Job) -> Result<Session, String> {
         let loaded = self
             .models
             .get(&job.model)
             .ok_or_else(|| format!("model {} is not loaded here", job.model))?;
-        let session = match self.sessions.get_mut(&job.session) {
+        match self.sessions.remove(&job.session) {
             Some(session) if session.epoch > job.epoch => {
-                return Err(format!("epoch {} is over", job.epoch.0));
+                self.sessions.insert(job.session, session);
+                Err(format!("epoch {} is over", job.epoch.0))
             }
-            Some(session) if session.epoch == job.epoch && session.model == job.model => session,
-            _ => {
-                let fresh = Session::new(&job, &loaded.stage);
-                self.sessions.insert(job.session, fresh);
-                self.sessions.get_mut(&job.session).expect("just inserted")
+            Some(session) if session.epoch == job.epoch && session.model == job.model => {
+                Ok(session)
             }
-        };
-        job::run(loaded, session, job)
+            Some(_) | None => Ok(Session::new(job, &loaded.stage)),
+        }
     }
 }
 
