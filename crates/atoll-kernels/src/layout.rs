@@ -174,20 +174,17 @@ impl Layout {
         }
     }
 
-    /// Writes what [`Self::code`] reads, where all bits are 0.
-    fn write_code(self, step: &mut [u8], chunk: usize, lane: usize, code: u8) {
-        let mut four = |at: usize, c: u8| {
-            step[at + chunk / 2 * 64 + lane] |= (c & 15) << (4 * (chunk % 2));
-        };
+    /// Writes what [`Self::code`] reads, where all bits are 0; `codes` are (chunks, lanes).
+    fn write_codes(self, step: &mut [u8], codes: &[u8; 512]) {
         match self.bits {
-            4..=6 => four(0, code),
-            8 => step[chunk * 64 + lane] = code,
-            _ => step[chunk / 4 * 64 + lane] |= (code & 3) << (2 * (chunk % 4)),
+            2 | 3 => write_plane::<2, 0>(step, codes),
+            4..=6 => write_plane::<4, 0>(step, codes),
+            _ => write_plane::<8, 0>(step, codes),
         }
         match self.bits {
-            3 => step[128 + lane] |= (code >> 2) << chunk,
-            5 => step[256 + lane] |= (code >> 4) << chunk,
-            6 => step[256 + chunk / 4 * 64 + lane] |= (code >> 4) << (2 * (chunk % 4)),
+            3 => write_plane::<1, 2>(&mut step[128..], codes),
+            5 => write_plane::<1, 4>(&mut step[256..], codes),
+            6 => write_plane::<2, 4>(&mut step[256..], codes),
             _ => {}
         }
     }
@@ -230,20 +227,44 @@ impl Step {
     }
 }
 
-/// Writes row `r` of step `s` of a group, where all bits are 0.
-pub(crate) fn write_run(layout: Layout, run: &Run, group: &mut [u8], s: usize, r: usize) {
+/// Writes a plane of `BITS` bits of every code, from bit `SHIFT` on, where all bits are 0.
+fn write_plane<const BITS: usize, const SHIFT: usize>(plane: &mut [u8], codes: &[u8; 512]) {
+    let chunks = 8 / BITS;
+    for (vector, codes) in plane.chunks_exact_mut(64).zip(codes.chunks_exact(64 * chunks)) {
+        for (u, chunk) in codes.chunks_exact(64).enumerate() {
+            for (byte, code) in vector.iter_mut().zip(chunk) {
+                *byte |= ((code >> SHIFT) & (0xFF >> (8 - BITS))) << (BITS * u);
+            }
+        }
+    }
+}
+
+/// Writes step `s` of a group, where all bits are 0; `runs` are those of its rows, in order.
+pub(crate) fn write_step(layout: Layout, runs: &[Run], group: &mut [u8], s: usize) {
+    let mut codes = [0; 512];
+    for (r, run) in runs.iter().enumerate() {
+        let row = if layout.is_table {
+            let code =
+                |q| IQ4_VALUES.iter().position(|&v| v == q).expect("unpacked from the table");
+            run.q.map(|q| code(q).to_le_bytes()[0])
+        } else {
+            let bias = layout.bias().to_le_bytes()[0];
+            run.q.map(|q| q.cast_unsigned().wrapping_add(bias))
+        };
+        for (chunk, four) in row.chunks_exact(4).enumerate() {
+            codes[chunk * 64 + 4 * r..][..4].copy_from_slice(four);
+        }
+        write_numbers(layout, run, group, s, r);
+    }
+    let at = layout.head_bytes() + s * layout.step_bytes();
+    layout.write_codes(&mut group[at..][..layout.code_bytes()], &codes);
+}
+
+/// Writes scales and offsets of row `r` of step `s` of a group, where all bits are 0.
+fn write_numbers(layout: Layout, run: &Run, group: &mut [u8], s: usize, r: usize) {
     let d = if layout.scales == Scales::Halves { None } else { Some([run.d, run.dmin]) };
     let at = layout.head_bytes() + s * layout.step_bytes();
     let step = &mut group[at..][..layout.step_bytes()];
-    for (k, &q) in run.q.iter().enumerate() {
-        let code = if layout.is_table {
-            let idx = IQ4_VALUES.iter().position(|&v| v == q).expect("unpacked from the table");
-            idx.to_le_bytes()[0]
-        } else {
-            (i32::from(q) + layout.bias()).to_le_bytes()[0]
-        };
-        layout.write_code(step, k / 4, 4 * r + k % 4, code);
-    }
     let numbers = &mut step[layout.code_bytes()..];
     let n = layout.n_scales;
     for h in 0..n {

@@ -70,4 +70,4 @@ pub use isa::Isa;
 pub use kernels::Kernels;
 pub use packed::{PackedMatrix, TILE_ROWS};
 pub use rope::RopeStyle;
-pub use unpack::dequantize;
+pub use unpack::{dequantize, scales_finite};

@@ -1,7 +1,7 @@
 //! A weight matrix as the kernels read it: tiles of 16 rows (see `layout.rs`).
 
 use crate::BlockType;
-use crate::layout::{Layout, write_run};
+use crate::layout::{Layout, write_step};
 use crate::unpack::{RUN, floats, is_float, unpack};
 
 /// Weight rows of a tile.
@@ -62,16 +62,19 @@ impl PackedMatrix {
         let layout = Layout::of(self.ty);
         let row_bytes = self.ty.row_bytes(self.cols);
         let at = self.start + tile * tile_bytes(self.ty, self.cols);
-        for r in 0..TILE_ROWS.min(self.rows - tile * TILE_ROWS) {
-            let row = &blocks[(tile * TILE_ROWS + r) * row_bytes..][..row_bytes];
-            for step in 0..self.cols / RUN {
+        let rows = TILE_ROWS.min(self.rows - tile * TILE_ROWS);
+        let mut runs = Vec::with_capacity(rows);
+        for step in 0..self.cols / RUN {
+            runs.clear();
+            for row in blocks[tile * TILE_ROWS * row_bytes..].chunks_exact(row_bytes).take(rows) {
                 let run = unpack(self.ty, row, step);
                 let mut numbers = run.scales().into_iter().chain(run.offsets());
                 self.scales_finite &= numbers.all(f32::is_finite);
-                let (group, s) = (step / layout.steps(), step % layout.steps());
-                let to = at + group * layout.group_bytes();
-                write_run(layout, &run, &mut self.data[to..][..layout.group_bytes()], s, r);
+                runs.push(run);
             }
+            let (group, s) = (step / layout.steps(), step % layout.steps());
+            let to = at + group * layout.group_bytes();
+            write_step(layout, &runs, &mut self.data[to..][..layout.group_bytes()], s);
         }
     }
 

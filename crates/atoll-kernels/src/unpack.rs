@@ -86,6 +86,38 @@ pub fn dequantize(ty: BlockType, blocks: &[u8], out: &mut [f32]) {
     }
 }
 
+/// Whether every scale and offset of `blocks` (whole blocks of `ty`) is a finite number; every
+/// value, if they are floats.
+///
+/// # Panics
+/// If `blocks` are not whole blocks.
+#[must_use]
+pub fn scales_finite(ty: BlockType, blocks: &[u8]) -> bool {
+    assert_eq!(blocks.len() % ty.block_bytes(), 0, "whole blocks of {}", ty.name());
+    let is_finite = |bytes: &[u8]| {
+        let mut value = [0.0];
+        floats(if is_float(ty) { ty } else { BlockType::F16 }, bytes, &mut value);
+        value[0].is_finite()
+    };
+    // Whatever small integers multiply a finite half, the product is a finite number.
+    let halves: &[usize] = match ty {
+        BlockType::F32 | BlockType::F16 | BlockType::BF16 => {
+            return blocks.chunks_exact(ty.block_bytes()).all(is_finite);
+        }
+        BlockType::Q2K => &[80, 82],
+        BlockType::Q3K => &[108],
+        BlockType::Q6K => &[208],
+        BlockType::Q4_1 | BlockType::Q5_1 | BlockType::Q4K | BlockType::Q5K => &[0, 2],
+        BlockType::Q4_0
+        | BlockType::Q5_0
+        | BlockType::Q8_0
+        | BlockType::IQ4NL
+        | BlockType::IQ4XS => &[0],
+    };
+    let mut blocks = blocks.chunks_exact(ty.block_bytes());
+    blocks.all(|block| halves.iter().all(|&at| is_finite(&block[at..at + 2])))
+}
+
 /// Widens stored floating-point numbers.
 pub(crate) fn floats(ty: BlockType, bytes: &[u8], out: &mut [f32]) {
     let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);

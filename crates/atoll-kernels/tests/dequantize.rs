@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use atoll_kernels::{BlockType, dequantize};
+use atoll_kernels::{BlockType, PackedMatrix, dequantize, scales_finite};
 
 #[test]
 fn blocks_equal_the_golden_values() {
@@ -16,5 +16,25 @@ fn blocks_equal_the_golden_values() {
         dequantize(ty, blocks, &mut got);
         let got: Vec<u8> = got.iter().flat_map(|value| value.to_le_bytes()).collect();
         assert!(got == want, "{}", ty.name());
+    }
+}
+
+#[test]
+fn scales_are_found_wherever_a_type_keeps_them() {
+    let mut state = 1_u64;
+    let mut byte = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_be_bytes()[0]
+    };
+    for ty in BlockType::all() {
+        let cols = ty.block_len().max(32);
+        let mut seen = [0, 0];
+        for _ in 0..400 {
+            let blocks: Vec<u8> = (0..ty.row_bytes(cols)).map(|_| byte()).collect();
+            let finite = scales_finite(ty, &blocks);
+            assert_eq!(finite, PackedMatrix::pack(ty, 1, cols, &blocks).scales_finite(), "{ty:?}");
+            seen[usize::from(finite)] += 1;
+        }
+        assert!(seen.iter().all(|&n| n > 0), "{ty:?} {seen:?}");
     }
 }
