@@ -252,7 +252,13 @@ impl ShardBlob {
     /// If there are not that many.
     #[must_use]
     pub fn tensor(&self, idx: usize) -> Tensor<'_> {
-        Tensor { info: &self.tensors[idx], bytes: &self.bytes[self.layout[idx].clone()] }
+        let (info, bytes, range) = self.place(idx);
+        Tensor { info, bytes: &bytes[range] }
+    }
+
+    /// The tensor at `idx`, and where its bytes are.
+    pub(crate) fn place(&self, idx: usize) -> (&TensorInfo, &FileBytes, Range<usize>) {
+        (&self.tensors[idx], &self.bytes, self.layout[idx].clone())
     }
 }
 

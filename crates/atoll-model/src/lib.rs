@@ -31,6 +31,7 @@ pub mod manifest;
 pub mod mapped;
 pub mod safetensors;
 pub mod tensor;
+pub mod texts;
 pub mod tiny;
 
 pub mod sampler;
@@ -69,6 +70,7 @@ pub use sampler::{Sampled, SamplerConfig, sample};
 pub use stage::{Sequence, Stage, StageInput};
 pub use stop::{Passed, StopMatcher};
 pub use template::{ChatMessage, ChatTemplate};
-pub use tensor::{Tensor, TensorInfo, TensorSource};
+pub use tensor::{StoredTensor, Tensor, TensorInfo, TensorSource};
+pub use texts::Texts;
 pub use tokenizer::{TokenStream, Tokenizer};
 pub use weights::{LoadProgress, Part};

@@ -1,6 +1,7 @@
 //! The manifest: what a model is, and which blobs make it up.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use atoll_kernels::BlockType;
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::blob::{self, BlobHash, BlobKind, ShardBlob};
 use crate::config::{ModelConfig, TensorSpec};
 use crate::error::ModelError;
-use crate::tensor::{Tensor, TensorSource};
+use crate::mapped::FileBytes;
+use crate::tensor::{Tensor, TensorInfo, TensorSource};
 use crate::tokenizer::Tokenizer;
 
 const VERSION: u32 = 1;
@@ -258,8 +260,14 @@ impl ShardSet {
     /// The tensor called `name`, if a blob holds it.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        let (info, bytes, range) = self.place(name)?;
+        Some(Tensor { info, bytes: &bytes[range] })
+    }
+
+    /// The tensor called `name`, and where its bytes are.
+    pub(crate) fn place(&self, name: &str) -> Option<(&TensorInfo, &FileBytes, Range<usize>)> {
         let (blob_idx, tensor_idx) = *self.places.get(name)?;
-        Some(self.blobs[blob_idx].tensor(tensor_idx))
+        Some(self.blobs[blob_idx].place(tensor_idx))
     }
 }
 

@@ -1,19 +1,22 @@
 //! The bytes of a file, mapped into memory and read-only.
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 use crate::error::ModelError;
 
-/// Bytes of a file (memory-mapped) or of memory (tests, blobs just fetched).
+/// Bytes of a file (memory-mapped) or of memory (tests, blobs just fetched). Clones share them.
 ///
 /// A mapped file must not be truncated while it is in use: Atoll writes model files under a
 /// temporary name and renames them, and never shortens one.
-#[derive(Debug)]
-pub struct FileBytes(Inner);
+#[derive(Debug, Clone)]
+pub struct FileBytes(Arc<Inner>);
 
 #[derive(Debug)]
 enum Inner {
@@ -35,9 +38,17 @@ impl FileBytes {
             return Err(io(source));
         }
         if metadata.len() == 0 {
-            return Ok(Self(Inner::Owned(Vec::new())));
+            return Ok(Vec::new().into());
         }
-        Ok(Self(Inner::Mapped(map(&file).map_err(io)?)))
+        Ok(Self(Arc::new(Inner::Mapped(map(&file).map_err(io)?))))
+    }
+
+    /// Takes the memory of a mapped file's bytes `range` from this process; reading them again
+    /// reads the file again. Does nothing for bytes of memory.
+    pub(crate) fn forget(&self, range: Range<usize>) {
+        if let Inner::Mapped(map) = &*self.0 {
+            forget(map, range);
+        }
     }
 }
 
@@ -49,9 +60,24 @@ fn map(file: &File) -> std::io::Result<Mmap> {
     unsafe { Mmap::map(file) }
 }
 
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "memmap2 wants a promise about what the pages hold afterwards")]
+fn forget(map: &Mmap, range: Range<usize>) {
+    // SAFETY: the mapping is of a file and nobody writes to it, so that its pages hold the same
+    // bytes again whenever they are read next.
+    let outcome =
+        unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "the memory of a file's pages is kept");
+    }
+}
+
+#[cfg(not(unix))]
+fn forget(_map: &Mmap, _range: Range<usize>) {}
+
 impl From<Vec<u8>> for FileBytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(Inner::Owned(bytes))
+        Self(Arc::new(Inner::Owned(bytes)))
     }
 }
 
@@ -59,7 +85,7 @@ impl Deref for FileBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.0 {
+        match &*self.0 {
             Inner::Mapped(map) => map,
             Inner::Owned(bytes) => bytes,
         }

@@ -133,9 +133,14 @@ impl SafetensorsFolder {
     /// The tensor called `name` in GGUF's naming.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        let (info, bytes, range) = self.place(name)?;
+        Some(Tensor { info, bytes: &bytes[range] })
+    }
+
+    /// The tensor called `name` in GGUF's naming, and where its bytes are.
+    pub(crate) fn place(&self, name: &str) -> Option<(&TensorInfo, &FileBytes, Range<usize>)> {
         let (tensor_idx, file_idx, range) = self.places.get(name)?;
-        let bytes = &self.files[*file_idx][range.clone()];
-        Some(Tensor { info: &self.tensors[*tensor_idx], bytes })
+        Some((&self.tensors[*tensor_idx], &self.files[*file_idx], range.clone()))
     }
 
     /// The tokenizer beside the weights.

@@ -13,7 +13,7 @@ use crate::pool::split::Parts;
 use crate::rope::Rope;
 use crate::tensor::TensorSource;
 use crate::tiles::{gather, scatter, tiled_len};
-use crate::weights::{LoadProgress, Part, Weights};
+use crate::weights::{Embedding, LoadProgress, Part, Weights};
 
 /// Rows that one pass takes through the layers; longer inputs are cut, which bounds the buffers.
 /// No result depends on it.
@@ -71,7 +71,8 @@ impl StageInput<'_> {
 
 impl Stage {
     /// Loads `part` of the model in `source`: reads and packs the tensors of that part only.
-    /// `source` may be dropped afterwards; nothing of it is kept.
+    /// `source` may be dropped afterwards. An embedding that is not the head's matrix, too, stays
+    /// in its file, which stays mapped.
     ///
     /// # Errors
     /// A missing tensor, one of the wrong shape, one with a NaN or infinite scale (all naming it),
@@ -80,7 +81,7 @@ impl Stage {
         source: &TensorSource,
         part: &Part,
         compute: &Arc<Compute>,
-        progress: &mut dyn FnMut(LoadProgress),
+        progress: &mut (dyn FnMut(LoadProgress) + Send),
     ) -> Result<Self, ModelError> {
         let config = source.config().clone();
         config.validate()?;
@@ -107,7 +108,7 @@ impl Stage {
         &self.compute
     }
 
-    /// Memory of the packed weights, in bytes.
+    /// Bytes of the weights: packed ones, and those of an embedding that stays in its file.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes()
@@ -283,8 +284,12 @@ impl Stage {
 
     /// The embedding's row of `token`, `(dim)`.
     fn embed(&self, token: u32, out: &mut [f32]) {
-        let embed = self.weights.embed.as_ref().expect("checked before the pass");
-        self.compute.kernels.dequantize_row(embed, token as usize, out);
+        match self.weights.embed.as_ref().expect("checked before the pass") {
+            Embedding::Packed(matrix) => {
+                self.compute.kernels.dequantize_row(matrix, token as usize, out);
+            }
+            Embedding::Stored(tensor) => tensor.row(token as usize, out),
+        }
     }
 }
 

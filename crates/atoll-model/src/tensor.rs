@@ -8,6 +8,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::gguf::GgufFile;
 use crate::manifest::ShardSet;
+use crate::mapped::FileBytes;
 use crate::safetensors::SafetensorsFolder;
 
 /// Name, block type and shape of a stored tensor.
@@ -126,6 +127,44 @@ impl Tensor<'_> {
     }
 }
 
+/// A stored tensor with the file that holds it, which stays mapped as long as this is kept.
+#[derive(Debug, Clone)]
+pub struct StoredTensor {
+    info: TensorInfo,
+    bytes: FileBytes,
+    range: Range<usize>,
+}
+
+impl StoredTensor {
+    /// What the bytes are.
+    #[must_use]
+    pub const fn info(&self) -> &TensorInfo {
+        &self.info
+    }
+
+    /// The tensor.
+    #[must_use]
+    pub fn tensor(&self) -> Tensor<'_> {
+        Tensor { info: &self.info, bytes: &self.bytes[self.range.clone()] }
+    }
+
+    /// Writes row `row` to `out`, (cols), with the bits of [`atoll_kernels::dequantize`].
+    ///
+    /// # Panics
+    /// If there is no such row or `out` has another length.
+    pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
+        let size = self.range.len() / self.info.rows;
+        let bytes = &self.bytes[self.range.clone()][row * size..][..size];
+        atoll_kernels::dequantize(self.info.dtype, bytes, out);
+    }
+
+    /// Takes the memory of the tensor's bytes from this process: whoever has read them and keeps
+    /// them in another form needs them no more. They may be read again all the same.
+    pub fn forget(&self) {
+        self.bytes.forget(self.range.clone());
+    }
+}
+
 /// A model's tensors under GGUF's names, whatever they are stored in.
 #[derive(Debug)]
 pub enum TensorSource {
@@ -156,6 +195,17 @@ impl TensorSource {
             Self::Safetensors(folder) => folder.tensor(name),
             Self::Shards(shards) => shards.tensor(name),
         }
+    }
+
+    /// The tensor called `name`, to be kept longer than this source.
+    #[must_use]
+    pub fn stored(&self, name: &str) -> Option<StoredTensor> {
+        let (info, bytes, range) = match self {
+            Self::Gguf(file) => file.place(name),
+            Self::Safetensors(folder) => folder.place(name),
+            Self::Shards(shards) => shards.place(name),
+        }?;
+        Some(StoredTensor { info: info.clone(), bytes: bytes.clone(), range })
     }
 
     /// Every tensor that the model's configuration asks for and this source holds.

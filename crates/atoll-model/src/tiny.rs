@@ -138,9 +138,9 @@ fn put_tokenizer(writer: &mut GgufWriter<'_>, vocab_size: usize) {
     writer
         .key("tokenizer.ggml.model", Value::String("gpt2".to_owned()))
         .key("tokenizer.ggml.pre", Value::String("smollm".to_owned()))
-        .key("tokenizer.ggml.tokens", Value::Strings(tokens))
+        .key("tokenizer.ggml.tokens", Value::Strings(tokens.into_iter().collect()))
         .key("tokenizer.ggml.token_type", Value::Ints(types))
-        .key("tokenizer.ggml.merges", Value::Strings(MERGES.map(str::to_owned).into()))
+        .key("tokenizer.ggml.merges", Value::Strings(MERGES.into_iter().collect()))
         .key("tokenizer.ggml.bos_token_id", Value::Uint(special))
         .key("tokenizer.ggml.eos_token_id", Value::Uint(special + 2))
         .key("tokenizer.ggml.add_bos_token", Value::Bool(false))

@@ -1,16 +1,20 @@
 //! Which part of a model a stage holds, and its weights packed for the kernels.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_kernels::PackedMatrix;
 
 use crate::config::{ModelConfig, TensorSpec};
 use crate::error::ModelError;
 use crate::pool::Pool;
-use crate::pool::split::Parts;
-use crate::tensor::{Tensor, TensorSource};
+use crate::tensor::{StoredTensor, TensorSource};
 use crate::tiles::tiled_len;
+
+/// Name of the embedding.
+const EMBED: &str = "token_embd.weight";
 
 /// A contiguous part of a model: optionally the embedding, layers, optionally the head.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,10 +74,18 @@ pub struct LoadProgress {
 /// The weights of a part, packed.
 #[derive(Debug)]
 pub(crate) struct Weights {
-    /// `(vocab_size, dim)`; the same allocation as the head's matrix where both are held and tied.
-    pub(crate) embed: Option<Arc<PackedMatrix>>,
+    pub(crate) embed: Option<Embedding>,
     pub(crate) layers: Vec<LayerWeights>,
     pub(crate) head: Option<HeadWeights>,
+}
+
+/// The embedding, `(vocab_size, dim)`, of which a token reads one row.
+#[derive(Debug)]
+pub(crate) enum Embedding {
+    /// It is the head's matrix, too.
+    Packed(Arc<PackedMatrix>),
+    /// It stays in its file.
+    Stored(StoredTensor),
 }
 
 /// One transformer layer.
@@ -119,52 +131,47 @@ pub(crate) struct HeadWeights {
 }
 
 impl Weights {
-    /// Packs the tensors of `part`, those of a layer side by side on the threads of `pool`.
+    /// Packs the tensors of `part` side by side on the threads of `pool`, and lets go of each
+    /// one's file pages when it is packed.
     pub(crate) fn load(
         source: &TensorSource,
         part: &Part,
         pool: &Pool,
-        progress: &mut dyn FnMut(LoadProgress),
+        progress: &mut (dyn FnMut(LoadProgress) + Send),
     ) -> Result<Self, ModelError> {
         let config = source.config();
         part.validate(config)?;
-        let mut bytes_total = 0;
-        for spec in part.tensors(config) {
-            bytes_total += tensor(source, &spec)?.bytes.len() as u64;
-        }
-        let mut loader = Loader { source, pool, progress, bytes_done: 0, bytes_total };
-        let embed = match part.embed || (part.head && config.tied) {
-            true => {
-                Some(Arc::new(loader.group(&config.embed_tensors())?.matrix("token_embd.weight")?))
-            }
-            false => None,
+        let is_tied = config.tied && part.head;
+        let mut tensors = Tensors::load(source, part, pool, progress)?;
+        let tied = is_tied.then(|| tensors.matrix(EMBED).map(Arc::new)).transpose()?;
+        let embed = match (&tied, part.embed) {
+            (_, false) => None,
+            (Some(matrix), true) => Some(Embedding::Packed(Arc::clone(matrix))),
+            (None, true) => Some(Embedding::Stored(tensors.stored(EMBED)?)),
         };
-        let mut layers = Vec::with_capacity(part.layers.len());
-        for layer_idx in part.layers.clone() {
-            layers.push(LayerWeights::new(loader.group(&config.layer_tensors(layer_idx))?)?);
-        }
+        let layers = part.layers.clone();
+        let layers = layers.map(|layer_idx| LayerWeights::new(&mut tensors, layer_idx));
+        let layers = layers.collect::<Result<_, _>>()?;
         let head = match part.head {
             true => {
-                let mut group = loader.group(&config.head_tensors())?;
-                let norm = group.norm("output_norm.weight")?;
-                let matrix = match (&embed, config.tied) {
-                    (Some(embed), true) => Arc::clone(embed),
-                    (Some(_) | None, _) => Arc::new(group.matrix("output.weight")?),
+                let norm = tensors.norm("output_norm.weight")?;
+                let matrix = match tied {
+                    Some(matrix) => matrix,
+                    None => Arc::new(tensors.matrix("output.weight")?),
                 };
                 Some(HeadWeights { norm, matrix })
             }
             false => None,
         };
-        Ok(Self { embed: embed.filter(|_| part.embed), layers, head })
+        Ok(Self { embed, layers, head })
     }
 
-    /// Packed bytes held.
+    /// Bytes held: packed ones, and the stored ones of an embedding of its own.
     pub(crate) fn bytes(&self) -> usize {
-        let tied = match (&self.embed, &self.head) {
-            (Some(embed), Some(head)) => Arc::ptr_eq(embed, &head.matrix),
-            (Some(_) | None, _) => false,
+        let embed = match &self.embed {
+            Some(Embedding::Stored(tensor)) => tensor.tensor().bytes.len(),
+            Some(Embedding::Packed(_)) | None => 0,
         };
-        let embed = self.embed.as_ref().filter(|_| !tied).map_or(0, |embed| embed.bytes());
         embed + self.bytes_per_token()
     }
 
@@ -176,22 +183,23 @@ impl Weights {
 }
 
 impl LayerWeights {
-    fn new(mut group: Group) -> Result<Self, ModelError> {
+    fn new(tensors: &mut Tensors, layer_idx: usize) -> Result<Self, ModelError> {
+        let name = |suffix: &str| format!("blk.{layer_idx}.{suffix}");
         Ok(Self {
-            attn_norm: group.norm("attn_norm.weight")?,
-            q: group.matrix("attn_q.weight")?,
-            k: group.matrix("attn_k.weight")?,
-            v: group.matrix("attn_v.weight")?,
-            q_bias: group.optional_vector("attn_q.bias")?,
-            k_bias: group.optional_vector("attn_k.bias")?,
-            v_bias: group.optional_vector("attn_v.bias")?,
-            q_norm: group.optional_vector("attn_q_norm.weight")?,
-            k_norm: group.optional_vector("attn_k_norm.weight")?,
-            o: group.matrix("attn_output.weight")?,
-            ffn_norm: group.norm("ffn_norm.weight")?,
-            gate: group.matrix("ffn_gate.weight")?,
-            up: group.matrix("ffn_up.weight")?,
-            down: group.matrix("ffn_down.weight")?,
+            attn_norm: tensors.norm(&name("attn_norm.weight"))?,
+            q: tensors.matrix(&name("attn_q.weight"))?,
+            k: tensors.matrix(&name("attn_k.weight"))?,
+            v: tensors.matrix(&name("attn_v.weight"))?,
+            q_bias: tensors.optional_vector(&name("attn_q.bias"))?,
+            k_bias: tensors.optional_vector(&name("attn_k.bias"))?,
+            v_bias: tensors.optional_vector(&name("attn_v.bias"))?,
+            q_norm: tensors.optional_vector(&name("attn_q_norm.weight"))?,
+            k_norm: tensors.optional_vector(&name("attn_k_norm.weight"))?,
+            o: tensors.matrix(&name("attn_output.weight"))?,
+            ffn_norm: tensors.norm(&name("ffn_norm.weight"))?,
+            gate: tensors.matrix(&name("ffn_gate.weight"))?,
+            up: tensors.matrix(&name("ffn_up.weight"))?,
+            down: tensors.matrix(&name("ffn_down.weight"))?,
         })
     }
 
@@ -205,100 +213,114 @@ impl LayerWeights {
     }
 }
 
-/// Reads and packs groups of tensors, counting bytes.
-struct Loader<'a> {
-    source: &'a TensorSource,
-    pool: &'a Pool,
-    progress: &'a mut dyn FnMut(LoadProgress),
-    bytes_done: u64,
-    bytes_total: u64,
-}
-
-/// The tensors of one layer, of the embedding or of the head, by name.
-struct Group(Vec<(String, Loaded)>);
+/// The loaded tensors of a part, by name, until each has found its place.
+struct Tensors(BTreeMap<String, Loaded>);
 
 enum Loaded {
     Vector(Vec<f32>),
     Matrix(PackedMatrix),
+    Stored(StoredTensor),
 }
 
-impl Loader<'_> {
-    fn group(&mut self, specs: &[TensorSpec]) -> Result<Group, ModelError> {
-        let mut slots: Vec<Option<Result<Loaded, ModelError>>> = Vec::new();
-        slots.resize_with(specs.len(), || None);
-        let source = self.source;
-        self.pool.split(Parts::new(&mut slots, 1), |index, slot| {
-            slot[0] = Some(tensor(source, &specs[index]).and_then(|tensor| load(&tensor)));
+/// What has been loaded so far, and who wants to know.
+struct Told<'a> {
+    tell: &'a mut (dyn FnMut(LoadProgress) + Send),
+    at: LoadProgress,
+}
+
+impl Tensors {
+    fn load(
+        source: &TensorSource,
+        part: &Part,
+        pool: &Pool,
+        progress: &mut (dyn FnMut(LoadProgress) + Send),
+    ) -> Result<Self, ModelError> {
+        let config = source.config();
+        let mut tasks = Vec::new();
+        for spec in part.tensors(config) {
+            source.require_shape(&spec.name, spec.rows, spec.cols)?;
+            let stored = source.stored(&spec.name).expect("its shape was just looked at");
+            tasks.push((stored, None));
+        }
+        // The largest first: the threads end at about the same time, and the file's pages and the
+        // packed copy of a large matrix are held together while there is little else.
+        tasks.sort_by_key(|(stored, _)| Reverse(stored.tensor().bytes.len()));
+        let bytes_total = tasks.iter().map(|(stored, _)| stored.tensor().bytes.len() as u64).sum();
+        let at = LoadProgress { bytes_done: 0, bytes_total };
+        let told = Mutex::new(Told { tell: progress, at });
+        let is_read_in_rows = |name: &str| name == EMBED && !(part.head && config.tied);
+        pool.for_each(&mut tasks, |(stored, loaded)| {
+            *loaded = Some(load(stored, is_read_in_rows(&stored.info().name)));
+            stored.forget();
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            told.at.bytes_done += stored.tensor().bytes.len() as u64;
+            let at = told.at;
+            (told.tell)(at);
         });
-        let mut group = Vec::with_capacity(specs.len());
-        for (spec, slot) in specs.iter().zip(slots) {
-            group.push((spec.name.clone(), slot.expect("every task fills its slot")?));
-            self.bytes_done += tensor(source, spec)?.bytes.len() as u64;
-        }
-        let (bytes_done, bytes_total) = (self.bytes_done, self.bytes_total);
-        (self.progress)(LoadProgress { bytes_done, bytes_total });
-        Ok(Group(group))
+        let named = |(stored, loaded): (StoredTensor, Option<Result<_, _>>)| {
+            Ok((stored.info().name.clone(), loaded.expect("every task loads its tensor")?))
+        };
+        tasks.into_iter().map(named).collect::<Result<_, _>>().map(Self)
     }
-}
 
-impl Group {
-    /// Takes out the tensor whose name ends in `suffix`.
-    fn take(&mut self, suffix: &str) -> Result<Loaded, ModelError> {
-        match self.0.iter().position(|(name, _)| name.ends_with(suffix)) {
-            Some(index) => Ok(self.0.swap_remove(index).1),
-            None => Err(ModelError::MissingTensor { name: suffix.to_owned() }),
-        }
+    fn take(&mut self, name: &str) -> Result<Loaded, ModelError> {
+        self.0.remove(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })
     }
 
     /// The vector, if the configuration asked for it.
-    fn optional_vector(&mut self, suffix: &str) -> Result<Option<Vec<f32>>, ModelError> {
-        match self.0.iter().any(|(name, _)| name.ends_with(suffix)) {
-            true => self.vector(suffix).map(Some),
-            false => Ok(None),
-        }
+    fn optional_vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        self.0.contains_key(name).then(|| self.vector(name)).transpose()
     }
 
     /// The weights of a norm of whole rows, in tiles.
-    fn norm(&mut self, suffix: &str) -> Result<Vec<f32>, ModelError> {
-        let mut vector = self.vector(suffix)?;
+    fn norm(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let mut vector = self.vector(name)?;
         vector.resize(tiled_len(1, vector.len()), 0.0);
         Ok(vector)
     }
 
-    fn vector(&mut self, suffix: &str) -> Result<Vec<f32>, ModelError> {
-        match self.take(suffix)? {
+    fn vector(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
+        match self.take(name)? {
             Loaded::Vector(vector) => Ok(vector),
-            Loaded::Matrix(_) => Err(ModelError::malformed(suffix, "a vector was expected")),
+            Loaded::Matrix(_) | Loaded::Stored(_) => {
+                Err(ModelError::malformed(name, "a vector was expected"))
+            }
         }
     }
 
-    fn matrix(&mut self, suffix: &str) -> Result<PackedMatrix, ModelError> {
-        match self.take(suffix)? {
+    fn matrix(&mut self, name: &str) -> Result<PackedMatrix, ModelError> {
+        match self.take(name)? {
             Loaded::Matrix(matrix) => Ok(matrix),
-            Loaded::Vector(_) => Err(ModelError::malformed(suffix, "a matrix was expected")),
+            Loaded::Vector(_) | Loaded::Stored(_) => {
+                Err(ModelError::malformed(name, "a matrix was expected"))
+            }
         }
     }
-}
 
-fn tensor<'a>(source: &'a TensorSource, spec: &TensorSpec) -> Result<Tensor<'a>, ModelError> {
-    source.require_shape(&spec.name, spec.rows, spec.cols)
+    fn stored(&mut self, name: &str) -> Result<StoredTensor, ModelError> {
+        match self.take(name)? {
+            Loaded::Stored(tensor) => Ok(tensor),
+            Loaded::Vector(_) | Loaded::Matrix(_) => {
+                Err(ModelError::malformed(name, "a matrix that is read in rows was expected"))
+            }
+        }
+    }
 }
 
 /// Packs a matrix or widens a vector, refusing numbers that are not finite.
-fn load(tensor: &Tensor<'_>) -> Result<Loaded, ModelError> {
-    let info = tensor.info;
+fn load(stored: &StoredTensor, is_read_in_rows: bool) -> Result<Loaded, ModelError> {
+    let (info, bytes) = (stored.info(), stored.tensor().bytes);
     let is_vector = info.name.ends_with("norm.weight") || info.name.ends_with(".bias");
-    let (loaded, finite) = match is_vector {
-        true => {
-            let vector = tensor.to_floats()?;
-            let finite = vector.iter().all(|value| value.is_finite());
-            (Loaded::Vector(vector), finite)
-        }
-        false => {
-            let matrix = PackedMatrix::pack(info.dtype, info.rows, info.cols, tensor.bytes);
-            let finite = matrix.scales_finite();
-            (Loaded::Matrix(matrix), finite)
-        }
+    let (loaded, finite) = if is_vector {
+        let vector = stored.tensor().to_floats()?;
+        let finite = vector.iter().all(|value| value.is_finite());
+        (Loaded::Vector(vector), finite)
+    } else if is_read_in_rows {
+        (Loaded::Stored(stored.clone()), atoll_kernels::scales_finite(info.dtype, bytes))
+    } else {
+        let matrix = PackedMatrix::pack(info.dtype, info.rows, info.cols, bytes);
+        let finite = matrix.scales_finite();
+        (Loaded::Matrix(matrix), finite)
     };
     match finite {
         true => Ok(loaded),

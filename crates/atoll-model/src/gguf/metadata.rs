@@ -8,6 +8,7 @@ use crate::gguf::cursor::Cursor;
 use crate::gguf::value::{Value, ValueType};
 use crate::gguf::{limit, read_preamble};
 use crate::mapped::FileBytes;
+use crate::texts::Texts;
 
 /// Keys and values of a GGUF file. Lookups say which key is missing or of the wrong type.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -125,7 +126,7 @@ impl Metadata {
     ///
     /// # Errors
     /// [`ModelError::Malformed`] if it is something else.
-    pub fn optional_strings(&self, key: &str) -> Result<Option<&[String]>, ModelError> {
+    pub fn optional_strings(&self, key: &str) -> Result<Option<&Texts>, ModelError> {
         match self.value(key) {
             None => Ok(None),
             Some(Value::Strings(values)) => Ok(Some(values)),

@@ -111,8 +111,14 @@ impl GgufFile {
     /// The tensor called `name`.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        let (info, bytes, range) = self.place(name)?;
+        Some(Tensor { info, bytes: &bytes[range] })
+    }
+
+    /// The tensor called `name`, and where its bytes are.
+    pub(crate) fn place(&self, name: &str) -> Option<(&TensorInfo, &FileBytes, Range<usize>)> {
         let (idx, range) = self.places.get(name)?;
-        Some(Tensor { info: &self.tensors[*idx], bytes: &self.bytes[range.clone()] })
+        Some((&self.tensors[*idx], &self.bytes, range.clone()))
     }
 
     /// Size of the file in bytes.

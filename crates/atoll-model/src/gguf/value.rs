@@ -3,6 +3,7 @@
 use crate::error::ModelError;
 use crate::gguf::cursor::Cursor;
 use crate::gguf::limit;
+use crate::texts::Texts;
 
 /// Type of a metadata value, numbered as in the GGUF specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +88,7 @@ pub enum Value {
     /// A text.
     String(String),
     /// Texts.
-    Strings(Vec<String>),
+    Strings(Texts),
     /// Integers or truth values, all within 64 signed bits.
     Ints(Vec<i64>),
     /// Numbers.
@@ -141,10 +142,17 @@ impl Value {
             });
         }
         match ty {
-            ValueType::String => (0..count)
-                .map(|_| Ok(cursor.string(key, limit::STRING_BYTES)?.to_owned()))
-                .collect::<Result<_, ModelError>>()
-                .map(Self::Strings),
+            ValueType::String => {
+                let mut texts = Texts::new();
+                for _ in 0..count {
+                    let text = cursor.string(key, limit::STRING_BYTES)?;
+                    let len = (texts.bytes_len() + text.len()) as u64;
+                    ModelError::check_limit(&format!("bytes of {key}"), len, Texts::BYTES_MAX)?;
+                    texts.push(text);
+                }
+                texts.shrink();
+                Ok(Self::Strings(texts))
+            }
             ValueType::Array => {
                 for _ in 0..count {
                     Self::read_array(cursor, key, depth + 1)?;

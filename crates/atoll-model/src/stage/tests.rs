@@ -279,9 +279,10 @@ fn loading_touches_and_counts_only_the_part() {
         .sum();
     let mut seen = Vec::new();
     let stage = Stage::load(&source, &part, &compute, &mut |at| seen.push(at)).unwrap();
-    assert_eq!(seen.len(), 2);
+    assert_eq!(seen.len(), part.tensors(&config).len());
     assert!(seen.iter().all(|at| at.bytes_total == stored));
-    assert_eq!(seen[1].bytes_done, stored);
+    assert!(seen.is_sorted_by(|a, b| a.bytes_done < b.bytes_done));
+    assert_eq!(seen.last().unwrap().bytes_done, stored);
     let packed = stage.weight_bytes() as f64;
     assert!((1.0..1.1).contains(&(packed / stored as f64)), "{packed} of {stored}");
     assert_eq!(stage.weight_bytes(), stage.weight_bytes_per_token());

@@ -1,13 +1,15 @@
-//! Byte-level byte-pair encoding, by the `tokenizers` crate.
+//! Byte-level byte-pair encoding: text is cut into pre-tokens by the `tokenizers` crate, each of
+//! which is encoded on its own.
 
-use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::NFC;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{
+    Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
+    SplitDelimiterBehavior,
+};
 
+use super::bpe::Bpe;
 use super::definition::PreTokenizer;
 use super::vocabulary::Vocabulary;
 use crate::error::ModelError;
@@ -50,67 +52,51 @@ impl PreTokenizer {
     }
 }
 
-/// Cuts plain text as GPT-2 does. A byte without a token (a vocabulary may lack control characters)
-/// is left out, as every other program does with such a vocabulary.
+/// Cuts plain text as GPT-2 does.
 #[derive(Debug)]
-pub(super) struct ByteLevelModel(Tokenizer);
+pub(super) struct ByteLevelModel {
+    bpe: Bpe,
+    /// Whether text is brought to Unicode's normal form C first.
+    nfc: bool,
+    splits: Vec<Split>,
+    /// Writes bytes in the byte-level alphabet.
+    alphabet: ByteLevel,
+}
 
 impl ByteLevelModel {
     pub(super) fn new(
-        vocabulary: &Vocabulary,
+        bpe: Bpe,
         pre_tokenizer: PreTokenizer,
         nfc: bool,
-        merges: &[String],
-        ignore_merges: bool,
     ) -> Result<Self, ModelError> {
-        let tokens = &vocabulary.definition().tokens;
-        let vocab: Vocab = tokens.iter().cloned().zip(0..).collect();
-        let merges = merges
-            .iter()
-            .map(|merge| split_merge(merge, vocabulary))
-            .collect::<Result<Vec<_>, _>>()?;
-        let merges = merges.into_iter().flatten().collect();
-        let bpe = BPE::builder()
-            .vocab_and_merges(vocab, merges)
-            .ignore_merges(ignore_merges)
-            .build()
-            .map_err(tokenizer_error)?;
-        let mut steps = Vec::new();
-        for pattern in pre_tokenizer.patterns() {
+        let split = |pattern: &&str| {
             let pattern = SplitPattern::Regex((*pattern).to_owned());
-            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
-                .map_err(tokenizer_error)?;
-            steps.push(PreTokenizerWrapper::Split(split));
-        }
-        steps.push(PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, false, false)));
-        let mut tokenizer = Tokenizer::new(bpe);
-        tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
-        if nfc {
-            tokenizer.with_normalizer(Some(NFC)).map_err(tokenizer_error)?;
-        }
-        Ok(Self(tokenizer))
+            Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(tokenizer_error)
+        };
+        let splits = pre_tokenizer.patterns().iter().map(split).collect::<Result<_, _>>()?;
+        Ok(Self { bpe, nfc, splits, alphabet: ByteLevel::new(false, false, false) })
     }
 
     /// Appends the ids of a text without special tokens.
-    pub(super) fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), ModelError> {
-        let encoding = self.0.encode_fast(text, false).map_err(tokenizer_error)?;
-        out.extend(encoding.get_ids());
+    pub(super) fn encode(
+        &self,
+        vocabulary: &Vocabulary,
+        text: &str,
+        out: &mut Vec<u32>,
+    ) -> Result<(), ModelError> {
+        let mut text = PreTokenizedString::from(text);
+        if self.nfc {
+            text.normalize(|text| NFC.normalize(text)).map_err(tokenizer_error)?;
+        }
+        for split in &self.splits {
+            split.pre_tokenize(&mut text).map_err(tokenizer_error)?;
+        }
+        self.alphabet.pre_tokenize(&mut text).map_err(tokenizer_error)?;
+        for (word, ..) in text.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
+            self.bpe.encode(vocabulary, word, out);
+        }
         Ok(())
     }
-}
-
-/// Cuts "left right" in two; `None` if a part or the whole is no token, so that it never applies.
-fn split_merge(
-    merge: &str,
-    vocabulary: &Vocabulary,
-) -> Result<Option<(String, String)>, ModelError> {
-    let Some((left, right)) = merge.split_once(' ') else {
-        let why = format!("merge {merge:?} does not have two parts");
-        return Err(ModelError::malformed("tokenizer", why));
-    };
-    let all = [left, right, &format!("{left}{right}")];
-    let known = all.iter().all(|part| vocabulary.id(part).is_some());
-    Ok(known.then(|| (left.to_owned(), right.to_owned())))
 }
 
 pub(super) fn tokenizer_error(error: tokenizers::Error) -> ModelError {

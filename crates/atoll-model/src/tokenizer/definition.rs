@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::ModelError;
+use crate::texts::Texts;
 
 /// Version of the JSON form.
 pub(super) const VERSION: u32 = 1;
@@ -23,7 +24,7 @@ pub(super) struct Definition {
     /// How a run of plain text is cut.
     pub(super) model: Model,
     /// Text of every token, by id. Byte-level tokens are written in the byte-level alphabet.
-    pub(super) tokens: Vec<String>,
+    pub(super) tokens: Texts,
     /// Kind of every token, by id.
     pub(super) kinds: Vec<Kind>,
     /// Token that begins a sequence.
@@ -48,7 +49,7 @@ pub(super) enum Model {
         /// Whether text is brought to Unicode's normal form C first.
         nfc: bool,
         /// Pairs to join, best first: "left right".
-        merges: Vec<String>,
+        merges: Texts,
         /// Whether a pre-token that is itself a token is taken whole.
         ignore_merges: bool,
     },

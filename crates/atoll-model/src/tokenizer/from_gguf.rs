@@ -10,7 +10,7 @@ pub(super) fn definition(metadata: &Metadata) -> Result<Definition, ModelError> 
     let strings = |name: &str| {
         metadata
             .optional_strings(&key(name))?
-            .map(<[String]>::to_vec)
+            .cloned()
             .ok_or_else(|| ModelError::MissingKey { key: key(name) })
     };
     let tokens = strings("tokens")?;

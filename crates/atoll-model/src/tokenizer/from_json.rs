@@ -98,7 +98,12 @@ pub(super) fn definition(json: &[u8], config: Option<&[u8]>) -> Result<Definitio
             Some(other) => return Err(unsupported("normalizer", other)),
         };
         let pre_tokenizer = pre_tokenizer(&file.pre_tokenizer)?;
-        Model::ByteLevel { pre_tokenizer, nfc, merges, ignore_merges: file.model.ignore_merges }
+        Model::ByteLevel {
+            pre_tokenizer,
+            nfc,
+            merges: merges.into_iter().collect(),
+            ignore_merges: file.model.ignore_merges,
+        }
     };
     let id = |name: &str| {
         let token = &config[name];
@@ -117,7 +122,7 @@ pub(super) fn definition(json: &[u8], config: Option<&[u8]>) -> Result<Definitio
     let definition = Definition {
         version,
         model,
-        tokens: tokens.clone(),
+        tokens: tokens.iter().collect(),
         kinds,
         bos,
         eos,

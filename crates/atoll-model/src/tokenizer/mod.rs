@@ -4,6 +4,7 @@
 //! from which every node builds the same tokenizer. What a definition cannot say is refused.
 
 mod alphabet;
+mod bpe;
 mod byte_level;
 mod definition;
 mod from_gguf;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use crate::error::ModelError;
 use crate::gguf::Metadata;
 pub(crate) use alphabet::byte_char;
+use bpe::Bpe;
 use byte_level::ByteLevelModel;
 use definition::{Definition, Model, SpacePrefix};
 use sentence::SentenceModel;
@@ -76,13 +78,8 @@ impl Tokenizer {
         let vocabulary = Vocabulary::new(definition)?;
         let engine = match &vocabulary.definition().model {
             Model::ByteLevel { pre_tokenizer, nfc, merges, ignore_merges } => {
-                Engine::ByteLevel(Box::new(ByteLevelModel::new(
-                    &vocabulary,
-                    *pre_tokenizer,
-                    *nfc,
-                    merges,
-                    *ignore_merges,
-                )?))
+                let bpe = Bpe::new(&vocabulary, merges, *ignore_merges)?;
+                Engine::ByteLevel(Box::new(ByteLevelModel::new(bpe, *pre_tokenizer, *nfc)?))
             }
             Model::Sentence { .. } => Engine::Sentence(SentenceModel::new(&vocabulary)?),
         };
@@ -113,7 +110,9 @@ impl Tokenizer {
                         };
                         model.encode(&self.vocabulary, scores, text, prefix, &mut ids);
                     }
-                    (Engine::ByteLevel(model), _) => model.encode(text, &mut ids)?,
+                    (Engine::ByteLevel(model), _) => {
+                        model.encode(&self.vocabulary, text, &mut ids)?
+                    }
                     (Engine::Sentence(_), Model::ByteLevel { .. }) => {
                         unreachable!("`new` builds the engine of the definition")
                     }
@@ -160,7 +159,7 @@ impl Tokenizer {
     /// Text of the token `id` as the vocabulary writes it, control tokens included.
     #[must_use]
     pub fn token(&self, id: u32) -> Option<&str> {
-        self.vocabulary.definition().tokens.get(id as usize).map(String::as_str)
+        self.vocabulary.definition().tokens.get(id as usize)
     }
 
     /// Id of the token that is written `text` in the vocabulary.

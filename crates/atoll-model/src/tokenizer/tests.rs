@@ -21,7 +21,7 @@ fn metadata(keys: Vec<(&str, Value)>) -> Metadata {
 }
 
 fn strings(texts: &[&str]) -> Value {
-    Value::Strings(texts.iter().map(|&text| text.to_owned()).collect())
+    Value::Strings(texts.iter().collect())
 }
 
 /// A SentencePiece vocabulary: `<unk>`, `<s>`, `</s>`, the bytes, then `pieces` with scores.
@@ -38,7 +38,7 @@ fn sentence(pieces: &[(&str, f32)]) -> Tokenizer {
     }
     let keys = vec![
         ("model", Value::String("llama".to_owned())),
-        ("tokens", Value::Strings(tokens)),
+        ("tokens", Value::Strings(tokens.into_iter().collect())),
         ("token_type", Value::Ints(kinds)),
         ("scores", Value::Floats(scores)),
     ];
@@ -191,13 +191,13 @@ fn tiny_json(pre_tokenizer: &str, normalizer: &str) -> Vec<u8> {
     let definition = tokenizer.vocabulary.definition();
     let Model::ByteLevel { merges, .. } = &definition.model else { panic!("byte-level") };
     let vocab: serde_json::Map<_, _> = (0_u32..)
-        .zip(&definition.tokens)
+        .zip(definition.tokens.iter())
         .take(268)
-        .map(|(id, token)| (token.clone(), id.into()))
+        .map(|(id, token)| (token.to_owned(), id.into()))
         .collect();
     let added: Vec<_> = (268..271)
         .map(|id| {
-            let content = &definition.tokens[id];
+            let content = definition.tokens.get(id);
             serde_json::json!({"id": id, "content": content, "special": true})
         })
         .collect();

@@ -1,10 +1,12 @@
 //! The tokens: which texts are special, which ids end an answer, which bytes an id stands for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 
 use super::alphabet::char_byte;
 use super::definition::{Definition, Kind, Model};
 use crate::error::ModelError;
+use crate::texts::Texts;
 
 /// Texts of tokens that end an answer, in the models of this field. Files name one or two such
 /// tokens; chat models often use another one than they name.
@@ -58,12 +60,55 @@ pub(super) enum Fragment<'a> {
     Token(u32),
 }
 
+/// Finds a token's id by its text: a hash table that holds ids only, the texts stand elsewhere.
+#[derive(Debug)]
+struct Ids {
+    /// An id or [`Ids::FREE`] each, a power of two and at least twice as many as ids.
+    slots: Vec<u32>,
+    hasher: RandomState,
+}
+
+impl Ids {
+    const FREE: u32 = u32::MAX;
+
+    fn new(tokens: &Texts) -> Result<Self, ModelError> {
+        let slots = vec![Self::FREE; (2 * tokens.len()).next_power_of_two()];
+        let mut ids = Self { slots, hasher: RandomState::new() };
+        for (id, text) in (0..).zip(tokens.iter()) {
+            let slot = ids.slot(tokens, text);
+            let earlier = ids.slots[slot];
+            if earlier != Self::FREE {
+                let why = format!("tokens {earlier} and {id} are both {text:?}");
+                return Err(ModelError::malformed("tokenizer", why));
+            }
+            ids.slots[slot] = id;
+        }
+        Ok(ids)
+    }
+
+    fn find(&self, tokens: &Texts, text: &str) -> Option<u32> {
+        Some(self.slots[self.slot(tokens, text)]).filter(|&id| id != Self::FREE)
+    }
+
+    /// The slot that holds `text`, or the free one where it would stand.
+    #[expect(clippy::cast_possible_truncation, reason = "any bits of the hash will do")]
+    fn slot(&self, tokens: &Texts, text: &str) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut slot = self.hasher.hash_one(text) as usize & mask;
+        while self.slots[slot] != Self::FREE && tokens.get(self.slots[slot] as usize) != Some(text)
+        {
+            slot = (slot + 1) & mask;
+        }
+        slot
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Vocabulary {
     definition: Definition,
     /// Kinds, corrected where a token's text says more than the file does.
     kinds: Vec<Kind>,
-    ids: HashMap<String, u32>,
+    ids: Ids,
     /// Special tokens, longest text first.
     special: Vec<u32>,
     ends: BTreeSet<u32>,
@@ -72,36 +117,34 @@ pub(super) struct Vocabulary {
 impl Vocabulary {
     /// Takes a definition that has been validated.
     pub(super) fn new(mut definition: Definition) -> Result<Self, ModelError> {
-        for (id, text) in definition.tokens.iter_mut().enumerate() {
-            if text.is_empty() {
-                *text = format!("[EMPTY_{id}]");
-            }
+        if definition.tokens.iter().any(str::is_empty) {
+            let named = |(id, text): (usize, &str)| match text {
+                "" => format!("[EMPTY_{id}]"),
+                _ => text.to_owned(),
+            };
+            definition.tokens = definition.tokens.iter().enumerate().map(named).collect();
         }
-        let mut ids = HashMap::with_capacity(definition.tokens.len());
-        for (id, text) in (0..).zip(&definition.tokens) {
-            if let Some(earlier) = ids.insert(text.clone(), id) {
-                let why = format!("tokens {earlier} and {id} are both {text:?}");
-                return Err(ModelError::malformed("tokenizer", why));
-            }
-        }
+        let ids = Ids::new(&definition.tokens)?;
         let mut kinds = definition.kinds.clone();
         let mut ends: BTreeSet<u32> =
             definition.eos.iter().chain(&definition.ends).copied().collect();
         for text in ENDS.iter().chain(&FILL_IN_ENDS) {
-            if let Some(&id) = ids.get(*text) {
+            if let Some(id) = ids.find(&definition.tokens, text) {
                 ends.insert(id);
                 kinds[id as usize] = Kind::Control;
             }
         }
         for text in FILL_IN {
-            if let Some(&id) = ids.get(text) {
+            if let Some(id) = ids.find(&definition.tokens, text) {
                 kinds[id as usize] = Kind::Control;
             }
         }
         let is_special = |kind| matches!(kind, Kind::Control | Kind::UserDefined | Kind::Unknown);
         let mut special: Vec<u32> =
             (0..).zip(&kinds).filter(|(_, kind)| is_special(**kind)).map(|(id, _)| id).collect();
-        special.sort_by_key(|&id| std::cmp::Reverse(definition.tokens[id as usize].len()));
+        special.sort_by_key(|&id| {
+            std::cmp::Reverse(definition.tokens.get(id as usize).map_or(0, str::len))
+        });
         Ok(Self { definition, kinds, ids, special, ends })
     }
 
@@ -110,7 +153,7 @@ impl Vocabulary {
     }
 
     pub(super) fn id(&self, text: &str) -> Option<u32> {
-        self.ids.get(text).copied()
+        self.ids.find(&self.definition.tokens, text)
     }
 
     pub(super) fn is_end(&self, id: u32) -> bool {
@@ -129,7 +172,7 @@ impl Vocabulary {
         }
         let mut fragments = vec![Fragment::Text(text)];
         for &id in &self.special {
-            let special = self.definition.tokens[id as usize].as_str();
+            let special = self.definition.tokens.get(id as usize).expect("ids of tokens");
             if !text.contains(special) {
                 continue;
             }
