@@ -29,7 +29,7 @@ impl ApiFile {
         let pid = std::process::id();
         let content = Content { schema: "atoll.api/1".to_owned(), url: url.to_owned(), pid };
         let bytes = serde_json::to_vec(&content).expect("our own structs serialize");
-        write_whole(&path, &bytes)?;
+        write_whole(&path, |file| file.write_all(&bytes))?;
         Ok(Self { path })
     }
 

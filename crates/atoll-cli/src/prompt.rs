@@ -1,6 +1,8 @@
-//! Where the prompt comes from.
+//! Where the prompt and other text comes from.
 
+use std::fs;
 use std::io::{self, IsTerminal, Read};
+use std::path::Path;
 
 use crate::exit::{Exit, Failure};
 use crate::output;
@@ -33,15 +35,28 @@ fn from(reader: &mut dyn Read) -> Result<String, Failure> {
         return Err(Failure::usage("the prompt on stdin is too long")
             .because(format!("more than {} came", output::bytes_text(PROMPT_BYTES_MAX))));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Failure::usage("the prompt on stdin is not text")
-            .because(format!("byte {at} is not valid UTF-8"))
-            .hint("iconv -t UTF-8 converts other encodings")
-    })?;
+    let text = utf8("the prompt on stdin", bytes)?;
     // The line end of `echo` and of editors belongs to the shell, not to the prompt.
     let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text);
     check(text.strip_suffix('\r').unwrap_or(text).to_owned())
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// The disk's, and [`Exit::Usage`] for bytes that are not UTF-8.
+pub(crate) fn text_file(path: &Path) -> Result<String, Failure> {
+    let bytes = fs::read(path).map_err(|error| Failure::io("read", path, &error))?;
+    utf8(&path.display().to_string(), bytes)
+}
+
+fn utf8(what: &str, bytes: Vec<u8>) -> Result<String, Failure> {
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::usage(format!("{what} is not text"))
+            .because(format!("byte {at} is not valid UTF-8"))
+            .hint("iconv -t UTF-8 converts other encodings")
+    })
 }
 
 fn check(text: String) -> Result<String, Failure> {

@@ -11,7 +11,7 @@ use crate::error::CompressError;
 use crate::floats::FloatLayer;
 use crate::gram::Gram;
 use crate::prune::{PruneMethod, prune};
-use crate::round::round;
+use crate::round::{Columns, round};
 
 /// Tokens of a calibration sequence.
 const SEQUENCE: usize = 512;
@@ -223,6 +223,9 @@ impl Seconds {
     }
 }
 
+/// A layer's matrices that share an input, with their names' suffixes, and the input's seconds.
+type Siblings<'a> = (Vec<(&'static str, &'a mut Array2<f32>)>, Option<Array2<f32>>);
+
 /// The result in the making.
 struct Out {
     writer: GgufWriter<'static>,
@@ -255,23 +258,31 @@ impl Out {
         seconds: &Seconds,
         compute: &Compute,
     ) -> Result<(), CompressError> {
-        let qkv = seconds.of(|moments| &moments.qkv);
-        let ffn = seconds.of(|moments| &moments.ffn);
-        for (suffix, matrix, h) in [
-            ("attn_q", &mut layer.q, qkv.clone()),
-            ("attn_k", &mut layer.k, qkv.clone()),
-            ("attn_v", &mut layer.v, qkv),
-            ("attn_output", &mut layer.o, seconds.of(|moments| &moments.output)),
-            ("ffn_gate", &mut layer.gate, ffn.clone()),
-            ("ffn_up", &mut layer.up, ffn),
-            ("ffn_down", &mut layer.down, seconds.of_kept()),
-        ] {
-            let name = format!("blk.{layer_idx}.{suffix}.weight");
-            let (rows, cols) = matrix.dim();
+        let qkv =
+            vec![("attn_q", &mut layer.q), ("attn_k", &mut layer.k), ("attn_v", &mut layer.v)];
+        let siblings: [Siblings<'_>; 4] = [
+            (qkv, seconds.of(|moments| &moments.qkv)),
+            (vec![("attn_output", &mut layer.o)], seconds.of(|moments| &moments.output)),
+            (
+                vec![("ffn_gate", &mut layer.gate), ("ffn_up", &mut layer.up)],
+                seconds.of(|moments| &moments.ffn),
+            ),
+            (vec![("ffn_down", &mut layer.down)], seconds.of_kept()),
+        ];
+        let name = |suffix: &str| format!("blk.{layer_idx}.{suffix}.weight");
+        for (matrices, h) in siblings {
+            let (first, cols) = (matrices[0].0, matrices[0].1.ncols());
+            let columns = match h {
+                Some(h) => Columns::of_inputs(&name(first), h, &compute.pool)?,
+                None => Columns::alike(cols),
+            };
             let dtype = if cols.is_multiple_of(ty.block_len()) { ty } else { fallback(ty) };
-            let rounded = round(&name, matrix, dtype, h, &compute.pool)?;
-            self.push(TensorInfo { name, dtype, rows, cols }, rounded.bytes);
-            *matrix = rounded.values;
+            for (suffix, matrix) in matrices {
+                let rounded = round(matrix, dtype, &columns, &compute.pool)?;
+                let rows = matrix.nrows();
+                self.push(TensorInfo { name: name(suffix), dtype, rows, cols }, rounded.bytes);
+                *matrix = rounded.values;
+            }
         }
         Ok(())
     }

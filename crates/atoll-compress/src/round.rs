@@ -29,29 +29,49 @@ pub(crate) struct Rounded {
     pub(crate) values: Array2<f32>,
 }
 
-/// Rounds `w`, (rows, cols), to `ty`. `h`, (cols, cols), is the mean of `x xᵀ` over the inputs `x`;
-/// without it every column counts alike and no error is carried.
+/// What rounding has to know of a matrix's columns; matrices with the same input share it.
+#[derive(Debug)]
+pub(crate) struct Columns {
+    /// What an error of each column costs.
+    weights: Vec<f32>,
+    /// `U` of the module's documentation.
+    carry: Option<Array2<f32>>,
+}
+
+impl Columns {
+    /// Every one of `cols` columns counts alike and no error is carried.
+    pub(crate) fn alike(cols: usize) -> Self {
+        Self { weights: vec![1.0; cols], carry: None }
+    }
+
+    /// Of `h`, (cols, cols), the mean of `x xᵀ` over the inputs `x`.
+    ///
+    /// # Errors
+    /// [`CompressError::Inputs`], naming the input, if `h` is not finite.
+    pub(crate) fn of_inputs(
+        name: &str,
+        mut h: Array2<f32>,
+        pool: &Pool,
+    ) -> Result<Self, CompressError> {
+        damp(&mut h, DAMPING);
+        let weights = h.diag().to_vec();
+        let carry = feedback(&h, pool).ok_or_else(|| CompressError::Inputs(name.to_owned()))?;
+        Ok(Self { weights, carry: Some(carry) })
+    }
+}
+
+/// Rounds `w`, (rows, cols), to `ty`.
 ///
 /// # Errors
-/// [`CompressError::Type`], and [`CompressError::Inputs`] (naming `name`) if `h` is not finite.
+/// [`CompressError::Type`].
 pub(crate) fn round(
-    name: &str,
     w: &Array2<f32>,
     ty: BlockType,
-    h: Option<Array2<f32>>,
+    columns: &Columns,
     pool: &Pool,
 ) -> Result<Rounded, CompressError> {
     let shape = Shape::of(ty).ok_or(CompressError::Type(ty))?;
-    let cols = w.ncols();
-    let (weights, carry) = match h {
-        None => (vec![1.0; cols], None),
-        Some(mut h) => {
-            damp(&mut h, DAMPING);
-            let weights = h.diag().to_vec();
-            let carry = feedback(&h, pool).ok_or_else(|| CompressError::Inputs(name.to_owned()))?;
-            (weights, Some(carry))
-        }
-    };
+    let Columns { weights, carry } = columns;
     let mut values = Array2::zeros(w.raw_dim());
     let mut packed: Vec<Vec<u8>> = vec![Vec::new(); w.nrows().div_ceil(ROWS)];
     let mut tasks: Vec<_> = w
@@ -61,7 +81,7 @@ pub(crate) fn round(
         .collect();
     pool.for_each(&mut tasks, |((w, values), bytes)| {
         let grids: Vec<Grid> =
-            w.rows().into_iter().map(|row| Grid::fit(shape, &row.to_vec(), &weights)).collect();
+            w.rows().into_iter().map(|row| Grid::fit(shape, &row.to_vec(), weights)).collect();
         let (codes, rounded) = round_rows(w.view(), &grids, carry.as_ref());
         values.assign(&rounded);
         for (grid, codes) in grids.iter().zip(codes.rows()) {
@@ -136,9 +156,11 @@ mod tests {
         let w = Array2::from_shape_fn((rows, cols), |(i, j)| {
             (((i * 31 + j * 17 + i * j) % 101) as f32 / 101.0) - 0.5
         });
+        let alike = Columns::alike(cols);
+        let leaning = Columns::of_inputs("w", h.clone(), &pool).expect("finite");
         for ty in crate::grid::TYPES {
-            let plain = round("w", &w, ty, None, &pool).expect("rounds");
-            let carried = round("w", &w, ty, Some(h.clone()), &pool).expect("rounds");
+            let plain = round(&w, ty, &alike, &pool).expect("rounds");
+            let carried = round(&w, ty, &leaning, &pool).expect("rounds");
             let (plain, carried) =
                 (lost_share(&w, &plain.values, &h), lost_share(&w, &carried.values, &h));
             assert!(carried < 0.8 * plain, "{}: {carried} against {plain}", ty.name());
@@ -148,9 +170,8 @@ mod tests {
     #[test]
     fn inputs_that_are_not_numbers_are_refused() {
         let pool = Pool::new(1).expect("threads");
-        let w = Array2::zeros((2, 32));
         let h = Array2::from_elem((32, 32), f32::NAN);
-        let found = round("blk.0.x", &w, BlockType::Q4_0, Some(h), &pool);
+        let found = Columns::of_inputs("blk.0.x", h, &pool);
         assert!(matches!(found, Err(CompressError::Inputs(name)) if name == "blk.0.x"));
     }
 }

@@ -1,5 +1,7 @@
 //! Finds scale and offset of a run of weights, each column weighed by its importance.
 
+use atoll_model::IQ4_VALUES;
+
 /// What an integer code can stand for, before scale and offset.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Levels {
@@ -8,10 +10,6 @@ pub(crate) enum Levels {
     /// The sixteen values of ggml's IQ4 types.
     Table,
 }
-
-/// ggml's IQ4 values.
-pub(crate) const IQ4_VALUES: [i8; 16] =
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 impl Levels {
     /// Code and value nearest to `x`; NaN gives the first.

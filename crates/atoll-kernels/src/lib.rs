@@ -15,9 +15,7 @@
 //! - Float weights: `acc = fma(w, x, acc)` over the columns in ascending order.
 //! - Sums of a vector ([`Kernels::rms_norm`], softmax): 16 lanes, lane `i` adds the elements
 //!   `16 * j + i` in ascending `j`; the lanes are added 8, 4, 2, 1 apart.
-//! - Queries are rounded to 11 significant bits, as the keys and values are. Other engines round
-//!   scale and queries to f16 too: with these two roundings the log-probabilities come closer to
-//!   theirs, at no cost beside the rounding to int8.
+//! - Queries are rounded to 11 significant bits, as the keys and values are.
 //! - Attention: tiles of [`ATTENTION_TILE`] absolute positions. Within a tile the scores sum over
 //!   the head's dimensions in ascending order, the values over the positions in ascending order,
 //!   always with fused multiply-add; the weights are relative to the tile's own largest score. The
@@ -70,4 +68,4 @@ pub use isa::Isa;
 pub use kernels::Kernels;
 pub use packed::{PackedMatrix, TILE_ROWS};
 pub use rope::RopeStyle;
-pub use unpack::{dequantize, scales_finite};
+pub use unpack::{IQ4_VALUES, dequantize, scales_finite};

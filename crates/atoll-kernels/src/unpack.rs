@@ -9,7 +9,8 @@ use crate::vector::f32_from_f16;
 /// Columns that share one activation scale.
 pub(crate) const RUN: usize = 32;
 
-pub(crate) const IQ4_VALUES: [i8; 16] =
+/// The values of the sixteen codes of ggml's IQ4 types, before the scale.
+pub const IQ4_VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// 32 consecutive columns of one weight row: column `i` is `scales()[i / 16] * q[i]`, plus

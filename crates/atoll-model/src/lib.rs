@@ -55,7 +55,7 @@ pub mod weights;
 
 pub use ndarray;
 
-pub use atoll_kernels::{BlockType, Isa, RopeStyle};
+pub use atoll_kernels::{BlockType, IQ4_VALUES, Isa, RopeStyle};
 pub use blob::{BlobHash, BlobKind, ShardBlob};
 pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, TensorSpec};
 pub use error::ModelError;

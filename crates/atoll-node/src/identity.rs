@@ -6,7 +6,7 @@ use std::path::Path;
 
 use atoll_proto::NodeId;
 use libp2p::PeerId;
-use libp2p::identity::{Keypair, PublicKey, ed25519};
+use libp2p::identity::{Keypair, ed25519};
 
 use crate::error::NodeError;
 
@@ -78,10 +78,14 @@ pub(crate) fn node_id(peer: &PeerId) -> Option<NodeId> {
     Some(NodeId(key.try_into().ok()?))
 }
 
-/// libp2p's name of a node, if its id is a point on the curve.
+/// libp2p's name of a node: its key behind a fixed prefix. Whether the key is a point on the curve
+/// is not looked at, since it takes longer than the rest of a message's way; nobody can answer a
+/// handshake for one that is not.
 pub(crate) fn peer_id(node: &NodeId) -> Option<PeerId> {
-    let key = ed25519::PublicKey::try_from_bytes(&node.0).ok()?;
-    Some(PublicKey::from(key).to_peer_id())
+    let mut bytes = [0; ED25519_PEER_ID_PREFIX.len() + size_of::<NodeId>()];
+    bytes[..ED25519_PEER_ID_PREFIX.len()].copy_from_slice(&ED25519_PEER_ID_PREFIX);
+    bytes[ED25519_PEER_ID_PREFIX.len()..].copy_from_slice(&node.0);
+    PeerId::from_bytes(&bytes).ok()
 }
 
 #[cfg(test)]

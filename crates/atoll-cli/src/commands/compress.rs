@@ -1,12 +1,9 @@
 //! `atoll compress`: a smaller model of a model.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use atoll_compress::{Options, Progress, compress};
-use atoll_model::{GgufWriter, ModelFiles, TensorSource};
+use atoll_model::{ModelFiles, TensorSource};
 use serde::Serialize;
 
 use crate::args::CompressArgs;
@@ -15,8 +12,9 @@ use crate::interrupt::Stop;
 use crate::local;
 use crate::output;
 use crate::progress::{Task, Unit};
+use crate::prompt;
 use crate::settings::Settings;
-use crate::source;
+use crate::source::{self, write_whole};
 
 /// `atoll.compress/1`
 #[derive(Debug, Serialize)]
@@ -59,7 +57,7 @@ pub(crate) async fn run(
         let keys = file.metadata().iter();
         let (writer, done) = compress(&opened.source, keys, &options, &compute, &mut progress)?;
         task.finish();
-        let file_bytes = write(&args.out, &writer)?;
+        let file_bytes = write_whole(&args.out, |mut file| writer.write_to(&mut file))?;
         let seconds = clock.elapsed().as_secs_f64();
         Ok(Report { schema: "atoll.compress/1", done, file_bytes, seconds })
     });
@@ -70,39 +68,13 @@ pub(crate) async fn run(
 /// The tokens of the calibration text.
 fn calibration(args: &CompressArgs, opened: &ModelFiles) -> Result<Vec<u32>, Failure> {
     let Some(path) = &args.calib else { return Ok(Vec::new()) };
-    let bytes = fs::read(path).map_err(|error| Failure::io("read", path, &error))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Failure::usage(format!("{} is not text", path.display()))
-            .because(format!("byte {at} is not valid UTF-8"))
-    })?;
+    let text = prompt::text_file(path)?;
     let tokens = opened.tokenizer.encode(&text, false)?;
     if tokens.is_empty() {
         return Err(Failure::usage(format!("{} is empty", path.display()))
             .because("at least 512 tokens are needed"));
     }
     Ok(tokens)
-}
-
-/// Writes the file beside its place and then moves it there, so that what was there stays whole.
-fn write(path: &Path, writer: &GgufWriter<'_>) -> Result<u64, Failure> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part: PathBuf = path.with_file_name(name);
-    let fail = |error| Failure::io("write", &part, &error);
-    let whole = || {
-        let mut file = BufWriter::new(File::create(&part)?);
-        writer.write_to(&mut file)?;
-        file.flush()?;
-        file.get_ref().sync_all()?;
-        let bytes = file.get_ref().metadata()?.len();
-        fs::rename(&part, path)?;
-        Ok(bytes)
-    };
-    whole().map_err(|error| {
-        let _removed = fs::remove_file(&part);
-        fail(error)
-    })
 }
 
 fn text_of(report: &Report) -> String {

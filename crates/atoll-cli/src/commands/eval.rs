@@ -1,6 +1,5 @@
 //! `atoll eval`: how well a model predicts a text, and how far it is from another.
 
-use std::fs;
 use std::sync::Arc;
 
 use atoll_model::perplexity::{Perplexity, PerplexityOptions, perplexity};
@@ -12,6 +11,7 @@ use crate::interrupt::Stop;
 use crate::local::{self, Loaded};
 use crate::output;
 use crate::progress::{Task, Unit};
+use crate::prompt;
 use crate::settings::Settings;
 use crate::source;
 
@@ -29,13 +29,7 @@ pub(crate) async fn run(settings: &Settings, args: EvalArgs, stop: &Stop) -> Res
     let (library, compute) =
         (settings.library().cancelled_by(stop.flag()), settings.compute(&args.compute)?);
     let work = super::blocking(move || {
-        let bytes =
-            fs::read(&args.text).map_err(|error| Failure::io("read", &args.text, &error))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            Failure::usage(format!("{} is not text", args.text.display()))
-                .because(format!("byte {at} is not valid UTF-8"))
-        })?;
+        let text = prompt::text_file(&args.text)?;
         let load = |name: &str| {
             let model = source::obtain(&library, name)?;
             local::load(&model, Arc::clone(&compute))

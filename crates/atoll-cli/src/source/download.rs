@@ -1,7 +1,7 @@
 //! Writing a file so that its final name only ever holds the whole, verified thing.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -139,14 +139,33 @@ impl Target {
     }
 }
 
-/// Writes a small file whole or not at all.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let partial = path.with_extension("partial");
-    let fail = |error: io::Error| Failure::io("write", &partial, &error);
-    let mut file = File::create(&partial).map_err(fail)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)?;
-    fs::rename(&partial, path).map_err(|error| Failure::io("rename", &partial, &error))?;
-    sync_folder(path)
+/// Writes a file whole or not at all: what was there stays until all of the new one is on disk.
+/// Returns its bytes.
+///
+/// # Errors
+/// What `content` or the disk failed with; nothing of the new file is left then.
+pub(crate) fn write_whole(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<u64, Failure> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    let whole = || {
+        let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create(&partial)?);
+        content(&mut file)?;
+        file.flush()?;
+        file.get_ref().sync_all()?;
+        let bytes = file.get_ref().metadata()?.len();
+        fs::rename(&partial, path)?;
+        Ok(bytes)
+    };
+    let bytes = whole().map_err(|error| {
+        let _gone = fs::remove_file(&partial);
+        Failure::io("write", path, &error)
+    })?;
+    sync_folder(path)?;
+    Ok(bytes)
 }
 
 /// Lower-case hexadecimal.
@@ -159,7 +178,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn sync_folder(path: &Path) -> Result<(), Failure> {
-    let folder = path.parent().expect("every target lies in a folder");
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|error| Failure::io("sync", folder, &error))
 }
@@ -201,5 +221,19 @@ mod tests {
         let failure = write(&target, 0, "abcd").finish(Some(3), None).unwrap_err();
         assert_eq!(failure.exit, Exit::Integrity);
         assert!(!target.path.exists() && !target.partial.exists());
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        assert_eq!(write_whole(&path, |file| file.write_all(b"old")).unwrap(), 3);
+        let broken = write_whole(&path, |file| {
+            file.write_all(b"ne")?;
+            Err(io::Error::other("no more"))
+        });
+        assert!(broken.unwrap_err().to_string().contains("no more"));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing beside it");
     }
 }

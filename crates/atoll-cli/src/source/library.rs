@@ -122,7 +122,7 @@ impl Library {
             pulled_unix_s: unix_s(),
         };
         let record = serde_json::to_vec_pretty(&pulled).expect("our own structs serialize");
-        download::write_whole(&folder.join(RECORD), &record)?;
+        download::write_whole(&folder.join(RECORD), |file| file.write_all(&record))?;
         Ok(pulled)
     }
 

@@ -178,6 +178,25 @@ fn a_long_call_is_many_passes() {
 }
 
 #[test]
+fn tiles_of_positions_shared_out_to_threads_give_the_same_bits() {
+    let mut config = tiny::config(Architecture::Llama);
+    config.context_max = 2048;
+    let source = tiny_source(&config, BlockType::Q8_0, 4);
+    let tokens = random_tokens(4, 1203);
+    let expected = logits(&whole(&source, &compute(Isa::detect(), 1)), &tokens);
+    for threads in [2, 3, 8] {
+        let stage = whole(&source, &compute(Isa::detect(), threads));
+        let mut kv = stage.new_kv_cache(tokens.len());
+        stage.forward(&mut kv, StageInput::Tokens(&tokens[..1200]), 0).unwrap();
+        for at in 1200..tokens.len() {
+            let row = stage.forward(&mut kv, StageInput::Tokens(&tokens[at..=at]), at).unwrap();
+            let found = stage.logits(row.row(0)).unwrap();
+            assert!(found == expected.row(at).to_vec(), "{threads} threads, position {at}");
+        }
+    }
+}
+
+#[test]
 fn truncating_and_going_another_way_leaves_no_trace() {
     let source = tiny_source(&tiny::config(Architecture::Qwen2), BlockType::Q8_0, 2);
     let stage = whole(&source, &compute(Isa::detect(), 1));
