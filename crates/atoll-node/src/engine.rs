@@ -1,6 +1,7 @@
 //! The compute thread: owns the loaded parts of models and the sessions' KV caches, and runs the
-//! core's jobs: a session's in order, those of several together where they may be. Its door is a channel; what it has to say goes straight to the core, so
-//! that a token waits for no other thread on its way out.
+//! core's jobs: a session's in order, those of several together where they may be. Its door is a
+//! channel; what it has to say goes straight to the core, so that a token waits for no other
+//! thread on its way out.
 
 use std::any::Any;
 use std::collections::BTreeMap;
