@@ -207,10 +207,7 @@ fn attention(filter: &Filter, isas: &[Isa]) {
 fn main() {
     let words = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let filter = Filter(words);
-    let isas: Vec<_> = [Isa::Generic, Isa::Avx2, Isa::Avx512Vnni]
-        .into_iter()
-        .filter(|isa| isa.is_available())
-        .collect();
+    let isas: Vec<_> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect();
     read(&filter);
     vectors(&filter, &isas);
     attention(&filter, &isas);

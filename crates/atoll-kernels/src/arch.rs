@@ -5,9 +5,12 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod drive;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use core::ops::Range;
 
@@ -15,7 +18,8 @@ use crate::attention::{KvHead, KvHeadMut, Queries};
 use crate::kernels::Table;
 use crate::lanes::Plain;
 use crate::{
-    Activations, ActivationsPart, PackedMatrix, RopeStyle, activations, attention, matmul, vector,
+    Activations, ActivationsPart, Isa, PackedMatrix, RopeStyle, activations, attention, matmul,
+    vector,
 };
 
 pub(crate) static GENERIC: Table = Table {
@@ -33,7 +37,7 @@ pub(crate) static GENERIC: Table = Table {
 };
 
 /// A function of this name that runs `$body` compiled for `$features`.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! compiled {
     ($features:literal, $body:path, fn $name:ident($($arg:ident: $ty:ty),*)) => {
         fn $name($($arg: $ty),*) {
@@ -48,8 +52,8 @@ macro_rules! compiled {
     };
 }
 
-/// A module with the plain kernels compiled for `$features`, and its table.
-#[cfg(target_arch = "x86_64")]
+/// A module with the kernels compiled for `$features`, and its table.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! table {
     ($module:ident, $features:literal, $lanes:ty, $matmul:path) => {
         mod $module {
@@ -93,37 +97,46 @@ table!(
     avx512::matmul
 );
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) static AVX2: &Table = &with_avx2::TABLE;
-#[cfg(target_arch = "x86_64")]
-pub(crate) static AVX512: &Table = &with_avx512::TABLE;
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) static AVX2: &Table = &GENERIC;
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) static AVX512: &Table = &GENERIC;
+#[cfg(target_arch = "aarch64")]
+table!(with_neon, "neon", neon::lanes::Neon, neon::plain::matmul);
+#[cfg(target_arch = "aarch64")]
+table!(with_neon_dot, "neon,dotprod", neon::lanes::Neon, neon::dot::matmul);
 
+/// The kernels of `isa`, if this machine has it.
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2")
+pub(crate) fn table_of(isa: Isa) -> Option<&'static Table> {
+    let has_avx2 = is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("f16c");
+    match isa {
+        Isa::Generic => Some(&GENERIC),
+        Isa::Avx2 => has_avx2.then_some(&with_avx2::TABLE),
+        Isa::Avx512Vnni => {
+            let has_avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vnni");
+            (has_avx2 && has_avx512).then_some(&with_avx512::TABLE)
+        }
+        Isa::Neon | Isa::NeonDot => None,
+    }
 }
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn has_avx512_vnni() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vnni")
+/// The kernels of `isa`, if this machine has it.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn table_of(isa: Isa) -> Option<&'static Table> {
+    use std::arch::is_aarch64_feature_detected as has;
+    match isa {
+        Isa::Generic => Some(&GENERIC),
+        Isa::Neon => has!("neon").then_some(&with_neon::TABLE),
+        Isa::NeonDot => (has!("neon") && has!("dotprod")).then_some(&with_neon_dot::TABLE),
+        Isa::Avx2 | Isa::Avx512Vnni => None,
+    }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) const fn has_avx2() -> bool {
-    false
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) const fn has_avx512_vnni() -> bool {
-    false
+/// The kernels of `isa`, if this machine has it.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(crate) fn table_of(isa: Isa) -> Option<&'static Table> {
+    (isa == Isa::Generic).then_some(&GENERIC)
 }

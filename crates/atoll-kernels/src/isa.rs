@@ -9,22 +9,28 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI.
     Avx512Vnni,
+    /// 64-bit ARM with NEON.
+    Neon,
+    /// 64-bit ARM with NEON and its dot products of bytes (`sdot`).
+    NeonDot,
 }
 
 impl Isa {
+    /// Every instruction set; of one architecture, plain Rust first and the fastest last.
+    pub const ALL: [Self; 5] =
+        [Self::Generic, Self::Avx2, Self::Avx512Vnni, Self::Neon, Self::NeonDot];
+
     /// The fastest that this machine has.
     #[must_use]
     pub fn detect() -> Self {
-        [Self::Avx512Vnni, Self::Avx2]
-            .into_iter()
-            .find(|isa| isa.is_available())
-            .unwrap_or(Self::Generic)
+        // Of one architecture, each is faster than those before it.
+        Self::ALL.into_iter().rfind(|isa| isa.is_available()).unwrap_or(Self::Generic)
     }
 
-    /// The one called `generic`, `avx2` or `avx512`.
+    /// The one called `generic`, `avx2`, `avx512`, `neon` or `neon-dot`.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Generic, Self::Avx2, Self::Avx512Vnni].into_iter().find(|isa| isa.name() == name)
+        Self::ALL.into_iter().find(|isa| isa.name() == name)
     }
 
     /// Its name, as [`Self::parse`] reads it.
@@ -34,16 +40,14 @@ impl Isa {
             Self::Generic => "generic",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512",
+            Self::Neon => "neon",
+            Self::NeonDot => "neon-dot",
         }
     }
 
     /// Whether this machine can run it.
     #[must_use]
     pub fn is_available(self) -> bool {
-        match self {
-            Self::Generic => true,
-            Self::Avx2 => crate::arch::has_avx2(),
-            Self::Avx512Vnni => crate::arch::has_avx2() && crate::arch::has_avx512_vnni(),
-        }
+        crate::arch::table_of(self).is_some()
     }
 }

@@ -38,11 +38,8 @@ impl Kernels {
     /// If this machine does not have `isa`.
     #[must_use]
     pub fn new(isa: Isa) -> Self {
-        assert!(isa.is_available(), "this machine has no {}", isa.name());
-        let table = match isa {
-            Isa::Generic => &arch::GENERIC,
-            Isa::Avx2 => arch::AVX2,
-            Isa::Avx512Vnni => arch::AVX512,
+        let Some(table) = arch::table_of(isa) else {
+            panic!("this machine has no {}", isa.name());
         };
         Self { isa, table }
     }
@@ -163,8 +160,8 @@ impl Kernels {
 
     /// Adds tiles of [`ATTENTION_TILE`] positions to the states of query columns, `(columns,
     /// attention_state_len(head_dim))`. What the cache holds past a column's positions does not
-    /// matter. States of tiles that were taken apart, merged in ascending order by
-    /// [`Kernels::attention_merge`], have the same bits.
+    /// matter. States of one tile each, merged in ascending order by [`Kernels::attention_merge`],
+    /// have the same bits; those of several tiles, merged with others, do not.
     ///
     /// # Panics
     /// If there are more than [`QUERIES_MAX`] columns or the shapes do not fit.

@@ -7,7 +7,7 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 use self::read::{Step, head, step};
-use super::drive::{self, drive, drive_floats};
+use super::drive::{self, Kind, drive, drive_floats};
 use crate::activations::RunNumbers;
 use crate::unpack::{RUN, is_float};
 use crate::{Activations, PackedMatrix, TILE_ROWS};

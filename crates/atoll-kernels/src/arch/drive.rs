@@ -1,8 +1,38 @@
 //! How a product goes over tiles, groups, steps and rows, whatever the instruction set.
 
-/// Writes `Kind`, its implementations and `quantized`, the product of quantized weights.
+use crate::BlockType;
+use crate::layout::Layout;
+
+/// A quantized block type, known to the compiler.
+pub(crate) trait Kind {
+    const LAYOUT: Layout;
+}
+
+/// Names all kinds to the macro `$then`, behind its other arguments.
+macro_rules! for_all_kinds {
+    ($then:path $(, $arg:tt)*) => {
+        $then!(
+            $($arg,)* Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, IQ4NL, IQ4XS
+        );
+    };
+}
+
+macro_rules! kinds {
+    ($($name:ident),*) => {
+        $(
+            pub(crate) struct $name;
+            impl Kind for $name {
+                const LAYOUT: Layout = Layout::of(BlockType::$name);
+            }
+        )*
+    };
+}
+
+for_all_kinds!(kinds);
+
+/// Writes `quantized`, the product of quantized weights.
 ///
-/// In scope must be: `Head` and `head::<K>`, `Step` and `step::<K>`, `Sums` (16 sums of a row) with
+/// In scope must be: [`Kind`], `Head` and `head::<K>`, `Step` and `step::<K>`, `Sums` (16 sums of a row) with
 /// `zero`, `load` and `store`, and `add::<K, N>`, which adds the product of a step and `N` rows.
 ///
 /// Up to `$few_max` rows of activations keep their sums in registers for a whole tile, in groups of
@@ -10,14 +40,8 @@
 /// time, but then the step is expanded only once.
 macro_rules! drive {
     ($features:literal, few: $few_max:literal in groups of $($n:literal)*, many: $many:literal) => {
-        /// A quantized block type, known to the compiler.
-        trait Kind {
-            const LAYOUT: $crate::layout::Layout;
-        }
-
-        $crate::arch::drive::kinds!(
-            $features, $few_max,
-            Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, IQ4NL, IQ4XS
+        $crate::arch::drive::for_all_kinds!(
+            $crate::arch::drive::choose, $features, $few_max
         );
 
         #[target_feature(enable = $features)]
@@ -127,17 +151,9 @@ macro_rules! drive {
     };
 }
 
-/// The kinds named `$name`, and the choice among them.
-macro_rules! kinds {
+/// Writes `quantized`, the choice among kinds.
+macro_rules! choose {
     ($features:literal, $few_max:literal, $($name:ident),*) => {
-        $(
-            struct $name;
-            impl Kind for $name {
-                const LAYOUT: $crate::layout::Layout =
-                    $crate::layout::Layout::of($crate::BlockType::$name);
-            }
-        )*
-
         #[target_feature(enable = $features)]
         fn quantized(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
             if w.cols() == 0 {
@@ -147,8 +163,12 @@ macro_rules! kinds {
             let is_few = x.rows <= $few_max;
             match w.block_type() {
                 $(
-                    $crate::BlockType::$name if is_few => few::<$name>(w, tiles, x, out),
-                    $crate::BlockType::$name => many::<$name>(w, tiles, x, out),
+                    $crate::BlockType::$name if is_few => {
+                        few::<$crate::arch::drive::$name>(w, tiles, x, out);
+                    }
+                    $crate::BlockType::$name => {
+                        many::<$crate::arch::drive::$name>(w, tiles, x, out);
+                    }
                 )*
                 $crate::BlockType::F32 | $crate::BlockType::F16 | $crate::BlockType::BF16 => {
                     $crate::matmul::matmul(w, tiles, x, out);
@@ -236,4 +256,4 @@ pub(crate) const F32: u8 = 0;
 pub(crate) const F16: u8 = 1;
 pub(crate) const BF16: u8 = 2;
 
-pub(crate) use {drive, drive_floats, kinds};
+pub(crate) use {choose, drive, drive_floats, for_all_kinds};

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::Kind;
+use crate::arch::drive::Kind;
 use crate::layout::{Layout, Scales};
 use crate::unpack::IQ4_VALUES;
 

@@ -2,8 +2,8 @@
 
 use core::arch::x86_64::*;
 
-use super::Kind;
 use crate::TILE_ROWS;
+use crate::arch::drive::Kind;
 use crate::layout::Scales;
 use crate::unpack::IQ4_VALUES;
 

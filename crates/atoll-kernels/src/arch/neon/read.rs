@@ -1,0 +1,223 @@
+//! Expands steps of packed weights, a quarter (4 weight rows) at a time.
+
+use core::arch::aarch64::*;
+
+use super::widen;
+use crate::arch::drive::Kind;
+use crate::layout::{Layout, Scales};
+use crate::unpack::{IQ4_VALUES, RUN};
+
+/// A step as it is stored.
+pub(super) struct Step<'a> {
+    group: &'a [u8],
+    bytes: &'a [u8],
+    /// Its index in the group.
+    s: usize,
+}
+
+/// What a group's head is expanded to: nothing, since a quarter reads its part.
+#[derive(Clone, Copy)]
+pub(super) struct Head;
+
+#[inline]
+pub(super) const fn head<K: Kind>(_group: &[u8]) -> Head {
+    Head
+}
+
+/// Step `s` of a group.
+#[inline]
+pub(super) fn step<K: Kind>(group: &[u8], _head: Head, s: usize) -> Step<'_> {
+    Step { group, bytes: K::LAYOUT.step(group, s), s }
+}
+
+/// Whether values are expanded with their sign.
+pub(super) const fn is_signed(l: Layout) -> bool {
+    l.bits == 8 || l.is_table
+}
+
+/// Codes of a run, 16 columns each.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn codes(codes: &[i8; RUN]) -> [int8x16_t; 2] {
+    let (halves, _) = codes.as_chunks::<16>();
+    // SAFETY: `halves[0]` is 16 bytes long; the load needs no alignment.
+    let low = unsafe { vld1q_s8(halves[0].as_ptr()) };
+    // SAFETY: as above.
+    let high = unsafe { vld1q_s8(halves[1].as_ptr()) };
+    [low, high]
+}
+
+impl Step<'_> {
+    /// Values of every chunk of 4 columns: signed if [`is_signed`], else under 64.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn values<K: Kind>(&self, quarter: usize) -> [int8x16_t; 8] {
+        let (bytes, at, l) = (self.bytes, 16 * quarter, K::LAYOUT);
+        match l.bits {
+            2 => signed(twos(bytes, at)),
+            3 => signed(or(twos(bytes, at), ones::<4>(bytes, 128 + at))),
+            4 if l.is_table => {
+                // SAFETY: the table is 16 bytes long; the load needs no alignment.
+                let table = unsafe { vld1q_s8(IQ4_VALUES.as_ptr()) };
+                fours(bytes, at).map(|v| vqtbl1q_s8(table, v))
+            }
+            4 => signed(fours(bytes, at)),
+            5 => signed(or(fours(bytes, at), ones::<16>(bytes, 256 + at))),
+            6 => {
+                let high = twos(bytes, 256 + at).map(|v| vshlq_n_u8::<4>(v));
+                signed(or(fours(bytes, at), high))
+            }
+            _ => {
+                let mut values = [vdupq_n_u8(0); 8];
+                for j in 0..8 {
+                    values[j] = veorq_u8(sixteen(bytes, 64 * j + at), vdupq_n_u8(0x80));
+                }
+                signed(values)
+            }
+        }
+    }
+
+    /// Scales and offsets of a quarter.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn numbers<K: Kind>(&self, quarter: usize) -> ([float32x4_t; 2], [float32x4_t; 2]) {
+        let (l, zero) = (K::LAYOUT, vdupq_n_f32(0.0));
+        let (mut scales, mut offsets) = ([zero; 2], [zero; 2]);
+        let (at, n) = (l.code_bytes(), l.n_scales);
+        let half = |bytes: &[u8], k: usize| widen(four_shorts(bytes, 32 * k + 8 * quarter));
+        let d = if l.scales == Scales::Halves { zero } else { half(self.group, 0) };
+        let has_dmin = l.scales != Scales::Halves && l.has_offsets;
+        let minus_dmin = if has_dmin { vnegq_f32(half(self.group, 1)) } else { zero };
+        for h in 0..n {
+            match l.scales {
+                Scales::Halves => {
+                    scales[h] = half(&self.bytes[at..], h);
+                    if l.has_offsets {
+                        offsets[h] = half(&self.bytes[at..], n + h);
+                    }
+                }
+                Scales::Bytes => {
+                    let number = |k: usize| {
+                        let bytes = four(self.bytes, at + 16 * k + 4 * quarter);
+                        let shorts = vmovl_s8(vreinterpret_s8_u8(bytes));
+                        vcvtq_f32_s32(vmovl_s16(vget_low_s16(shorts)))
+                    };
+                    scales[h] = vmulq_f32(d, number(h));
+                    if l.has_offsets {
+                        offsets[h] = vmulq_f32(minus_dmin, number(n + h));
+                    }
+                }
+                Scales::Nibbles => {
+                    let both = four_words(self.bytes, at + 16 * h + 4 * quarter);
+                    let scale = vandq_u32(both, vdupq_n_u32(15));
+                    scales[h] = vmulq_f32(d, vcvtq_f32_u32(scale));
+                    offsets[h] = vmulq_f32(minus_dmin, vcvtq_f32_u32(vshrq_n_u32::<4>(both)));
+                }
+                Scales::Sixes => {
+                    let low = four_words(self.bytes, at + 4 * quarter);
+                    let high = four_words(self.group, 32 + 16 * (self.s / 2) + 4 * quarter);
+                    let low = vandq_u32(right(low, 2 * h), vdupq_n_u32(15));
+                    let high = right(high, 2 * (self.s % 2) + h);
+                    let high = vandq_u32(high, vdupq_n_u32(3));
+                    let six = vreinterpretq_s32_u32(vorrq_u32(low, vshlq_n_u32::<4>(high)));
+                    scales[h] = vmulq_f32(d, vcvtq_f32_s32(vsubq_s32(six, vdupq_n_s32(32))));
+                }
+            }
+        }
+        (scales, offsets)
+    }
+}
+
+/// Moves the bits of `v` right by `2 * pairs`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn right(v: uint32x4_t, pairs: usize) -> uint32x4_t {
+    vshlq_u32(v, vdupq_n_s32([0, -2, -4, -6][pairs]))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn signed(values: [uint8x16_t; 8]) -> [int8x16_t; 8] {
+    values.map(|v| vreinterpretq_s8_u8(v))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn or(mut low: [uint8x16_t; 8], high: [uint8x16_t; 8]) -> [uint8x16_t; 8] {
+    for j in 0..8 {
+        low[j] = vorrq_u8(low[j], high[j]);
+    }
+    low
+}
+
+/// A plane of 4 bits.
+#[inline]
+#[target_feature(enable = "neon")]
+fn fours(bytes: &[u8], at: usize) -> [uint8x16_t; 8] {
+    let mut values = [vdupq_n_u8(0); 8];
+    for s in 0..4 {
+        let v = sixteen(bytes, 64 * s + at);
+        values[2 * s] = vandq_u8(v, vdupq_n_u8(15));
+        values[2 * s + 1] = vshrq_n_u8::<4>(v);
+    }
+    values
+}
+
+/// A plane of 2 bits.
+#[inline]
+#[target_feature(enable = "neon")]
+fn twos(bytes: &[u8], at: usize) -> [uint8x16_t; 8] {
+    let (mask, mut values) = (vdupq_n_u8(3), [vdupq_n_u8(0); 8]);
+    for t in 0..2 {
+        let v = sixteen(bytes, 64 * t + at);
+        values[4 * t] = vandq_u8(v, mask);
+        values[4 * t + 1] = vandq_u8(vshrq_n_u8::<2>(v), mask);
+        values[4 * t + 2] = vandq_u8(vshrq_n_u8::<4>(v), mask);
+        values[4 * t + 3] = vshrq_n_u8::<6>(v);
+    }
+    values
+}
+
+/// A plane of 1 bit; a set one becomes `TO`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn ones<const TO: u8>(bytes: &[u8], at: usize) -> [uint8x16_t; 8] {
+    let (v, mut values) = (sixteen(bytes, at), [vdupq_n_u8(0); 8]);
+    for j in 0..8 {
+        let set = vtstq_u8(v, vdupq_n_u8(1 << j));
+        values[j] = vandq_u8(set, vdupq_n_u8(TO));
+    }
+    values
+}
+
+/// 16 bytes.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn sixteen(bytes: &[u8], at: usize) -> uint8x16_t {
+    let bytes = &bytes[at..at + 16];
+    // SAFETY: `bytes` is 16 bytes long; the load needs no alignment.
+    unsafe { vld1q_u8(bytes.as_ptr()) }
+}
+
+/// 4 numbers of 16 bits.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn four_shorts(bytes: &[u8], at: usize) -> uint16x4_t {
+    let bytes: &[u8; 8] = bytes[at..].first_chunk().expect("a number per row");
+    vcreate_u16(u64::from_le_bytes(*bytes))
+}
+
+/// 4 bytes, then 4 of anything.
+#[inline]
+#[target_feature(enable = "neon")]
+fn four(bytes: &[u8], at: usize) -> uint8x8_t {
+    let bytes: &[u8; 4] = bytes[at..].first_chunk().expect("a byte per row");
+    vcreate_u8(u64::from(u32::from_le_bytes(*bytes)))
+}
+
+/// 4 bytes, widened.
+#[inline]
+#[target_feature(enable = "neon")]
+fn four_words(bytes: &[u8], at: usize) -> uint32x4_t {
+    vmovl_u16(vget_low_u16(vmovl_u8(four(bytes, at))))
+}
