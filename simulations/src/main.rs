@@ -1,5 +1,6 @@
 //! Runs seeds of the simulator: `swarm --nodes N --seeds S --json`, or `swarm --seed X` for one.
 
+use std::fmt;
 use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
@@ -58,6 +59,14 @@ enum Kind {
     Chaos,
 }
 
+impl fmt::Display for Kind {
+    /// As it is given on the command line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value().ok_or(fmt::Error)?;
+        f.write_str(value.get_name())
+    }
+}
+
 impl Kind {
     fn schedule(self, seed: u64, nodes: usize) -> Schedule {
         match self {
@@ -84,7 +93,7 @@ fn run_swarm(arguments: &SwarmArguments) -> Result<()> {
     for failure in &outcome.failures {
         writeln!(
             std::io::stderr(),
-            "{failure}; replay: swarm --kind {kind:?} --nodes {nodes} --seed {}",
+            "{failure}; replay: swarm --kind {kind} --nodes {nodes} --seed {}",
             failure.seed
         )?;
     }
@@ -115,4 +124,21 @@ fn run_planted(nodes: usize, seeds: u64) -> Result<()> {
     }
     ensure!(unseen.is_empty(), "not found within {seeds} seeds: {unseen:?}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_replays_is_a_line_that_is_taken() {
+        for kind in [Kind::Calm, Kind::Chaos] {
+            let line = format!("simulations swarm --kind {kind} --nodes 12 --seed 17");
+            let parsed = Arguments::try_parse_from(line.split(' '));
+            assert!(
+                matches!(parsed, Ok(Arguments::Swarm(ref swarm)) if swarm.kind == kind),
+                "{line}"
+            );
+        }
+    }
 }

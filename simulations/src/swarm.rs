@@ -69,12 +69,12 @@ pub(crate) fn run_seeds(
 impl Outcome {
     /// For machines.
     pub(crate) fn json(&self) -> Value {
-        let sum = &self.sum;
+        let (sum, total) = (&self.sum, &self.sum.total);
         json!({
             "schema": "atoll.sim/1", "seeds": sum.seeds, "runs_per_seed": 2,
-            "events": sum.events, "faults": sum.faults, "tokens": sum.tokens,
-            "completed": sum.completed, "failed": sum.failed.values().sum::<u64>(),
-            "failed_causes": sum.failed, "violations": self.failures.len(),
+            "events": total.events, "faults": total.faults, "tokens": total.tokens,
+            "completed": total.completed, "failed": total.failed.values().sum::<u64>(),
+            "failed_causes": total.failed, "violations": self.failures.len(),
             "gap_us_p50": sum.gap_us(500), "gap_us_p99": sum.gap_us(990),
             "gap_us_max": sum.gap_us(1000), "seconds": self.seconds,
         })

@@ -30,38 +30,31 @@ pub struct Report {
 pub struct Sum {
     /// Runs.
     pub seeds: u64,
-    /// As in [`Report`].
-    pub events: u64,
-    /// As in [`Report`].
-    pub faults: u64,
-    /// As in [`Report`].
-    pub tokens: u64,
-    /// As in [`Report`].
-    pub completed: u64,
-    /// As in [`Report`].
-    pub failed: BTreeMap<String, u64>,
-    /// As in [`Report`].
-    pub gaps_us: Vec<u64>,
+    /// Their reports in one: figures added, lists joined. It has no trace.
+    pub total: Report,
 }
 
 impl Sum {
     /// Adds a run.
     pub fn add(&mut self, report: &Report) {
+        let total = &mut self.total;
         self.seeds += 1;
-        self.events += report.events;
-        self.faults += report.faults;
-        self.tokens += report.tokens;
-        self.completed += report.completed;
-        self.gaps_us.extend(&report.gaps_us);
+        total.events += report.events;
+        total.faults += report.faults;
+        total.tokens += report.tokens;
+        total.completed += report.completed;
+        total.bytes += report.bytes;
+        total.gaps_us.extend(&report.gaps_us);
+        total.violations.extend(report.violations.iter().cloned());
         for (cause, n) in &report.failed {
-            *self.failed.entry(cause.clone()).or_default() += n;
+            *total.failed.entry(cause.clone()).or_default() += n;
         }
     }
 
     /// The gap that `permille` of all requests do not exceed, µs.
     #[must_use]
     pub fn gap_us(&self, permille: usize) -> u64 {
-        let mut gaps = self.gaps_us.clone();
+        let mut gaps = self.total.gaps_us.clone();
         gaps.sort_unstable();
         let at = (gaps.len() * permille / 1000).min(gaps.len().saturating_sub(1));
         gaps.get(at).copied().unwrap_or(0)
