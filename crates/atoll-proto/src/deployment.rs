@@ -63,6 +63,8 @@ pub(crate) enum PlanState {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Preparation {
     layers: Option<LayerRange>,
+    /// The nodes beside it in the ring, as it was told: it is ready when it has met them.
+    neighbours: [NodeId; 2],
     epoch: PlanEpoch,
     pub(crate) bytes_done: u64,
     pub(crate) bytes_total: u64,

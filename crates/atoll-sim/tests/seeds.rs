@@ -24,3 +24,13 @@ fn another_seed_is_another_run() {
     let traces = (0..20).map(|seed| (run(&Schedule::joins_and_leaves(seed, 8)).trace, seed));
     assert_eq!(traces.collect::<BTreeMap<_, _>>().len(), 20);
 }
+
+/// In these a node leaves while its neighbours in the ring still load, so that they must hear who
+/// takes its place.
+#[test]
+fn a_node_that_leaves_while_others_load_is_not_waited_for() {
+    for seed in [590, 675] {
+        let report = run(&Schedule::joins_and_leaves(seed, 50));
+        assert_eq!((report.completed, report.failed), (4, BTreeMap::new()), "seed {seed}");
+    }
+}

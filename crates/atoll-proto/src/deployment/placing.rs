@@ -3,7 +3,7 @@
 
 use super::{Deployment, PlanState, Preparation};
 use crate::effects::Effects;
-use crate::ids::{ModelId, NodeId, PlanEpoch, Time};
+use crate::ids::{ModelId, NodeId, Time};
 use crate::io::{Event, Output, Part};
 use crate::limits::Limits;
 use crate::membership::{Lost, Membership};
@@ -199,7 +199,7 @@ impl Deployment {
             context: planner::context(&served.model, &served.policy),
         };
         tracing::info!(model = %id, epoch = plan.epoch.0, stages = plan.stages.len(), "plan made");
-        let asked = |layers| asked(fx.now, limits, plan.epoch, layers);
+        let asked = |layers| asked(fx.now, limits, &plan, layers);
         if served.held.get(&me) != Some(&own) {
             served.held.remove(&me);
             served.asked.insert(me, asked(own));
@@ -210,14 +210,18 @@ impl Deployment {
                 holders: Vec::new(),
             });
         }
-        for stage in plan.stages.iter().filter(|stage| stage.node != me) {
+        // Who loads its range already goes on, but must not wait for a neighbour of the plan before.
+        for stage in plan.stages.iter().chain(&plan.spares).filter(|stage| stage.node != me) {
             let layers = Some(stage.layers);
-            let loads = served.asked.get(&stage.node).is_some_and(|asked| asked.layers == layers);
+            let now_asked = asked(layers);
+            let loads = served.asked.get(&stage.node).is_some_and(|asked| {
+                asked.layers == layers && asked.neighbours == now_asked.neighbours
+            });
             if served.held.get(&stage.node) == Some(&layers) || loads {
                 continue;
             }
             served.held.remove(&stage.node);
-            served.asked.insert(stage.node, asked(layers));
+            served.asked.insert(stage.node, now_asked);
             fx.outputs.push(ask(&plan, served, stage));
         }
         served.stages.clone_from(&plan.stages);
@@ -260,7 +264,7 @@ impl Deployment {
         (plan.epoch, plan.spares) = (served.epoch, spares.clone());
         for spare in &spares[first..] {
             let layers = Some(spare.layers);
-            served.asked.insert(spare.node, asked(fx.now, limits, plan.epoch, layers));
+            served.asked.insert(spare.node, asked(fx.now, limits, &plan, layers));
             if fx.planted.has(Bug::SpareUnloaded) {
                 served.held.insert(spare.node, layers);
             }
@@ -271,14 +275,10 @@ impl Deployment {
     }
 }
 
-const fn asked(
-    now: Time,
-    limits: &Limits,
-    epoch: PlanEpoch,
-    layers: Option<LayerRange>,
-) -> Preparation {
+fn asked(now: Time, limits: &Limits, plan: &Plan, layers: Option<LayerRange>) -> Preparation {
     let stalls_at = now.after_us(limits.prepare_stall_us);
-    Preparation { layers, epoch, bytes_done: 0, bytes_total: 0, stalls_at }
+    let neighbours = layers.map_or([plan.owner; 2], |layers| plan.neighbours(layers));
+    Preparation { layers, neighbours, epoch: plan.epoch, bytes_done: 0, bytes_total: 0, stalls_at }
 }
 
 fn ask(plan: &Plan, served: &super::Served, stage: &Stage) -> Output {
