@@ -278,7 +278,8 @@ impl Deployment {
 fn asked(now: Time, limits: &Limits, plan: &Plan, layers: Option<LayerRange>) -> Preparation {
     let stalls_at = now.after_us(limits.prepare_stall_us);
     let neighbours = layers.map_or([plan.owner; 2], |layers| plan.neighbours(layers));
-    Preparation { layers, neighbours, epoch: plan.epoch, bytes_done: 0, bytes_total: 0, stalls_at }
+    let epoch = plan.epoch;
+    Preparation { layers, neighbours, epoch, bytes_done: 0, bytes_total: 0, stalls_at }
 }
 
 fn ask(plan: &Plan, served: &super::Served, stage: &Stage) -> Output {
