@@ -210,7 +210,7 @@ impl Deployment {
                 holders: Vec::new(),
             });
         }
-        // Who loads its range already goes on, but must not wait for a neighbour of the plan before.
+        // Who loads its range already goes on, but not waiting for a neighbour that is gone.
         for stage in plan.stages.iter().chain(&plan.spares).filter(|stage| stage.node != me) {
             let layers = Some(stage.layers);
             let now_asked = asked(layers);
