@@ -26,6 +26,22 @@ impl PackedMatrix {
     /// If `cols` is not whole blocks or `blocks` is not exactly the rows.
     #[must_use]
     pub fn pack(ty: BlockType, rows: usize, cols: usize, blocks: &[u8]) -> Self {
+        Self::pack_telling(ty, rows, cols, blocks, &mut |_| {})
+    }
+
+    /// As [`PackedMatrix::pack`]; after each tile `tell` hears how many bytes of `blocks` are
+    /// packed, which are not read again.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::pack`].
+    #[must_use]
+    pub fn pack_telling(
+        ty: BlockType,
+        rows: usize,
+        cols: usize,
+        blocks: &[u8],
+        tell: &mut dyn FnMut(usize),
+    ) -> Self {
         assert_eq!(cols % ty.block_len(), 0, "whole blocks of {}", ty.name());
         assert_eq!(blocks.len(), rows * ty.row_bytes(cols), "bytes of {rows} rows of {cols}");
         let bytes = rows.div_ceil(TILE_ROWS) * tile_bytes(ty, cols);
@@ -38,6 +54,7 @@ impl PackedMatrix {
             } else {
                 packed.pack_steps(tile, blocks);
             }
+            tell(rows.min((tile + 1) * TILE_ROWS) * ty.row_bytes(cols));
         }
         packed
     }

@@ -11,6 +11,10 @@ use memmap2::UncheckedAdvice;
 
 use crate::error::ModelError;
 
+/// Reading a byte makes the system give this process up to so many bytes around it, too (Linux's
+/// `fault_around_bytes`).
+const MAPPED_AROUND: usize = 64 << 10;
+
 /// Bytes of a file (memory-mapped) or of memory (tests, blobs just fetched). Clones share them.
 ///
 /// A mapped file must not be truncated while it is in use: Atoll writes model files under a
@@ -47,7 +51,8 @@ impl FileBytes {
     /// reads the file again. Does nothing for bytes of memory.
     pub(crate) fn forget(&self, range: Range<usize>) {
         if let Inner::Mapped(map) = &*self.0 {
-            forget(map, range);
+            let start = range.start.saturating_sub(MAPPED_AROUND);
+            forget(map, start..map.len().min(range.end.saturating_add(MAPPED_AROUND)));
         }
     }
 }

@@ -158,10 +158,14 @@ impl StoredTensor {
         atoll_kernels::dequantize(self.info.dtype, bytes, out);
     }
 
-    /// Takes the memory of the tensor's bytes from this process: whoever has read them and keeps
-    /// them in another form needs them no more. They may be read again all the same.
-    pub fn forget(&self) {
-        self.bytes.forget(self.range.clone());
+    /// Takes the memory of `range` of the tensor's bytes from this process: whoever has read them
+    /// and keeps them in another form needs them no more. They may be read again all the same.
+    ///
+    /// # Panics
+    /// If the tensor has not that many bytes.
+    pub fn forget(&self, range: Range<usize>) {
+        assert!(range.end <= self.range.len(), "{range:?} of {} bytes", self.range.len());
+        self.bytes.forget(self.range.start + range.start..self.range.start + range.end);
     }
 }
 
