@@ -7,6 +7,7 @@ mod parse;
 
 use std::path::PathBuf;
 
+use atoll_model::KvType;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use compress::CompressArgs;
@@ -254,6 +255,9 @@ pub(crate) struct EvalArgs {
     /// The model to compare with, token by token
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<String>,
+    /// How caches store keys and values: f16, or int8 in half the memory
+    #[arg(long, default_value = "f16", value_name = "TYPE", value_parser = parse::kv_type)]
+    pub(crate) kv: KvType,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
 }
@@ -272,6 +276,24 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 128, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=131_072))]
     pub(crate) tg: u32,
+    /// Tokens in the cache before decoding
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=131_072))]
+    pub(crate) context: u32,
+    /// Time so many sequences decoded together, too
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) batch: u32,
+    /// How caches store keys and values: f16, or int8 in half the memory
+    #[arg(long, default_value = "f16", value_name = "TYPE", value_parser = parse::kv_type)]
+    pub(crate) kv: KvType,
+    /// Time llama.cpp on the same file, in turns: llama.cpp
+    #[arg(long, value_name = "PEER", value_parser = parse::peer)]
+    pub(crate) vs: Option<String>,
+    /// The Python that has llama-cpp-python
+    #[arg(long, env = "ATOLL_PEER_PYTHON", default_value = "python3", value_name = "PATH")]
+    #[arg(hide_env_values = true)]
+    pub(crate) peer_python: PathBuf,
     /// Measurements of each
     #[arg(long, default_value_t = 3, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]

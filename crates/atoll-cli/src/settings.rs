@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 
-use atoll_model::{Compute, Isa};
+use atoll_model::{Compute, Isa, KvType};
 use atoll_node::NodeOptions;
 use etcetera::BaseStrategy;
 
@@ -65,6 +65,15 @@ impl Settings {
     /// # Errors
     /// An instruction set that does not exist or does not run here.
     pub(crate) fn compute(&self, typed: &ComputeArgs) -> Result<Arc<Compute>, Failure> {
+        self.compute_with_kv(typed, KvType::default())
+    }
+
+    /// As [`Settings::compute`], for caches of this kind.
+    pub(crate) fn compute_with_kv(
+        &self,
+        typed: &ComputeArgs,
+        kv: KvType,
+    ) -> Result<Arc<Compute>, Failure> {
         let isa = match self.kernels_name(typed) {
             None => Isa::detect(),
             Some(name) => Isa::parse(&name).ok_or_else(|| {
@@ -73,7 +82,7 @@ impl Settings {
                     .hint("generic runs everywhere")
             })?,
         };
-        Ok(Arc::new(Compute::new(isa, self.threads(typed))?))
+        Ok(Arc::new(Compute::new(isa, self.threads(typed))?.with_kv(kv)))
     }
 
     /// How a node of this data directory is started.

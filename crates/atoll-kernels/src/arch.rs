@@ -11,6 +11,7 @@ mod drive;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub(crate) mod peak;
 
 use core::ops::Range;
 

@@ -50,6 +50,13 @@ impl Kernels {
         self.isa
     }
 
+    /// Does `rounds` times the same multiplications of 8-bit integers out of registers, as fast as
+    /// the instruction set may, and says how many: what a product can at most reach.
+    #[must_use]
+    pub fn int8_peak(&self, rounds: usize) -> u64 {
+        arch::peak::int8(self.isa, rounds)
+    }
+
     /// Writes `x`, (tiles, rows, 16), to the steps `to`; the last may be one tile of two.
     ///
     /// # Panics

@@ -1,4 +1,5 @@
-//! How fast a model runs here, beside how fast this machine can read.
+//! How fast a model runs here, beside how fast this machine can read, and beside another program
+//! given the same work in turns.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -7,102 +8,218 @@ use ndarray::Axis;
 use serde::Serialize;
 
 use crate::error::ModelError;
-use crate::pool::Pool;
-use crate::stage::{Stage, StageInput};
+use crate::kv_cache::KvCache;
+use crate::pool::{Compute, Pool};
+use crate::stage::{Sequence, Stage, StageInput};
 
-/// Tokens in the cache before decoding is timed.
-const DECODE_PROMPT: usize = 16;
 /// Buffer that is read to measure bandwidth; larger than the caches of the machines we know.
 const READ_BYTES: usize = 512 << 20;
+/// Rounds of multiplications that take some milliseconds.
+const PEAK_ROUNDS: usize = 1 << 20;
 
 /// What to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BenchOptions {
     /// Tokens of the prompt whose prefill is timed.
     pub prefill_tokens: usize,
-    /// Tokens decoded one by one after a prompt of 16.
+    /// Tokens decoded one by one behind the context.
     pub decode_tokens: usize,
+    /// Tokens in the cache before decoding is timed.
+    pub context: usize,
+    /// Sequences decoded together, beside one alone; 1 means that nothing is decoded together.
+    pub batch: usize,
     /// How often each is measured, after one run that does not count.
     pub repeat: usize,
 }
 
-/// What was measured; `atoll.bench/1`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// Something to compute and to time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "work")]
+pub enum Work {
+    /// A prompt from an empty cache, and the logits after it.
+    Prefill {
+        /// Its tokens.
+        tokens: Vec<u32>,
+    },
+    /// Tokens one by one, with all logits after each; several sequences go in step. The contexts
+    /// are not timed; those of one call are often those of the call before.
+    Decode {
+        /// What each sequence has in its cache before; none is empty.
+        contexts: Vec<Vec<u32>>,
+        /// What each goes on with; equally many.
+        tokens: Vec<Vec<u32>>,
+    },
+}
+
+impl Work {
+    /// Tokens whose computing is timed, of all sequences together.
+    #[must_use]
+    pub fn n_tokens(&self) -> usize {
+        match self {
+            Self::Prefill { tokens } => tokens.len(),
+            Self::Decode { tokens, .. } => tokens.iter().map(Vec::len).sum(),
+        }
+    }
+}
+
+/// Does a piece of work in another program and gives the seconds that it took.
+pub type Peer<'a, E> = dyn FnMut(&Work) -> Result<f64, E> + 'a;
+
+/// Speeds at one kind of work, one figure per repetition, of all sequences together.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Speeds {
+    /// Atoll's.
+    pub tokens_per_s: Vec<f64>,
+    /// The other program's, measured in turns with it.
+    pub peer_tokens_per_s: Vec<f64>,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq)]
 pub struct BenchReport {
-    /// One figure per repetition.
-    pub prefill_tokens_per_s: Vec<f64>,
-    /// One figure per repetition.
-    pub decode_tokens_per_s: Vec<f64>,
+    /// A prompt.
+    pub prefill: Speeds,
+    /// One sequence.
+    pub decode: Speeds,
+    /// Several sequences together, if that was asked for.
+    pub batch: Option<Speeds>,
     /// Bytes of packed weights that one decoded token reads.
     pub weight_bytes_per_token: usize,
+    /// Multiplications of one token with the weights.
+    pub macs_per_token: usize,
+    /// Bytes of the cache that the first decoded token reads.
+    pub kv_bytes_per_token: usize,
+    /// Multiplications of 8-bit integers by the same threads, out of registers.
+    pub int8_peak_macs_per_s: f64,
     /// Fastest sequential read by the same threads, from a buffer of 512 MiB.
     pub read_bandwidth_bytes_per_s: f64,
+    /// The same by one thread.
+    pub read_bandwidth_1_thread_bytes_per_s: f64,
     /// Threads that computed.
     pub threads: usize,
 }
 
-/// Measures the whole model `stage` with random tokens. Every logit vector is computed, none is
-/// sampled from.
+/// Measures the whole model `stage` with random tokens, in turns with `peer` where there is one:
+/// of each pair another one begins. Every logit vector is computed, none is sampled from.
 ///
 /// # Errors
-/// As [`Stage::forward`]; [`ModelError::InvalidInput`] if there is nothing to measure.
-pub fn bench(stage: &Stage, options: BenchOptions) -> Result<BenchReport, ModelError> {
-    let BenchOptions { prefill_tokens, decode_tokens, repeat } = options;
-    if repeat == 0 || prefill_tokens == 0 || decode_tokens == 0 {
+/// As [`Stage::forward`]; [`ModelError::InvalidInput`] if there is nothing to measure; what `peer`
+/// returns.
+pub fn bench<E: From<ModelError>>(
+    stage: &Stage,
+    options: BenchOptions,
+    mut peer: Option<&mut Peer<'_, E>>,
+) -> Result<BenchReport, E> {
+    let BenchOptions { prefill_tokens, decode_tokens, context, batch, repeat } = options;
+    if [prefill_tokens, decode_tokens, context, batch, repeat].contains(&0) {
         let why = format!("{options:?} has nothing to measure");
-        return Err(ModelError::InvalidInput { what: "bench", why });
+        return Err(ModelError::InvalidInput { what: "bench", why }.into());
     }
-    let pool = &stage.compute().pool;
+    let (config, compute) = (stage.config(), stage.compute());
+    let pool = &compute.pool;
     let mut report = BenchReport {
-        prefill_tokens_per_s: Vec::new(),
-        decode_tokens_per_s: Vec::new(),
+        prefill: Speeds::default(),
+        decode: Speeds::default(),
+        batch: (batch > 1).then(Speeds::default),
         weight_bytes_per_token: stage.weight_bytes_per_token(),
+        macs_per_token: stage.macs_per_token(),
+        kv_bytes_per_token: KvCache::bytes_for(config, config.n_layers, context, compute.kv),
+        int8_peak_macs_per_s: 0.0,
         read_bandwidth_bytes_per_s: 0.0,
+        read_bandwidth_1_thread_bytes_per_s: 0.0,
         threads: pool.threads(),
     };
     let memory = vec![1_u64; READ_BYTES / size_of::<u64>()];
+    let mut runner = Runner { stage, ready: Vec::new() };
+    let sequences = |n: usize, seed: u64, len: usize| -> Vec<Vec<u32>> {
+        (0..n as u64).map(|at| random_tokens(seed + (at << 32), len, stage)).collect()
+    };
+    let decode = |n: usize, seed: u64| Work::Decode {
+        contexts: sequences(n, 0, context),
+        tokens: sequences(n, seed, decode_tokens),
+    };
     for round in 0..=repeat {
         let seed = round as u64 + 1;
-        let prompt = random_tokens(seed, prefill_tokens.max(decode_tokens), stage);
-        let prefill_s = prefill(stage, &prompt[..prefill_tokens])?;
-        let decode_s = decode(stage, &prompt[..decode_tokens])?;
-        let bandwidth = read_bandwidth(pool, &memory);
-        if round > 0 {
-            report.prefill_tokens_per_s.push(prefill_tokens as f64 / prefill_s);
-            report.decode_tokens_per_s.push(decode_tokens as f64 / decode_s);
-            report.read_bandwidth_bytes_per_s = report.read_bandwidth_bytes_per_s.max(bandwidth);
+        let prefill = Work::Prefill { tokens: random_tokens(seed, prefill_tokens, stage) };
+        let mut todo = vec![(&mut report.prefill, prefill), (&mut report.decode, decode(1, seed))];
+        todo.extend(report.batch.as_mut().map(|speeds| (speeds, decode(batch, seed))));
+        for (speeds, work) in todo {
+            let (mut ours, mut theirs) = (None, None);
+            for turn in 0..2 {
+                if (turn + round) % 2 == 0 {
+                    ours = Some(runner.seconds(&work)?);
+                } else if let Some(peer) = &mut peer {
+                    theirs = Some(peer(&work)?);
+                }
+            }
+            if round > 0 {
+                let tokens = work.n_tokens() as f64;
+                speeds.tokens_per_s.extend(ours.map(|seconds| tokens / seconds));
+                speeds.peer_tokens_per_s.extend(theirs.map(|seconds| tokens / seconds));
+            }
         }
+        let raise = |fastest: &mut f64, found: f64| *fastest = fastest.max(found);
+        let threads = pool.threads();
+        raise(&mut report.read_bandwidth_bytes_per_s, read_bandwidth(pool, threads, &memory));
+        raise(&mut report.read_bandwidth_1_thread_bytes_per_s, read_bandwidth(pool, 1, &memory));
+        raise(&mut report.int8_peak_macs_per_s, int8_peak(compute));
     }
     Ok(report)
 }
 
-/// Seconds for a whole prompt and the logits after it.
-fn prefill(stage: &Stage, tokens: &[u32]) -> Result<f64, ModelError> {
-    let mut kv = stage.new_kv_cache(tokens.len());
-    let start = Instant::now();
-    let rows = stage.forward(&mut kv, StageInput::Tokens(tokens), 0)?;
-    black_box(stage.logits(rows.index_axis(Axis(0), rows.nrows() - 1))?);
-    Ok(start.elapsed().as_secs_f64())
+/// Does work on this model.
+struct Runner<'a> {
+    stage: &'a Stage,
+    /// The contexts that sequences had last, and their caches.
+    ready: Vec<(Vec<u32>, KvCache)>,
 }
 
-/// Seconds for `tokens` one by one, behind a prompt of [`DECODE_PROMPT`].
-fn decode(stage: &Stage, tokens: &[u32]) -> Result<f64, ModelError> {
-    let mut kv = stage.new_kv_cache(DECODE_PROMPT + tokens.len());
-    let prompt = random_tokens(0, DECODE_PROMPT, stage);
-    stage.forward(&mut kv, StageInput::Tokens(&prompt), 0)?;
-    let start = Instant::now();
-    for token in tokens {
-        let from_pos = kv.len();
-        let input = StageInput::Tokens(std::slice::from_ref(token));
-        let rows = stage.forward(&mut kv, input, from_pos)?;
-        black_box(stage.logits(rows.row(0))?);
+impl Runner<'_> {
+    /// Seconds that `work` takes.
+    fn seconds(&mut self, work: &Work) -> Result<f64, ModelError> {
+        match work {
+            Work::Prefill { tokens } => {
+                let mut kv = self.stage.new_kv_cache(tokens.len());
+                let start = Instant::now();
+                let rows = self.stage.forward(&mut kv, StageInput::Tokens(tokens), 0)?;
+                black_box(self.stage.logits(rows.index_axis(Axis(0), rows.nrows() - 1))?);
+                Ok(start.elapsed().as_secs_f64())
+            }
+            Work::Decode { contexts, tokens } => {
+                let mut caches = self.caches(contexts)?;
+                let start = Instant::now();
+                for at in 0..tokens[0].len() {
+                    let sequences = caches.iter_mut().zip(tokens).map(|(kv, tokens)| {
+                        let (from_pos, token) = (kv.len(), std::slice::from_ref(&tokens[at]));
+                        Sequence { kv, input: StageInput::Tokens(token), from_pos }
+                    });
+                    let rows = self.stage.forward_batch(&mut sequences.collect::<Vec<_>>())?;
+                    black_box(self.stage.logits_of_rows(rows.view())?);
+                }
+                Ok(start.elapsed().as_secs_f64())
+            }
+        }
     }
-    Ok(start.elapsed().as_secs_f64())
+
+    /// Caches that hold `contexts`, with room to go on.
+    fn caches(&mut self, contexts: &[Vec<u32>]) -> Result<Vec<KvCache>, ModelError> {
+        for (at, context) in contexts.iter().enumerate() {
+            if self.ready.get(at).is_some_and(|(known, _)| known == context) {
+                continue;
+            }
+            let mut kv = self.stage.new_kv_cache(self.stage.config().context_max);
+            self.stage.forward(&mut kv, StageInput::Tokens(context), 0)?;
+            self.ready.truncate(at);
+            self.ready.push((context.clone(), kv));
+        }
+        Ok(self.ready[..contexts.len()].iter().map(|(_, kv)| kv.clone()).collect())
+    }
 }
 
-/// Bytes per second at which the pool's threads read `memory` once, each its own part in order.
-fn read_bandwidth(pool: &Pool, memory: &[u64]) -> f64 {
-    let mut parts: Vec<_> = memory.chunks(memory.len().div_ceil(pool.threads())).collect();
+/// Bytes per second at which `threads` of the pool's threads read `memory` once, each its own part
+/// in order.
+fn read_bandwidth(pool: &Pool, threads: usize, memory: &[u64]) -> f64 {
+    let mut parts: Vec<_> = memory.chunks(memory.len().div_ceil(threads)).collect();
     let start = Instant::now();
     pool.for_each(&mut parts, |part| {
         let mut sums = [0_u64; 16];
@@ -114,6 +231,14 @@ fn read_bandwidth(pool: &Pool, memory: &[u64]) -> f64 {
         black_box(sums);
     });
     size_of_val(memory) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Multiplications per second of 8-bit integers that the pool's threads do out of registers.
+fn int8_peak(compute: &Compute) -> f64 {
+    let mut done = vec![0_u64; compute.pool.threads()];
+    let start = Instant::now();
+    compute.pool.for_each(&mut done, |macs| *macs = compute.kernels.int8_peak(PEAK_ROUNDS));
+    done.iter().sum::<u64>() as f64 / start.elapsed().as_secs_f64()
 }
 
 /// `n` token ids from a fixed sequence (splitmix64).
@@ -128,4 +253,57 @@ fn random_tokens(seed: u64, n: usize, stage: &Stage) -> Vec<u32> {
         u32::try_from((z ^ (z >> 31)) % vocab_size).expect("vocabularies are far smaller")
     };
     (0..n).map(|_| next()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Architecture, BlockType, Compute, GgufFile, Isa, Part, TensorSource, tiny};
+
+    fn stage() -> Stage {
+        let config = tiny::config(Architecture::Llama);
+        let file = GgufFile::parse(tiny::random_model(&config, BlockType::Q8_0, 1)).unwrap();
+        let compute = Arc::new(Compute::new(Isa::detect(), 1).unwrap());
+        let source = TensorSource::Gguf(file);
+        Stage::load(&source, &Part::whole(&config), &compute, &mut |_| {}).unwrap()
+    }
+
+    const OPTIONS: BenchOptions =
+        BenchOptions { prefill_tokens: 5, decode_tokens: 3, context: 7, batch: 4, repeat: 3 };
+
+    #[test]
+    fn the_peer_gets_the_same_work_in_turns() {
+        let mut asked: Vec<Work> = Vec::new();
+        let mut peer = |work: &Work| {
+            asked.push(work.clone());
+            Ok::<_, ModelError>(0.5)
+        };
+        let report = bench(&stage(), OPTIONS, Some(&mut peer)).unwrap();
+        assert_eq!(report.prefill.peer_tokens_per_s, [10.0; 3]);
+        assert_eq!(report.decode.peer_tokens_per_s, [6.0; 3]);
+        let batch = report.batch.unwrap();
+        assert_eq!(batch.peer_tokens_per_s, [24.0; 3]);
+        assert_eq!(batch.tokens_per_s.len(), 3);
+        // One round does not count; the others are all of different tokens.
+        assert_eq!(asked.len(), 12);
+        let Work::Decode { contexts, tokens } = &asked[11] else { panic!("{asked:?}") };
+        assert_eq!((contexts.len(), contexts[3].len()), (4, 7));
+        assert_eq!((tokens.len(), tokens[3].len()), (4, 3));
+        assert_ne!(contexts[0], contexts[1]);
+        assert!(asked[0] != asked[3] && asked[2] != asked[5]);
+    }
+
+    #[test]
+    fn nothing_to_measure_is_an_error_and_so_is_the_peers() {
+        let none = BenchOptions { repeat: 0, ..OPTIONS };
+        let error = bench::<ModelError>(&stage(), none, None).unwrap_err();
+        assert!(error.to_string().contains("nothing to measure"), "{error}");
+        let gone = || ModelError::InvalidInput { what: "peer", why: "gone".to_owned() };
+        let error = bench(&stage(), OPTIONS, Some(&mut |_| Err(gone()))).unwrap_err();
+        assert!(error.to_string().contains("gone"), "{error}");
+    }
 }

@@ -120,6 +120,12 @@ impl Stage {
         self.weights.bytes_per_token()
     }
 
+    /// Multiplications of one token with the weights that it reads.
+    #[must_use]
+    pub fn macs_per_token(&self) -> usize {
+        self.weights.macs_per_token()
+    }
+
     /// An empty cache for this stage's layers.
     #[must_use]
     pub fn new_kv_cache(&self, positions_max: usize) -> KvCache {

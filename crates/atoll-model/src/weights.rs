@@ -16,6 +16,10 @@ use crate::tiles::tiled_len;
 /// Name of the embedding.
 const EMBED: &str = "token_embd.weight";
 
+/// Bytes of the file that are packed before their memory is given back: few enough to matter
+/// nowhere, many enough that asking the system costs nothing beside packing.
+const FORGET_BYTES: usize = 1 << 20;
+
 /// A contiguous part of a model: optionally the embedding, layers, optionally the head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
@@ -180,9 +184,20 @@ impl Weights {
         let head = self.head.as_ref().map_or(0, |head| head.matrix.bytes() + 4 * head.norm.len());
         head + self.layers.iter().map(LayerWeights::bytes).sum::<usize>()
     }
+
+    /// Multiplications of one token with matrices.
+    pub(crate) fn macs_per_token(&self) -> usize {
+        let matrices = self.layers.iter().flat_map(LayerWeights::matrices);
+        let head = self.head.as_ref().map(|head| &*head.matrix);
+        matrices.chain(head).map(|matrix| matrix.rows() * matrix.cols()).sum()
+    }
 }
 
 impl LayerWeights {
+    const fn matrices(&self) -> [&PackedMatrix; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
     fn new(tensors: &mut Tensors, layer_idx: usize) -> Result<Self, ModelError> {
         let name = |suffix: &str| format!("blk.{layer_idx}.{suffix}");
         Ok(Self {
@@ -204,12 +219,11 @@ impl LayerWeights {
     }
 
     fn bytes(&self) -> usize {
-        let matrices = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
         let vectors = [&self.q_bias, &self.k_bias, &self.v_bias, &self.q_norm, &self.k_norm];
         let floats = self.attn_norm.len()
             + self.ffn_norm.len()
             + vectors.iter().map(|vector| vector.as_ref().map_or(0, Vec::len)).sum::<usize>();
-        matrices.iter().map(|matrix| matrix.bytes()).sum::<usize>() + 4 * floats
+        self.matrices().iter().map(|matrix| matrix.bytes()).sum::<usize>() + 4 * floats
     }
 }
 
@@ -251,7 +265,6 @@ impl Tensors {
         let is_read_in_rows = |name: &str| name == EMBED && !(part.head && config.tied);
         pool.for_each(&mut tasks, |(stored, loaded)| {
             *loaded = Some(load(stored, is_read_in_rows(&stored.info().name)));
-            stored.forget();
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
             told.at.bytes_done += stored.tensor().bytes.len() as u64;
             let at = told.at;
@@ -316,9 +329,19 @@ fn load(stored: &StoredTensor, is_read_in_rows: bool) -> Result<Loaded, ModelErr
         let finite = vector.iter().all(|value| value.is_finite());
         (Loaded::Vector(vector), finite)
     } else if is_read_in_rows {
-        (Loaded::Stored(stored.clone()), atoll_kernels::scales_finite(info.dtype, bytes))
+        let finite = atoll_kernels::scales_finite(info.dtype, bytes);
+        stored.forget(0..bytes.len());
+        (Loaded::Stored(stored.clone()), finite)
     } else {
-        let matrix = PackedMatrix::pack(info.dtype, info.rows, info.cols, bytes);
+        let mut forgotten = 0;
+        let mut forget = |packed: usize| {
+            if packed - forgotten >= FORGET_BYTES || packed == bytes.len() {
+                stored.forget(forgotten..packed);
+                forgotten = packed;
+            }
+        };
+        let (ty, rows, cols) = (info.dtype, info.rows, info.cols);
+        let matrix = PackedMatrix::pack_telling(ty, rows, cols, bytes, &mut forget);
         let finite = matrix.scales_finite();
         (Loaded::Matrix(matrix), finite)
     };

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
+use atoll_model::KvType;
+
 /// Longest node name, in bytes: it travels in every hello.
 const NAME_BYTES_MAX: usize = 64;
 /// Longest stop text, in bytes: every token is compared with it.
@@ -45,6 +47,23 @@ impl FromStr for ApiAddress {
             ));
         }
         Ok(Self::At(at))
+    }
+}
+
+/// `f16`, `int8`: how caches store keys and values.
+pub(crate) fn kv_type(text: &str) -> Result<KvType, String> {
+    match text {
+        "f16" => Ok(KvType::F16),
+        "int8" => Ok(KvType::Int8),
+        _ => Err("expected f16 or int8".to_owned()),
+    }
+}
+
+/// The only program that Atoll is timed beside.
+pub(crate) fn peer(text: &str) -> Result<String, String> {
+    match text {
+        "llama.cpp" => Ok(text.to_owned()),
+        _ => Err("expected llama.cpp".to_owned()),
     }
 }
 

@@ -25,6 +25,9 @@ fn lines_that_are_understood() {
     check("atoll up --memory 2GiB --api none --until-stdin-closes", true);
     check("atoll eval m --text f --ctx 512 --chunks 4 --against n", true);
     check("atoll bench m --threads 1 --pp 512 --tg 128 --repeat 5 --json", true);
+    check("atoll bench m --kv int8 --batch 4 --context 4096", true);
+    check("atoll bench m --vs llama.cpp --peer-python venv/bin/python", true);
+    check("atoll eval m --text f --kv int8", true);
     check("atoll serve", true);
     check("atoll pull", true);
     check("atoll rm a b", true);
@@ -33,6 +36,9 @@ fn lines_that_are_understood() {
 #[test]
 fn lines_that_are_refused() {
     check("atoll nonsense", false);
+    check("atoll bench m --kv int4", false);
+    check("atoll bench m --vs another", false);
+    check("atoll bench m --batch 0", false);
     check("atoll plan m", false);
     check("atoll run", false);
     check("atoll run m p --local --stages 2", false);

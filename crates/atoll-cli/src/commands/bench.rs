@@ -1,8 +1,14 @@
-//! `atoll bench`: how fast a model runs here.
+//! `atoll bench`: how fast a model runs here, by itself and beside llama.cpp.
 
-use atoll_model::bench::{BenchOptions, BenchReport, bench};
-use serde::Serialize;
+mod peer;
+mod report;
 
+use std::sync::Arc;
+
+use atoll_model::bench::{BenchOptions, Work, bench};
+
+use self::peer::{Peer, Room};
+use self::report::Report;
 use crate::args::BenchArgs;
 use crate::exit::Failure;
 use crate::interrupt::Stop;
@@ -11,76 +17,36 @@ use crate::output;
 use crate::settings::Settings;
 use crate::source;
 
-/// `atoll.bench/1`
-#[derive(Debug, Serialize)]
-struct Report {
-    schema: &'static str,
-    model: String,
-    kernels: &'static str,
-    prefill_tokens: u32,
-    decode_tokens: u32,
-    #[serde(flatten)]
-    found: BenchReport,
-}
-
 pub(crate) async fn run(settings: &Settings, args: BenchArgs, stop: &Stop) -> Result<(), Failure> {
-    let (library, compute) =
-        (settings.library().cancelled_by(stop.flag()), settings.compute(&args.compute)?);
+    let library = settings.library().cancelled_by(stop.flag());
+    let compute = settings.compute_with_kv(&args.compute, args.kv)?;
     let work = super::blocking(move || {
         let model = source::obtain(&library, &args.model)?;
-        let kernels = compute.kernels.isa().name();
-        let loaded = local::load(&model, compute)?;
+        let loaded = local::load(&model, Arc::clone(&compute))?;
         let options = BenchOptions {
             prefill_tokens: args.pp as usize,
             decode_tokens: args.tg as usize,
+            context: args.context as usize,
+            batch: args.batch as usize,
             repeat: args.repeat as usize,
         };
-        Ok(Report {
-            schema: "atoll.bench/1",
-            model: loaded.name,
-            kernels,
-            prefill_tokens: args.pp,
-            decode_tokens: args.tg,
-            found: bench(&loaded.stage, options)?,
-        })
+        let room = Room {
+            threads: compute.pool.threads(),
+            positions: options.prefill_tokens.max(options.context + options.decode_tokens),
+            sequences: options.batch,
+            kv: args.kv,
+        };
+        let start = |python| Peer::llama_cpp(python, &model.path, room);
+        let mut peer = args.vs.map(|_| start(&args.peer_python)).transpose()?;
+        let found = match &mut peer {
+            None => bench::<Failure>(&loaded.stage, options, None)?,
+            Some(peer) => {
+                bench(&loaded.stage, options, Some(&mut |work: &Work| peer.seconds(work)))?
+            }
+        };
+        let peer = peer.as_ref().map(|peer| peer.name.clone());
+        Ok(Report::new(loaded.name, &compute, options, found, peer))
     });
     let report = stop.race(work).await?;
-    if settings.json { output::json(&report) } else { output::line_out(&text(&report)) }
-}
-
-fn text(report: &Report) -> String {
-    let found = &report.found;
-    let (prefill, decode) =
-        (median(&found.prefill_tokens_per_s), median(&found.decode_tokens_per_s));
-    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-    let read = found.weight_bytes_per_token as f64 * decode;
-    format!(
-        "prefill    {prefill:.1} tokens/s ({} tokens, {} kernels, {} threads)\n\
-         decode     {decode:.1} tokens/s ({} tokens)\n\
-         reading    {:.1} GB/s of weights, {:.0} % of this memory's {:.1} GB/s",
-        report.prefill_tokens,
-        report.kernels,
-        found.threads,
-        report.decode_tokens,
-        read / 1e9,
-        read / found.read_bandwidth_bytes_per_s * 100.0,
-        found.read_bandwidth_bytes_per_s / 1e9,
-    )
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::median;
-
-    #[test]
-    fn the_middle_value() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[]), 0.0);
-    }
+    if settings.json { output::json(&report) } else { output::line_out(&report.text()) }
 }

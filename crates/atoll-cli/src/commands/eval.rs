@@ -26,8 +26,8 @@ struct Report {
 }
 
 pub(crate) async fn run(settings: &Settings, args: EvalArgs, stop: &Stop) -> Result<(), Failure> {
-    let (library, compute) =
-        (settings.library().cancelled_by(stop.flag()), settings.compute(&args.compute)?);
+    let library = settings.library().cancelled_by(stop.flag());
+    let compute = settings.compute_with_kv(&args.compute, args.kv)?;
     let work = super::blocking(move || {
         let text = prompt::text_file(&args.text)?;
         let load = |name: &str| {
