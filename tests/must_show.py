@@ -209,7 +209,23 @@ def refusals(args):
     tested("bad", "bad_input::", "signals::")
 
 
-PARTS = [demo, equal, outside, network, memory, hop, speed, gateway, simulator, refusals]
+def bits(args):
+    """P1 over whole generations: digests of tokens and logits."""
+    for model in MODELS:
+        command = ["cargo", "run", "--release", "-q", "--workspace", "--example", "bits", "--"]
+        command += [args.models / f"{model}.gguf", str(args.bits_tokens)]
+        done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+        routes = [json.loads(line) for line in done.stdout.splitlines()]
+        for found in routes:
+            keys = ("kv", "isa", "threads", "chunk", "batch")
+            name = f"{model} " + " ".join(f"{key} {found[key]}" for key in keys)
+            figure = f"tokens {found['tokens']} logits {found['logits']}"
+            row("P1", name, figure, "as the first", found["equal"])
+        if done.returncode != 0 or not routes:
+            row("P1", f"{model} all routes", done.stderr[-300:], "exit 0", False)
+
+
+PARTS = [demo, equal, bits, outside, network, memory, hop, speed, gateway, simulator, refusals]
 
 
 def main():
@@ -218,6 +234,7 @@ def main():
     parser.add_argument("--eval", type=pathlib.Path)
     parser.add_argument("--peer", help="a Python with llama-cpp-python")
     parser.add_argument("--openai", help="a Python with openai")
+    parser.add_argument("--bits-tokens", type=int, default=256, help="tokens of each generation")
     names = [part.__name__ for part in PARTS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     args = parser.parse_args()
