@@ -327,6 +327,7 @@ fn load(stored: &StoredTensor, is_read_in_rows: bool) -> Result<Loaded, ModelErr
     let (loaded, finite) = if is_vector {
         let vector = stored.tensor().to_floats()?;
         let finite = vector.iter().all(|value| value.is_finite());
+        stored.forget(0..bytes.len());
         (Loaded::Vector(vector), finite)
     } else if is_read_in_rows {
         let finite = atoll_kernels::scales_finite(info.dtype, bytes);
