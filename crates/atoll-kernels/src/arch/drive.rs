@@ -32,8 +32,9 @@ for_all_kinds!(kinds);
 
 /// Writes `quantized`, the product of quantized weights.
 ///
-/// In scope must be: [`Kind`], `Head` and `head::<K>`, `Step` and `step::<K>`, `Sums` (16 sums of a row) with
-/// `zero`, `load` and `store`, and `add::<K, N>`, which adds the product of a step and `N` rows.
+/// In scope must be: [`Kind`], `Head` and `head::<K>`, `Step` and `step::<K>`, `Sums` (16 sums of a
+/// row) with `zero`, `load` and `store`, and `add::<K, N>`, which adds the product of a step and
+/// `N` rows.
 ///
 /// Up to `$few_max` rows of activations keep their sums in registers for a whole tile, in groups of
 /// at most the largest of `$n`. More of them load and store their sums for every step, `$many` at a
