@@ -13,6 +13,8 @@ mod lanes;
 mod neon;
 pub(crate) mod peak;
 
+pub(crate) mod pages;
+
 use core::ops::Range;
 
 use crate::attention::{KvHead, KvHeadMut, Queries};

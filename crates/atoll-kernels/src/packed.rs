@@ -1,6 +1,7 @@
 //! A weight matrix as the kernels read it: tiles of 16 rows (see `layout.rs`).
 
 use crate::BlockType;
+use crate::arch::pages::want_huge_pages;
 use crate::layout::{Layout, write_step};
 use crate::unpack::{RUN, floats, is_float, unpack};
 
@@ -45,7 +46,8 @@ impl PackedMatrix {
         assert_eq!(cols % ty.block_len(), 0, "whole blocks of {}", ty.name());
         assert_eq!(blocks.len(), rows * ty.row_bytes(cols), "bytes of {rows} rows of {cols}");
         let bytes = rows.div_ceil(TILE_ROWS) * tile_bytes(ty, cols);
-        let data = vec![0; bytes + 63];
+        let mut data = vec![0; bytes + 63];
+        want_huge_pages(&mut data);
         let start = data.as_ptr().align_offset(64).min(63);
         let mut packed = Self { ty, rows, cols, data, start, scales_finite: true };
         for tile in 0..packed.n_tiles() {
