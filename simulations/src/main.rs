@@ -23,7 +23,7 @@ enum Arguments {
         #[arg(long, default_value_t = 12)]
         nodes: usize,
         /// Seeds of one search at most.
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 100)]
         seeds: u64,
     },
 }

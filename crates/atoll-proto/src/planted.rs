@@ -45,8 +45,8 @@ pub enum Bug {
     ParkedForever,
     /// A sequence that begins anew begins one position late.
     RestartLate,
-    /// What was computed before a sequence began anew is still used.
-    RestartKeepsJobs,
+    /// A sequence that begins anew forgets the newest token of its log.
+    RestartForgetsToken,
     /// A ring is opened again under its old epoch.
     EpochNotRaised,
     /// A planned stage is counted ready before it said so.
@@ -78,7 +78,7 @@ impl Bug {
         Self::LossIgnored,
         Self::ParkedForever,
         Self::RestartLate,
-        Self::RestartKeepsJobs,
+        Self::RestartForgetsToken,
         Self::EpochNotRaised,
         Self::ReadyTooEarly,
         Self::SpareUnloaded,

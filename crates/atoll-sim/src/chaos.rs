@@ -1,5 +1,7 @@
 //! A minute in which everything goes wrong for a while, and then nothing.
 
+use std::ops::Range;
+
 use crate::Random;
 use crate::schedule::{Asked, Device, Fault, LAYER_BYTES, Link, Placement, Schedule, What, asked};
 
@@ -10,9 +12,11 @@ const HEAL_US: u64 = 25_000_000;
 /// The end of the run, µs: what was held for a dead or silent peer has been let go by then.
 const END_US: u64 = 60_000_000;
 /// Faults of one run.
-const FAULTS: std::ops::Range<u64> = 10..21;
+const FAULTS: Range<u64> = 10..21;
 /// Longest time that a request may take, µs.
-const DEADLINE_US: u64 = 20_000_000;
+const DEADLINE_US: u64 = 35_000_000;
+/// And of an impatient client, who may well get no answer, µs.
+const SHORT_US: Range<u64> = 100_000..1_500_000;
 
 impl Schedule {
     /// Six requests among ten to twenty faults, then two more once a random core is mended.
@@ -30,19 +34,25 @@ impl Schedule {
             (0..6).map(|_| asked(&mut work, (1_000_000, HEAL_US - 3_000_000), 128)).collect();
         let late = (HEAL_US + 8_000_000, HEAL_US + 12_000_000);
         requests.extend((0..2).map(|_| asked(&mut work, late, 128)));
-        requests.iter_mut().for_each(|asked| asked.deadline_us = DEADLINE_US);
-        let faults = faults(seed, n, requests.len());
-        let lone = |fault: &Fault| fault.what == What::Kill { node: 0 };
+        for asked in &mut requests {
+            let is_short = asked.at_us < HEAL_US && work.below(8) == 0;
+            asked.deadline_us = if is_short { work.within(SHORT_US) } else { DEADLINE_US };
+        }
+        let faults = faults(seed, n, &requests);
+        let lone = |fault: &Fault| matches!(fault.what, What::Kill { node: 0, .. });
         if let Some(origin_dies) = faults.iter().find(|fault| lone(fault)) {
             requests.retain(|asked| asked.at_us < origin_dies.at_us);
         }
         let stages = u16::try_from(hardware.within(2..6)).expect("small");
+        // A row of the hash model takes 8 bytes: some logs hold a few rows only.
+        let few_rows = usize::try_from(hardware.within(1..64)).expect("small") * 8;
+        let boundary_bytes = if hardware.below(2) == 0 { few_rows } else { 32 << 20 };
         Self {
             seed,
             heal_us: HEAL_US,
             core: core(seed, n),
             end_us: END_US,
-            placement: Placement { at_us: 800_000, stages, sessions: 4, spares: 1 },
+            placement: Placement { at_us: 800_000, stages, sessions: 4, spares: 1, boundary_bytes },
             link: Link { latency_us: 200, jitter_us: 3_000, uplink_bytes_per_s: 100_000_000 },
             devices,
             requests,
@@ -51,8 +61,16 @@ impl Schedule {
     }
 }
 
+/// Whether only messages suffer: then no loss of a node mends what the loss of a message broke.
+fn is_weather_only(seed: u64) -> bool {
+    Random::new(seed, "weather only").below(4) == 0
+}
+
 /// The origin and enough others to hold the model, seldom all.
 fn core(seed: u64, n: usize) -> Vec<usize> {
+    if is_weather_only(seed) {
+        return (0..n).collect();
+    }
     let mut random = Random::new(seed, "core");
     let mut others: Vec<_> = (1..n).collect();
     let least = 6.min(n - 1);
@@ -65,32 +83,35 @@ fn core(seed: u64, n: usize) -> Vec<usize> {
     core
 }
 
-fn faults(seed: u64, n: usize, n_requests: usize) -> Vec<Fault> {
+fn faults(seed: u64, n: usize, requests: &[Asked]) -> Vec<Fault> {
     let mut random = Random::new(seed, "faults");
+    let kinds = if is_weather_only(seed) { 21..31 } else { 0..31 };
     let mut faults = Vec::new();
     for _ in 0..random.within(FAULTS) {
         let at_us = random.within(FROM_US..HEAL_US - 1_000_000);
-        let what = fault(&mut random, n, n_requests);
-        if let What::Kill { node } = what
-            && node > 0
-            && random.below(3) > 0
-        {
-            let back_us = at_us + random.within(200_000..6_000_000);
-            faults.push(Fault { at_us: back_us, what: What::Restart { node } });
-        }
-        faults.push(Fault { at_us, what });
+        let what = fault(&mut random, n, kinds.clone());
+        // Bystanders matter less than who holds a stage at that moment.
+        let stage = (random.below(3) > 0).then(|| random.index(5));
+        faults.push(Fault { at_us, what, stage });
     }
-    if random.below(12) == 0 {
+    for (request, asked) in (0..).zip(requests) {
+        if random.below(12) == 0 {
+            let at_us = asked.at_us + random.within(1_000..2_000_000);
+            faults.push(Fault { at_us, what: What::Cancel { request }, stage: None });
+        }
+    }
+    if !is_weather_only(seed) && random.below(12) == 0 {
         let at_us = random.within(FROM_US..HEAL_US);
-        faults.push(Fault { at_us, what: What::Kill { node: 0 } });
+        let what = What::Kill { node: 0, back_us: None };
+        faults.push(Fault { at_us, what, stage: None });
     }
     faults.sort_by_key(|fault| fault.at_us);
     faults
 }
 
-/// One fault. Nodes with low numbers are struck more often: the first ones hold the stages as
-/// often as any, and two faults at one place are worth more than two at two.
-fn fault(random: &mut Random, n: usize, n_requests: usize) -> What {
+/// One fault. Nodes with low numbers are struck more often: two faults at one place are worth more
+/// than two at two.
+fn fault(random: &mut Random, n: usize, kinds: Range<u64>) -> What {
     let near = |random: &mut Random| 1 + random.index((n - 1).min(10));
     let other = |random: &mut Random, a: usize| {
         let b = random.index((n - 1).min(10));
@@ -100,8 +121,11 @@ fn fault(random: &mut Random, n: usize, n_requests: usize) -> What {
     let for_us = random.within(50_000..5_000_000);
     let permille = random.within(10..300);
     let b = other(random, node);
-    match random.below(32) {
-        0..8 => What::Kill { node },
+    match random.within(kinds) {
+        0..8 => {
+            let back_us = (random.below(3) > 0).then(|| random.within(200_000..6_000_000));
+            What::Kill { node, back_us }
+        }
         8 => What::Leave { node },
         9..13 => What::Pause { node, for_us: for_us * 2 },
         13..15 => What::Slow { node, percent: random.within(150..2_000), for_us },
@@ -116,7 +140,6 @@ fn fault(random: &mut Random, n: usize, n_requests: usize) -> What {
         24..26 => What::Duplicate { node, permille, for_us },
         26..28 => What::Reorder { node: if permille < 150 { 0 } else { node }, for_us },
         28..30 => What::Delay { node, extra_us: random.within(5_000..800_000), for_us },
-        30 => What::BitFlip { node, bit: random.below(100_000) },
-        _ => What::Cancel { request: random.below(n_requests as u64) },
+        _ => What::BitFlip { node, bit: random.below(100_000) },
     }
 }

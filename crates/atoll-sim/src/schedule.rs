@@ -43,6 +43,9 @@ pub struct Placement {
     pub sessions: u16,
     /// Nodes that hold each stage's range beside its own.
     pub spares: u16,
+    /// What a node keeps of sent activations so that the next stage can be rebuilt, all sessions
+    /// together.
+    pub boundary_bytes: usize,
 }
 
 /// How messages travel between any two nodes.
@@ -91,6 +94,10 @@ pub struct Fault {
     /// What.
     #[serde(flatten)]
     pub what: What,
+    /// It strikes the node that then holds this stage, counted around the stages on other nodes
+    /// than the origin, instead of the node that `what` names. Without a plan: that node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<usize>,
 }
 
 /// What can go wrong.
@@ -106,11 +113,9 @@ pub enum What {
     Kill {
         /// Which.
         node: usize,
-    },
-    /// A node that was killed comes back and remembers nothing.
-    Restart {
-        /// Which.
-        node: usize,
+        /// After so long it comes back and remembers nothing, µs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        back_us: Option<u64>,
     },
     /// A node's process stands still; its connections stay.
     Pause {
@@ -208,6 +213,49 @@ pub enum What {
     },
 }
 
+impl What {
+    /// How long it lasts by itself, µs.
+    pub(crate) fn lasts_us(&self) -> u64 {
+        match *self {
+            Self::Leave { .. }
+            | Self::Break { .. }
+            | Self::BitFlip { .. }
+            | Self::Cancel { .. } => 0,
+            Self::Kill { back_us, .. } => back_us.unwrap_or(0),
+            Self::Pause { for_us, .. }
+            | Self::Slow { for_us, .. }
+            | Self::Mute { for_us, .. }
+            | Self::Cut { for_us, .. }
+            | Self::Partition { for_us, .. }
+            | Self::Loss { for_us, .. }
+            | Self::Duplicate { for_us, .. }
+            | Self::Reorder { for_us, .. }
+            | Self::Delay { for_us, .. } => for_us,
+        }
+    }
+
+    /// The same at another node.
+    pub(crate) fn at(&self, at: usize) -> Self {
+        let mut what = self.clone();
+        match &mut what {
+            Self::Leave { node }
+            | Self::Kill { node, .. }
+            | Self::Pause { node, .. }
+            | Self::Slow { node, .. }
+            | Self::Mute { from: node, .. }
+            | Self::Cut { a: node, .. }
+            | Self::Break { a: node, .. }
+            | Self::Loss { node, .. }
+            | Self::Duplicate { node, .. }
+            | Self::Reorder { node, .. }
+            | Self::Delay { node, .. }
+            | Self::BitFlip { node, .. } => *node = at,
+            Self::Partition { .. } | Self::Cancel { .. } => {}
+        }
+        what
+    }
+}
+
 impl Schedule {
     /// Nodes that come within two seconds and some that leave while four requests run.
     #[must_use]
@@ -223,7 +271,7 @@ impl Schedule {
         let going = (1..n).filter(|_| leaves.below(20) == 0).collect::<Vec<_>>();
         let leave = |node| {
             let at_us = leaves.within(1_000_000..5_000_000);
-            Fault { at_us, what: What::Leave { node } }
+            Fault { at_us, what: What::Leave { node }, stage: None }
         };
         let mut faults: Vec<_> = going.iter().copied().map(leave).collect();
         faults.sort_by_key(|fault| fault.at_us);
@@ -232,7 +280,13 @@ impl Schedule {
             heal_us: 6_000_000,
             core: (0..n).filter(|node| !going.contains(node)).collect(),
             end_us: 14_000_000,
-            placement: Placement { at_us: 1_500_000, stages: 4, sessions: 4, spares: 1 },
+            placement: Placement {
+                at_us: 1_500_000,
+                stages: 4,
+                sessions: 4,
+                spares: 1,
+                boundary_bytes: 32 << 20,
+            },
             link: Link { latency_us: 200, jitter_us: 3_000, uplink_bytes_per_s: 100_000_000 },
             devices,
             requests: (0..4).map(|_| asked(&mut work, (2_000_000, 4_000_000), 16)).collect(),

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use atoll_proto::plan::{ModelInfo, PlanPolicy, Profile};
 use atoll_proto::planted::Planted;
 use atoll_proto::{
-    Command, Input, Limits, ModelId, Node, NodeConfig, NodeId, Request, RequestId, SessionId, Time,
+    Command, Input, Limits, Message, ModelId, Node, NodeConfig, NodeId, Request, RequestId,
+    SessionId, Time,
 };
 
 use crate::Random;
@@ -15,9 +16,10 @@ use crate::hash_model::{LAYERS, mix};
 use crate::invariants::{Invariants, Seen};
 use crate::network::Network;
 use crate::report::Report;
-use crate::schedule::{LAYER_BYTES, Schedule};
+use crate::schedule::{LAYER_BYTES, Placement, Schedule};
 
 mod effects;
+mod ending;
 mod strike;
 mod trace;
 
@@ -25,7 +27,7 @@ mod trace;
 const MODEL: ModelId = ModelId([9; 32]);
 /// A session that nobody closes is let go after this long, µs: shorter than in real nodes, so that
 /// runs need not last so long.
-const SESSION_IDLE_US: u64 = 15_000_000;
+const SESSION_IDLE_US: u64 = 25_000_000;
 /// The origin of all requests.
 const ORIGIN: usize = 0;
 
@@ -107,6 +109,14 @@ enum Happening {
         input: Input,
     },
     Fault(usize),
+    /// A node that was killed.
+    ComesBack {
+        node: usize,
+    },
+    /// A request ended a while ago.
+    LooksBack {
+        request: RequestId,
+    },
     Rediscovered {
         a: usize,
         b: usize,
@@ -134,7 +144,7 @@ impl Ord for Due {
     }
 }
 
-fn id(index: usize) -> NodeId {
+pub(crate) fn id(index: usize) -> NodeId {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&(index as u64).to_be_bytes());
     NodeId(bytes)
@@ -170,7 +180,9 @@ impl<'a> World<'a> {
 
     fn slot(&self, i: usize, life: u32) -> Slot {
         let (id, name) = (id(i), format!("n{i}"));
-        let limits = Limits { session_idle_us: SESSION_IDLE_US, ..Limits::default() };
+        let boundary_bytes_max = self.schedule.placement.boundary_bytes;
+        let session_idle_us = SESSION_IDLE_US;
+        let limits = Limits { session_idle_us, boundary_bytes_max, ..Limits::default() };
         let device = &self.schedule.devices[i];
         Slot {
             node: Node::with_planted(NodeConfig { id, name, limits }, self.planted),
@@ -205,20 +217,13 @@ impl<'a> World<'a> {
                 self.own(device.joins_us, i, Input::Discovered { peer });
             }
         }
-        let policy = PlanPolicy {
-            stages: Some(schedule.placement.stages),
-            context: 512,
-            sessions: schedule.placement.sessions,
-            spares: schedule.placement.spares,
-            wait_us: 5_000_000,
-        };
-        let serve = Command::Serve { model: model(), policy };
+        let serve = Command::Serve { model: model(), policy: policy(&schedule.placement) };
         self.own(schedule.placement.at_us, ORIGIN, Input::Command(serve));
         for (i, asked) in (0_u64..).zip(&schedule.requests) {
             let request = Request {
                 id: RequestId(i),
                 model: MODEL,
-                session: SessionId(u128::from(mix(&[schedule.seed, i]))),
+                session: self.session(RequestId(i)),
                 prompt: asked.prompt.clone(),
                 max_tokens: asked.max_tokens,
                 stop_tokens: Vec::new(),
@@ -245,7 +250,11 @@ impl<'a> World<'a> {
                     return self.push(until, happening);
                 }
             }
-            Happening::Fault(_) | Happening::Rediscovered { .. } | Happening::Heals => {}
+            Happening::Fault(_)
+            | Happening::ComesBack { .. }
+            | Happening::LooksBack { .. }
+            | Happening::Rediscovered { .. }
+            | Happening::Heals => {}
         }
         match happening {
             Happening::Own { node, life, input } | Happening::Heard { node, life, input } => {
@@ -258,7 +267,14 @@ impl<'a> World<'a> {
                     self.handle(to, input);
                 }
             }
-            Happening::Fault(i) => self.strike(&self.schedule.faults[i].what),
+            Happening::Fault(i) => self.strike(&self.schedule.faults[i]),
+            // Who is not in the core stays away after the mending.
+            Happening::ComesBack { node } => {
+                if self.now < self.schedule.heal_us {
+                    self.come_up(node);
+                }
+            }
+            Happening::LooksBack { request } => self.look_back(request),
             Happening::Rediscovered { a, b } => self.rediscover(a, b),
             Happening::Heals => self.heal(),
         }
@@ -290,11 +306,23 @@ impl<'a> World<'a> {
             | Input::Prepared { .. } => {}
         }
         self.report.events += 1;
+        let framed = match &input {
+            Input::Received { message: Message::Frame(frame), .. } => Some(frame.epoch),
+            Input::Received { .. }
+            | Input::Tick
+            | Input::Command(_)
+            | Input::Discovered { .. }
+            | Input::Connected { .. }
+            | Input::Disconnected { .. }
+            | Input::PrepareProgress { .. }
+            | Input::Prepared { .. }
+            | Input::Computed { .. } => None,
+        };
         let outputs = self.nodes[node].node.handle(now, input);
         self.report.trace = mix(&[self.report.trace, self.now, node as u64]);
         for output in outputs {
             self.report.trace = mix(&[self.report.trace, trace::fingerprint(&output)]);
-            self.carry_out(node, output);
+            self.carry_out(node, framed, output);
         }
         self.keep_time(node);
     }
@@ -318,31 +346,29 @@ impl<'a> World<'a> {
         self.see(&Seen::Memory { node, used_bytes, memory_bytes });
     }
 
+    /// The session of a request: drawn before the run, as a real driver's is drawn by chance.
+    fn session(&self, request: RequestId) -> SessionId {
+        SessionId(u128::from(mix(&[self.schedule.seed, request.0])))
+    }
+
     fn see(&mut self, seen: &Seen<'_>) {
         self.invariants.see(&mut self.report, self.now, seen);
     }
+}
 
-    fn end(&mut self) {
-        self.see(&Seen::End);
-        for node in 0..self.nodes.len() {
-            let bytes = self.network.sent_bytes(node, self.now);
-            self.see(&Seen::Uplink { node, bytes });
-            let slot = &self.nodes[node];
-            if !slot.is_up {
-                continue;
-            }
-            let snapshot = slot.node.snapshot();
-            let (stages, caches) = (snapshot.stage_sessions.len(), slot.device.sessions().count());
-            if stages + caches + snapshot.sessions.len() > 0 {
-                let what = format!("{stages} sessions for others, {caches} KV caches");
-                self.see(&Seen::Left { node, what });
-            }
-        }
-        self.report.gaps_us = self.waits.values().map(|(_, longest)| *longest).collect();
+/// How the schedule wants the model placed.
+pub(crate) fn policy(placement: &Placement) -> PlanPolicy {
+    PlanPolicy {
+        stages: Some(placement.stages),
+        context: 512,
+        sessions: placement.sessions,
+        spares: placement.spares,
+        wait_us: 5_000_000,
     }
 }
 
-fn model() -> ModelInfo {
+/// The hash model, as a plan sees it.
+pub(crate) fn model() -> ModelInfo {
     ModelInfo {
         id: MODEL,
         name: "hash".into(),

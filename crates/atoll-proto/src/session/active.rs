@@ -89,8 +89,10 @@ impl Active {
     /// Starts from position 0 at every stage.
     pub(crate) fn begin(&mut self, tools: &mut Tools<'_>) {
         self.ring.empty();
-        if !tools.fx.planted.has(Bug::RestartKeepsJobs) {
-            self.jobs.clear();
+        self.jobs.clear();
+        let prompt = self.request.prompt.len();
+        if tools.fx.planted.has(Bug::RestartForgetsToken) && self.tokens.len() > prompt {
+            self.tokens.pop();
         }
         self.ring.open(tools.fx, &self.request, self.positions_max);
         if tools.fx.planted.has(Bug::RestartLate) && self.ring.epoch.0 > 1 {
@@ -173,7 +175,9 @@ impl Active {
 
     /// Gives the ring what it has not seen, within the chunks that may be in flight.
     fn feed(&mut self, tools: &mut Tools<'_>) {
-        let window = (self.ring.plan.stages.len() + 1).min(tools.limits.chunks_in_flight_max);
+        // Refused twice in a row: one chunk at a time, since the newest is kept at every boundary.
+        let most = if self.recoveries > 1 { 1 } else { tools.limits.chunks_in_flight_max };
+        let window = (self.ring.plan.stages.len() + 1).min(most);
         let total = length(&self.tokens);
         while self.ring.sent < total && self.ring.chunks.len() < window {
             let most = self.request.prefill_chunk.clamp(1, tools.limits.chunk_rows_max);
@@ -367,6 +371,7 @@ impl Active {
         let (fx, limits) = (&mut *tools.fx, tools.limits);
         if self.ring.nacked(fx, limits, &self.request, len, tokens).is_none() {
             tracing::debug!(request = self.request.id.0, len, "rows forgotten, beginning anew");
+            self.recoveries = self.recoveries.saturating_add(1);
             self.begin(tools);
         }
     }

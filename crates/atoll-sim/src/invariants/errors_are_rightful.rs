@@ -1,16 +1,20 @@
-//! I8b: a request fails only by its own deadline, by its client's leave, or for want of nodes; one
-//! that comes after the mending does not fail.
+//! I8b: a request fails only by its client's leave, for want of nodes that could hold the model, or
+//! at its deadline if it had no quiet time enough; after the mending only by its client's leave.
 
 use atoll_proto::{Event, RequestError, RequestId};
 
+use super::quiet::{Quiet, can_hold};
 use super::{Invariant, Seen};
 use crate::schedule::{Schedule, What};
 
-/// With so many members the model can be placed.
-const MEMBERS_ENOUGH: usize = 4;
+/// Within so much quiet time any request is done, others in front of it included, µs.
+const WORK_US: u64 = 8_000_000;
 
 pub(super) struct Claim {
     heal_us: u64,
+    quiet: Quiet,
+    /// The fewest nodes, the origin among them, of which any hold the model.
+    enough: usize,
     /// When each request was made.
     asked_us: Vec<u64>,
     cancelled: Vec<u64>,
@@ -23,20 +27,33 @@ impl Claim {
         });
         Self {
             heal_us: schedule.heal_us,
+            quiet: Quiet::new(schedule),
+            enough: (1..=schedule.devices.len())
+                .find(|&n| can_hold(schedule, n))
+                .unwrap_or(usize::MAX),
             asked_us: schedule.requests.iter().map(|asked| asked.at_us).collect(),
             cancelled: cancelled.collect(),
         }
     }
 
-    fn is_rightful(&self, request: RequestId, error: &RequestError, members: usize) -> bool {
+    fn is_rightful(
+        &self,
+        now: u64,
+        request: RequestId,
+        error: &RequestError,
+        members: usize,
+    ) -> bool {
         let asked_us = usize::try_from(request.0).ok().and_then(|i| self.asked_us.get(i));
-        if asked_us.is_none_or(|asked_us| *asked_us >= self.heal_us) {
-            return false;
-        }
+        let Some(&asked_us) = asked_us else { return false };
+        let before = asked_us < self.heal_us;
         match error {
-            RequestError::DeadlineExceeded { .. } => true,
             RequestError::Cancelled => self.cancelled.contains(&request.0),
-            RequestError::NodeLost { .. } | RequestError::NoPlan(_) => members < MEMBERS_ENOUGH,
+            RequestError::DeadlineExceeded { .. } => {
+                before && self.quiet.us_within(asked_us, now) < WORK_US
+            }
+            RequestError::NodeLost { .. } | RequestError::NoPlan(_) => {
+                before && members + 1 < self.enough
+            }
             RequestError::UnknownModel(_)
             | RequestError::EmptyPrompt
             | RequestError::PromptTooLong { .. }
@@ -52,11 +69,11 @@ impl Invariant for Claim {
         "errors_are_rightful"
     }
 
-    fn see(&mut self, _: u64, seen: &Seen<'_>) -> Option<String> {
+    fn see(&mut self, now: u64, seen: &Seen<'_>) -> Option<String> {
         let Seen::Told { event: Event::Failed { request, error }, members, .. } = seen else {
             return None;
         };
-        (!self.is_rightful(*request, error, *members))
+        (!self.is_rightful(now, *request, error, *members))
             .then(|| format!("request {}, with {members} members: {error}", request.0))
     }
 }

@@ -1,6 +1,6 @@
 //! What must hold in every run: one file each, its claim in the first line.
 
-use atoll_proto::{Event, Job};
+use atoll_proto::{Epoch, Event, Job, RequestId, SessionId};
 
 use crate::report::Report;
 use crate::schedule::Schedule;
@@ -15,6 +15,10 @@ mod memory_is_not_exceeded;
 mod nothing_is_left_behind;
 mod plans_cover_every_layer_once;
 mod queues_are_bounded;
+mod quiet;
+mod sessions_end_with_their_request;
+mod stages_append_in_their_epoch;
+mod tokens_keep_coming;
 
 /// Something that the world saw.
 pub(crate) enum Seen<'a> {
@@ -27,8 +31,26 @@ pub(crate) enum Seen<'a> {
         /// With an error: how many members the origin has.
         members: usize,
     },
+    /// The client of a request has gone, and the origin was told.
+    Cancelled {
+        /// Which request.
+        request: RequestId,
+    },
+    /// A stage takes up an epoch of a session.
+    Opened {
+        /// Which node.
+        node: usize,
+        /// Whose.
+        session: SessionId,
+        /// Which epoch.
+        epoch: Epoch,
+    },
     /// A device was given a job.
     Job {
+        /// Which device.
+        node: usize,
+        /// The epoch of the frame that it is for, if it is for one.
+        framed: Option<Epoch>,
         /// Which.
         job: &'a Job,
         /// Length of the KV cache that it met.
@@ -44,6 +66,13 @@ pub(crate) enum Seen<'a> {
         used_bytes: u64,
         /// What it may hold.
         memory_bytes: u64,
+    },
+    /// A node still holds the session of a request that ended a while ago.
+    Outlived {
+        /// Which node.
+        node: usize,
+        /// Which request.
+        request: RequestId,
     },
     /// The run is over, this was its uplinks' work.
     Uplink {
@@ -84,7 +113,10 @@ impl Invariants {
             Box::new(plans_cover_every_layer_once::Claim::default()),
             Box::new(queues_are_bounded::Claim),
             Box::new(every_request_ends::Claim::new(schedule)),
+            Box::new(tokens_keep_coming::Claim::new(schedule)),
             Box::new(errors_are_rightful::Claim::new(schedule)),
+            Box::new(stages_append_in_their_epoch::Claim::default()),
+            Box::new(sessions_end_with_their_request::Claim::new(schedule)),
             Box::new(nothing_is_left_behind::Claim),
             Box::new(links_carry_no_more_than_they_can::Claim::new(schedule)),
         ])

@@ -1,17 +1,24 @@
 //! Carries out what nodes want, and looks at what they say.
 
 use atoll_proto::plan::Plan;
-use atoll_proto::{Event, Input, Job, Limits, Message, Output, codec};
+use atoll_proto::{Epoch, Event, Input, Job, Limits, Message, Output, codec};
 
 use super::trace::cause_of;
 use super::{Happening, MODEL, ORIGIN, World, id, index};
 use crate::invariants::Seen;
 use crate::network::{is_of_session, wire_bytes};
 
+/// How long after a request's end it is looked whether anybody still holds its session, µs.
+const CLOSED_US: u64 = 1_000_000;
+
 impl World<'_> {
-    pub(super) fn carry_out(&mut self, node: usize, output: Output) {
+    /// `framed`: the epoch of the frame that the node answers by this, if it does.
+    pub(super) fn carry_out(&mut self, node: usize, framed: Option<Epoch>, output: Output) {
         match output {
             Output::Send { to, message } => {
+                if let &Message::Opened { session, epoch, .. } = &message {
+                    self.see(&Seen::Opened { node, session, epoch });
+                }
                 self.send(node, index(to), message);
             }
             Output::Dial { peer } => self.dial(node, index(peer)),
@@ -23,7 +30,7 @@ impl World<'_> {
                 self.own(at, node, Input::Prepared { model, plan_epoch, result: Ok(()) });
             }
             Output::Unload { model } => self.nodes[node].device.unload(model),
-            Output::Compute(job) => self.compute(node, &job),
+            Output::Compute(job) => self.compute(node, framed, &job),
             Output::Release { session } => self.nodes[node].device.release(session),
             Output::Emit(event) => self.told(node, &event),
         }
@@ -79,7 +86,7 @@ impl World<'_> {
         }
     }
 
-    fn compute(&mut self, node: usize, job: &Job) {
+    fn compute(&mut self, node: usize, framed: Option<Epoch>, job: &Job) {
         let noise = self.noise.below(20);
         let (percent, until) = self.nodes[node].slow;
         let percent = if until > self.now { percent } else { 100 };
@@ -87,7 +94,7 @@ impl World<'_> {
         let done = device.compute(self.now, job, (noise, percent));
         let (used_bytes, memory_bytes) = (device.used_bytes(), device.memory_bytes);
         let waiting = device.waiting(job.session);
-        self.see(&Seen::Job { job, kv_len: done.kv_len, waiting });
+        self.see(&Seen::Job { node, framed, job, kv_len: done.kv_len, waiting });
         self.see(&Seen::Memory { node, used_bytes, memory_bytes });
         let (job, compute_us) = (job.id, done.compute_us);
         self.own(done.at, node, Input::Computed { job, result: done.result, compute_us });
@@ -119,6 +126,9 @@ impl World<'_> {
             | Event::Prefilled { .. } => {}
         }
         self.see(&Seen::Told { event, loaded: &loaded, members });
+        if let Event::Finished { request, .. } | Event::Failed { request, .. } = *event {
+            self.push(self.now + CLOSED_US, Happening::LooksBack { request });
+        }
     }
 
     /// Of each stage of a plan: whether its layers are loaded; `None` while its node is down.

@@ -1,26 +1,33 @@
 //! What a fault does, and the mending after the last one.
 
 use atoll_proto::plan::Profile;
+use atoll_proto::snapshot::ServedState;
 use atoll_proto::{Command, Input, RequestId};
 
-use super::{Happening, ORIGIN, World, id};
+use super::{Happening, ORIGIN, World, id, index};
+use crate::invariants::Seen;
 use crate::network::Trouble;
-use crate::schedule::What;
+use crate::schedule::{Fault, What};
 
 /// How long it takes until two nodes that lost each other try again, µs.
 const REDISCOVERY_US: u64 = 3_000_000;
 
 impl World<'_> {
-    pub(super) fn strike(&mut self, what: &What) {
+    pub(super) fn strike(&mut self, fault: &Fault) {
         self.report.faults += 1;
         let now = self.now;
-        match *what {
+        let aimed = fault.stage.and_then(|stage| self.at_stage(stage));
+        match aimed.map_or_else(|| fault.what.clone(), |node| fault.what.at(node)) {
             What::Leave { node } => {
                 self.handle(node, Input::Command(Command::Leave));
                 self.go_down(node);
             }
-            What::Kill { node } => self.go_down(node),
-            What::Restart { node } => self.come_up(node),
+            What::Kill { node, back_us } => {
+                self.go_down(node);
+                if let Some(back_us) = back_us {
+                    self.push(now + back_us, Happening::ComesBack { node });
+                }
+            }
             What::Pause { node, for_us } => {
                 let slot = &mut self.nodes[node];
                 slot.paused_until = slot.paused_until.max(now + for_us);
@@ -30,9 +37,9 @@ impl World<'_> {
             }
             What::Mute { from, to, for_us } => self.network.hold(from, to, now + for_us),
             What::Cut { a, b, for_us } => self.cut(a, b, now + for_us),
-            What::Partition { ref nodes, for_us } => {
+            What::Partition { nodes, for_us } => {
                 for other in (0..self.nodes.len()).filter(|node| !nodes.contains(node)) {
-                    for &node in nodes {
+                    for &node in &nodes {
                         self.cut(node, other, now + for_us);
                     }
                 }
@@ -55,8 +62,23 @@ impl World<'_> {
             What::Cancel { request } => {
                 let request = RequestId(request);
                 self.handle(ORIGIN, Input::Command(Command::Cancel { request }));
+                if self.nodes[ORIGIN].is_up {
+                    self.see(&Seen::Cancelled { request });
+                }
             }
         }
+    }
+
+    /// The node that holds this stage of the origin's plan.
+    fn at_stage(&self, stage: usize) -> Option<usize> {
+        let served = self.nodes[ORIGIN].node.snapshot().served;
+        let plan = served.into_iter().find_map(|served| match served.state {
+            ServedState::Ready(plan) | ServedState::Preparing(plan, _) => Some(plan),
+            ServedState::Waiting | ServedState::Failed(_) => None,
+        })?;
+        let nodes = plan.stages.iter().map(|stage| index(stage.node));
+        let others: Vec<_> = nodes.filter(|node| *node != ORIGIN).collect();
+        others.get(stage % others.len().max(1)).copied()
     }
 
     fn cut(&mut self, a: usize, b: usize, until: u64) {
@@ -74,7 +96,7 @@ impl World<'_> {
         self.nodes[node].is_up = false;
     }
 
-    fn come_up(&mut self, node: usize) {
+    pub(super) fn come_up(&mut self, node: usize) {
         if self.nodes[node].is_up {
             return;
         }

@@ -1,0 +1,71 @@
+//! When nothing disturbs a run: no fault strikes or is being recovered from, and whatever is alive
+//! could hold the model.
+
+use atoll_proto::planner::{Candidate, place};
+
+use crate::schedule::{Device, Schedule, What};
+use crate::world::{id, model, policy};
+
+/// In this time after a fault has ended the nodes must be as before it, µs: a peer counts as lost
+/// after four silent heartbeats, and then its part is loaded elsewhere.
+const RECOVERY_US: u64 = 6_000_000;
+
+/// The times at which something disturbs.
+pub(super) struct Quiet {
+    /// Sorted by their start; they may overlap.
+    disturbed: Vec<(u64, u64)>,
+}
+
+impl Quiet {
+    pub(super) fn new(schedule: &Schedule) -> Self {
+        let heal_us = schedule.heal_us;
+        let begun = schedule.devices.iter().map(|device| device.joins_us).max().unwrap_or(0);
+        let begun = begun.max(schedule.placement.at_us) + RECOVERY_US;
+        let mut disturbed = vec![(0, begun), (heal_us, heal_us + RECOVERY_US)];
+        let mut gone = 0;
+        for fault in &schedule.faults {
+            let until =
+                fault.at_us.saturating_add(fault.what.lasts_us()).saturating_add(RECOVERY_US);
+            disturbed.push((fault.at_us, until));
+            gone += usize::from(matches!(
+                fault.what,
+                What::Leave { .. } | What::Kill { back_us: None, .. }
+            ));
+            if !can_hold(schedule, schedule.devices.len().saturating_sub(gone)) {
+                disturbed.push((fault.at_us, heal_us));
+            }
+        }
+        if !can_hold(schedule, schedule.core.len()) {
+            disturbed.push((heal_us, u64::MAX));
+        }
+        disturbed.sort_unstable();
+        Self { disturbed }
+    }
+
+    /// How much of this time was quiet, µs.
+    pub(super) fn us_within(&self, from: u64, to: u64) -> u64 {
+        let mut quiet = 0;
+        let mut at = from;
+        for &(start, end) in &self.disturbed {
+            quiet += start.min(to).saturating_sub(at);
+            at = at.max(end);
+        }
+        quiet + to.saturating_sub(at)
+    }
+}
+
+/// Whether the origin and any others, so many in all, can hold the model as it is wanted: shown by
+/// the smallest.
+pub(super) fn can_hold(schedule: &Schedule, n: usize) -> bool {
+    let candidate = |(i, device): (usize, &Device)| Candidate {
+        node: id(i),
+        memory_bytes: device.memory_bytes,
+        weight_bytes_per_s: device.weight_bytes_per_s,
+    };
+    let mut all = schedule.devices.iter().enumerate().map(candidate);
+    let Some(origin) = all.next() else { return false };
+    let mut others: Vec<_> = all.collect();
+    others.sort_by_key(|other| other.memory_bytes);
+    others.truncate(n.saturating_sub(1));
+    place(&model(), &policy(&schedule.placement), origin, &others).is_ok()
+}
