@@ -60,12 +60,13 @@ mod vector;
 mod tests;
 
 pub use activations::{Activations, ActivationsPart, RunNumbers};
+pub use arch::pages::want_huge_pages;
 pub use attention::{
     ATTENTION_TILE, KV_TILE, KvHead, KvHeadMut, QUERIES_MAX, Queries, attention_state_len,
 };
 pub use block::BlockType;
 pub use isa::Isa;
 pub use kernels::Kernels;
-pub use packed::{PackedMatrix, TILE_ROWS};
+pub use packed::{Memory, PACKED_ALIGN, PackedMatrix, TILE_ROWS, pack_into, packed_bytes};
 pub use rope::RopeStyle;
 pub use unpack::{IQ4_VALUES, dequantize, scales_finite};

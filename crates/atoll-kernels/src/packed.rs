@@ -1,5 +1,8 @@
 //! A weight matrix as the kernels read it: tiles of 16 rows (see `layout.rs`).
 
+use core::fmt;
+use std::sync::Arc;
+
 use crate::BlockType;
 use crate::arch::pages::want_huge_pages;
 use crate::layout::{Layout, write_step};
@@ -8,14 +11,23 @@ use crate::unpack::{RUN, floats, is_float, unpack};
 /// Weight rows of a tile.
 pub const TILE_ROWS: usize = 16;
 
+/// Alignment of packed bytes: a line of the processor's cache.
+pub const PACKED_ALIGN: usize = 64;
+
+/// Memory that holds packed bytes.
+pub trait Memory: AsRef<[u8]> + Send + Sync + fmt::Debug {}
+
+impl<T: AsRef<[u8]> + Send + Sync + fmt::Debug> Memory for T {}
+
 /// A weight matrix, (rows, cols), in the layout of the kernels; rows padded with zeros to 16.
+/// Clones share its memory.
 #[derive(Debug, Clone)]
 pub struct PackedMatrix {
     ty: BlockType,
     rows: usize,
     cols: usize,
-    /// Room for the alignment, then the tiles.
-    data: Vec<u8>,
+    memory: Arc<dyn Memory>,
+    /// Where the tiles begin in it.
     start: usize,
     scales_finite: bool,
 }
@@ -27,74 +39,30 @@ impl PackedMatrix {
     /// If `cols` is not whole blocks or `blocks` is not exactly the rows.
     #[must_use]
     pub fn pack(ty: BlockType, rows: usize, cols: usize, blocks: &[u8]) -> Self {
-        Self::pack_telling(ty, rows, cols, blocks, &mut |_| {})
+        let bytes = packed_bytes(ty, rows, cols);
+        let mut memory = vec![0; bytes + PACKED_ALIGN - 1];
+        want_huge_pages(&mut memory);
+        let start = memory.as_ptr().align_offset(PACKED_ALIGN).min(PACKED_ALIGN - 1);
+        let to = &mut memory[start..start + bytes];
+        let scales_finite = pack_into(ty, rows, cols, blocks, to, &mut |_| {});
+        Self { ty, rows, cols, memory: Arc::new(memory), start, scales_finite }
     }
 
-    /// As [`PackedMatrix::pack`]; after each tile `tell` hears how many bytes of `blocks` are
-    /// packed, which are not read again.
+    /// The matrix that [`pack_into`] wrote to `memory` from byte `start` on, which gave
+    /// `scales_finite`. Fast where `start` is at a multiple of [`PACKED_ALIGN`] in memory.
     ///
     /// # Panics
-    /// As [`PackedMatrix::pack`].
+    /// If the memory ends before the matrix.
     #[must_use]
-    pub fn pack_telling(
-        ty: BlockType,
-        rows: usize,
-        cols: usize,
-        blocks: &[u8],
-        tell: &mut dyn FnMut(usize),
+    pub fn packed_in(
+        memory: Arc<dyn Memory>,
+        start: usize,
+        (ty, rows, cols): (BlockType, usize, usize),
+        scales_finite: bool,
     ) -> Self {
-        assert_eq!(cols % ty.block_len(), 0, "whole blocks of {}", ty.name());
-        assert_eq!(blocks.len(), rows * ty.row_bytes(cols), "bytes of {rows} rows of {cols}");
-        let bytes = rows.div_ceil(TILE_ROWS) * tile_bytes(ty, cols);
-        let mut data = vec![0; bytes + 63];
-        want_huge_pages(&mut data);
-        let start = data.as_ptr().align_offset(64).min(63);
-        let mut packed = Self { ty, rows, cols, data, start, scales_finite: true };
-        for tile in 0..packed.n_tiles() {
-            if is_float(ty) {
-                packed.pack_floats(tile, blocks);
-            } else {
-                packed.pack_steps(tile, blocks);
-            }
-            tell(rows.min((tile + 1) * TILE_ROWS) * ty.row_bytes(cols));
-        }
-        packed
-    }
-
-    fn pack_floats(&mut self, tile: usize, blocks: &[u8]) {
-        let size = self.ty.block_bytes();
-        let row_bytes = self.ty.row_bytes(self.cols);
-        let at = self.start + tile * tile_bytes(self.ty, self.cols);
-        let mut value = [0.0];
-        for r in 0..TILE_ROWS.min(self.rows - tile * TILE_ROWS) {
-            let row = &blocks[(tile * TILE_ROWS + r) * row_bytes..][..row_bytes];
-            for (col, bytes) in row.chunks_exact(size).enumerate() {
-                floats(self.ty, bytes, &mut value);
-                self.scales_finite &= value[0].is_finite();
-                let to = at + (col * TILE_ROWS + r) * size;
-                self.data[to..to + size].copy_from_slice(bytes);
-            }
-        }
-    }
-
-    fn pack_steps(&mut self, tile: usize, blocks: &[u8]) {
-        let layout = Layout::of(self.ty);
-        let row_bytes = self.ty.row_bytes(self.cols);
-        let at = self.start + tile * tile_bytes(self.ty, self.cols);
-        let rows = TILE_ROWS.min(self.rows - tile * TILE_ROWS);
-        let mut runs = Vec::with_capacity(rows);
-        for step in 0..self.cols / RUN {
-            runs.clear();
-            for row in blocks[tile * TILE_ROWS * row_bytes..].chunks_exact(row_bytes).take(rows) {
-                let run = unpack(self.ty, row, step);
-                let mut numbers = run.scales().into_iter().chain(run.offsets());
-                self.scales_finite &= numbers.all(f32::is_finite);
-                runs.push(run);
-            }
-            let (group, s) = (step / layout.steps(), step % layout.steps());
-            let to = at + group * layout.group_bytes();
-            write_step(layout, &runs, &mut self.data[to..][..layout.group_bytes()], s);
-        }
+        let end = start + packed_bytes(ty, rows, cols);
+        assert!(end <= (*memory).as_ref().len(), "bytes of {rows} rows of {cols}");
+        Self { ty, rows, cols, memory, start, scales_finite }
     }
 
     /// Weight rows.
@@ -118,7 +86,7 @@ impl PackedMatrix {
     /// Bytes that one product with one row reads.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.n_tiles() * tile_bytes(self.ty, self.cols)
+        packed_bytes(self.ty, self.rows, self.cols)
     }
 
     /// The type that the weights were packed from.
@@ -142,7 +110,7 @@ impl PackedMatrix {
     /// The bytes of a tile.
     pub(crate) fn tile(&self, tile: usize) -> &[u8] {
         let size = tile_bytes(self.ty, self.cols);
-        &self.data[self.start + tile * size..][..size]
+        &(*self.memory).as_ref()[self.start + tile * size..][..size]
     }
 
     /// Writes row `row` to `out`, (cols), with the bits that [`crate::dequantize`] gives.
@@ -173,6 +141,78 @@ impl PackedMatrix {
             }
         }
     }
+}
+
+/// Bytes that (rows, cols) of `ty` take when they are packed.
+#[must_use]
+pub const fn packed_bytes(ty: BlockType, rows: usize, cols: usize) -> usize {
+    rows.div_ceil(TILE_ROWS) * tile_bytes(ty, cols)
+}
+
+/// Packs (rows, cols) of `ty`, row-major as ggml stores them, into `to`, which is
+/// [`packed_bytes`] zeros. After each tile `tell` hears how many bytes of `blocks` are packed, which
+/// are not read again. Returns whether every scale and offset (every value, if they are floats) is
+/// a finite number.
+///
+/// # Panics
+/// If `cols` is not whole blocks, `blocks` is not exactly the rows or `to` has another length.
+#[must_use]
+pub fn pack_into(
+    ty: BlockType,
+    rows: usize,
+    cols: usize,
+    blocks: &[u8],
+    to: &mut [u8],
+    tell: &mut dyn FnMut(usize),
+) -> bool {
+    assert_eq!(cols % ty.block_len(), 0, "whole blocks of {}", ty.name());
+    assert_eq!(blocks.len(), rows * ty.row_bytes(cols), "bytes of {rows} rows of {cols}");
+    assert_eq!(to.len(), packed_bytes(ty, rows, cols), "room for {rows} rows of {cols}");
+    let (mut finite, mut done) = (true, 0);
+    if to.is_empty() {
+        return true;
+    }
+    let tiles = to.chunks_exact_mut(tile_bytes(ty, cols));
+    for (tile, blocks) in tiles.zip(blocks.chunks(TILE_ROWS * ty.row_bytes(cols))) {
+        finite &= match is_float(ty) {
+            true => pack_floats(ty, cols, blocks, tile),
+            false => pack_steps(ty, cols, blocks, tile),
+        };
+        done += blocks.len();
+        tell(done);
+    }
+    finite
+}
+
+/// Packs up to 16 rows of floats; whether all are finite.
+fn pack_floats(ty: BlockType, cols: usize, blocks: &[u8], tile: &mut [u8]) -> bool {
+    let (size, mut finite, mut value) = (ty.block_bytes(), true, [0.0]);
+    for (r, row) in blocks.chunks_exact(ty.row_bytes(cols)).enumerate() {
+        for (col, bytes) in row.chunks_exact(size).enumerate() {
+            floats(ty, bytes, &mut value);
+            finite &= value[0].is_finite();
+            tile[(col * TILE_ROWS + r) * size..][..size].copy_from_slice(bytes);
+        }
+    }
+    finite
+}
+
+/// Packs up to 16 rows of quantized blocks; whether all scales and offsets are finite.
+fn pack_steps(ty: BlockType, cols: usize, blocks: &[u8], tile: &mut [u8]) -> bool {
+    let (layout, mut finite) = (Layout::of(ty), true);
+    let mut runs = Vec::with_capacity(TILE_ROWS);
+    for step in 0..cols / RUN {
+        runs.clear();
+        for row in blocks.chunks_exact(ty.row_bytes(cols)) {
+            let run = unpack(ty, row, step);
+            finite &= run.scales().into_iter().chain(run.offsets()).all(f32::is_finite);
+            runs.push(run);
+        }
+        let at = step / layout.steps() * layout.group_bytes();
+        let group = &mut tile[at..at + layout.group_bytes()];
+        write_step(layout, &runs, group, step % layout.steps());
+    }
+    finite
 }
 
 const fn tile_bytes(ty: BlockType, cols: usize) -> usize {

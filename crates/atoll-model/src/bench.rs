@@ -4,6 +4,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use atoll_kernels::want_huge_pages;
 use ndarray::Axis;
 use serde::Serialize;
 
@@ -129,7 +130,10 @@ pub fn bench<E: From<ModelError>>(
         read_bandwidth_1_thread_bytes_per_s: 0.0,
         threads: pool.threads(),
     };
-    let memory = vec![1_u64; READ_BYTES / size_of::<u64>()];
+    // Memory as that of the weights.
+    let mut memory = vec![0_u64; READ_BYTES / size_of::<u64>()];
+    want_huge_pages(bytemuck::cast_slice_mut(&mut memory));
+    memory.fill(1);
     let mut runner = Runner { stage, ready: Vec::new() };
     let sequences = |n: usize, seed: u64, len: usize| -> Vec<Vec<u32>> {
         (0..n as u64).map(|at| random_tokens(seed + (at << 32), len, stage)).collect()

@@ -1,24 +1,20 @@
 //! Which part of a model a stage holds, and its weights packed for the kernels.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
+mod load;
+
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use atoll_kernels::PackedMatrix;
 
+use self::load::Tensors;
 use crate::config::{ModelConfig, TensorSpec};
 use crate::error::ModelError;
 use crate::pool::Pool;
 use crate::tensor::{StoredTensor, TensorSource};
-use crate::tiles::tiled_len;
 
 /// Name of the embedding.
 const EMBED: &str = "token_embd.weight";
-
-/// Bytes of the file that are packed before their memory is given back: few enough to matter
-/// nowhere, many enough that asking the system costs nothing beside packing.
-const FORGET_BYTES: usize = 1 << 20;
 
 /// A contiguous part of a model: optionally the embedding, layers, optionally the head.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -224,133 +220,5 @@ impl LayerWeights {
             + self.ffn_norm.len()
             + vectors.iter().map(|vector| vector.as_ref().map_or(0, Vec::len)).sum::<usize>();
         self.matrices().iter().map(|matrix| matrix.bytes()).sum::<usize>() + 4 * floats
-    }
-}
-
-/// The loaded tensors of a part, by name, until each has found its place.
-struct Tensors(BTreeMap<String, Loaded>);
-
-enum Loaded {
-    Vector(Vec<f32>),
-    Matrix(PackedMatrix),
-    Stored(StoredTensor),
-}
-
-/// What has been loaded so far, and who wants to know.
-struct Told<'a> {
-    tell: &'a mut (dyn FnMut(LoadProgress) + Send),
-    at: LoadProgress,
-}
-
-impl Tensors {
-    fn load(
-        source: &TensorSource,
-        part: &Part,
-        pool: &Pool,
-        progress: &mut (dyn FnMut(LoadProgress) + Send),
-    ) -> Result<Self, ModelError> {
-        let config = source.config();
-        let mut tasks = Vec::new();
-        for spec in part.tensors(config) {
-            source.require_shape(&spec.name, spec.rows, spec.cols)?;
-            let stored = source.stored(&spec.name).expect("its shape was just looked at");
-            tasks.push((stored, None));
-        }
-        // The largest first: the threads end at about the same time, and the file's pages and the
-        // packed copy of a large matrix are held together while there is little else.
-        tasks.sort_by_key(|(stored, _)| Reverse(stored.tensor().bytes.len()));
-        let bytes_total = tasks.iter().map(|(stored, _)| stored.tensor().bytes.len() as u64).sum();
-        let at = LoadProgress { bytes_done: 0, bytes_total };
-        let told = Mutex::new(Told { tell: progress, at });
-        let is_read_in_rows = |name: &str| name == EMBED && !(part.head && config.tied);
-        pool.for_each(&mut tasks, |(stored, loaded)| {
-            *loaded = Some(load(stored, is_read_in_rows(&stored.info().name)));
-            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-            told.at.bytes_done += stored.tensor().bytes.len() as u64;
-            let at = told.at;
-            (told.tell)(at);
-        });
-        let named = |(stored, loaded): (StoredTensor, Option<Result<_, _>>)| {
-            Ok((stored.info().name.clone(), loaded.expect("every task loads its tensor")?))
-        };
-        tasks.into_iter().map(named).collect::<Result<_, _>>().map(Self)
-    }
-
-    fn take(&mut self, name: &str) -> Result<Loaded, ModelError> {
-        self.0.remove(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })
-    }
-
-    /// The vector, if the configuration asked for it.
-    fn optional_vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
-        self.0.contains_key(name).then(|| self.vector(name)).transpose()
-    }
-
-    /// The weights of a norm of whole rows, in tiles.
-    fn norm(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let mut vector = self.vector(name)?;
-        vector.resize(tiled_len(1, vector.len()), 0.0);
-        Ok(vector)
-    }
-
-    fn vector(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
-        match self.take(name)? {
-            Loaded::Vector(vector) => Ok(vector),
-            Loaded::Matrix(_) | Loaded::Stored(_) => {
-                Err(ModelError::malformed(name, "a vector was expected"))
-            }
-        }
-    }
-
-    fn matrix(&mut self, name: &str) -> Result<PackedMatrix, ModelError> {
-        match self.take(name)? {
-            Loaded::Matrix(matrix) => Ok(matrix),
-            Loaded::Vector(_) | Loaded::Stored(_) => {
-                Err(ModelError::malformed(name, "a matrix was expected"))
-            }
-        }
-    }
-
-    fn stored(&mut self, name: &str) -> Result<StoredTensor, ModelError> {
-        match self.take(name)? {
-            Loaded::Stored(tensor) => Ok(tensor),
-            Loaded::Vector(_) | Loaded::Matrix(_) => {
-                Err(ModelError::malformed(name, "a matrix that is read in rows was expected"))
-            }
-        }
-    }
-}
-
-/// Packs a matrix or widens a vector, refusing numbers that are not finite.
-fn load(stored: &StoredTensor, is_read_in_rows: bool) -> Result<Loaded, ModelError> {
-    let (info, bytes) = (stored.info(), stored.tensor().bytes);
-    let is_vector = info.name.ends_with("norm.weight") || info.name.ends_with(".bias");
-    let (loaded, finite) = if is_vector {
-        let vector = stored.tensor().to_floats()?;
-        let finite = vector.iter().all(|value| value.is_finite());
-        stored.forget(0..bytes.len());
-        (Loaded::Vector(vector), finite)
-    } else if is_read_in_rows {
-        let finite = atoll_kernels::scales_finite(info.dtype, bytes);
-        stored.forget(0..bytes.len());
-        (Loaded::Stored(stored.clone()), finite)
-    } else {
-        let mut forgotten = 0;
-        let mut forget = |packed: usize| {
-            if packed - forgotten >= FORGET_BYTES || packed == bytes.len() {
-                stored.forget(forgotten..packed);
-                forgotten = packed;
-            }
-        };
-        let (ty, rows, cols) = (info.dtype, info.rows, info.cols);
-        let matrix = PackedMatrix::pack_telling(ty, rows, cols, bytes, &mut forget);
-        let finite = matrix.scales_finite();
-        (Loaded::Matrix(matrix), finite)
-    };
-    match finite {
-        true => Ok(loaded),
-        false => {
-            let what = format!("tensor {}", info.name);
-            Err(ModelError::malformed(what, "it holds a number that is not finite"))
-        }
     }
 }

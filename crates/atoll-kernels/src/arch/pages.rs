@@ -4,7 +4,7 @@
 /// Asks the system to back `memory` with huge pages as it is first written; whether it does is the
 /// system's affair. Of no use once the memory has been written.
 #[cfg(target_os = "linux")]
-pub(crate) fn want_huge_pages(memory: &mut [u8]) {
+pub fn want_huge_pages(memory: &mut [u8]) {
     use core::ffi::{c_int, c_void};
 
     /// A multiple of every page size of Linux, below which advice is refused.
@@ -30,4 +30,4 @@ pub(crate) fn want_huge_pages(memory: &mut [u8]) {
 
 /// Does nothing: only Linux is asked.
 #[cfg(not(target_os = "linux"))]
-pub(crate) const fn want_huge_pages(_memory: &mut [u8]) {}
+pub const fn want_huge_pages(_memory: &mut [u8]) {}
