@@ -5,9 +5,9 @@
 
 Each round asks once alone, then by N clients at once, each with a prompt of its own; the streams'
 tokens are compared with those of the same prompts asked one after another. Reported are medians of
-tokens/s after the first token (of all clients together, from the moment when the last of them has its
-first token to the moment when the first of them ends) and their ratio to one client's. A table goes
-to stderr, JSON to stdout. Run it on an idle machine.
+tokens/s after the first token (of all clients together, from the moment when the last of them has
+its first token to the moment when the first of them ends) and their ratio to one client's. A table
+goes to stderr, JSON to stdout. Run it on an idle machine.
 """
 
 import argparse
@@ -110,8 +110,8 @@ def main():
         row |= {"ratio": statistics.median(pairs), "ratio_min": min(pairs), "ratio_max": max(pairs)}
         report.append(row)
         span = f"{row['ratio_min']:.2f}-{row['ratio_max']:.2f}"
-        line = f"{n} clients: {row['tokens_per_s']:.1f} tokens/s, {row['ratio']:.2f} x one's ({span})"
-        print(line, file=sys.stderr)
+        speed = f"{row['tokens_per_s']:.1f} tokens/s, {row['ratio']:.2f} x one's ({span})"
+        print(f"{n} clients: {speed}", file=sys.stderr)
     print(f"same answers as alone: {equal}", file=sys.stderr)
     head = {"schema": "atoll.peer-together/1", "model": os.path.basename(args.model)}
     print(json.dumps({**head, "one_tokens_per_s": one, "equal": equal, "rows": report}))

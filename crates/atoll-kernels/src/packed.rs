@@ -150,9 +150,9 @@ pub const fn packed_bytes(ty: BlockType, rows: usize, cols: usize) -> usize {
 }
 
 /// Packs (rows, cols) of `ty`, row-major as ggml stores them, into `to`, which is
-/// [`packed_bytes`] zeros. After each tile `tell` hears how many bytes of `blocks` are packed, which
-/// are not read again. Returns whether every scale and offset (every value, if they are floats) is
-/// a finite number.
+/// [`packed_bytes`] zeros. After each tile `tell` hears how many bytes of `blocks` are packed,
+/// which are not read again. Returns whether every scale and offset (every value, if they are
+/// floats) is a finite number.
 ///
 /// # Panics
 /// If `cols` is not whole blocks, `blocks` is not exactly the rows or `to` has another length.

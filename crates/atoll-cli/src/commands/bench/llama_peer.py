@@ -1,8 +1,8 @@
 """llama.cpp, through an installed llama-cpp-python, does what `atoll bench` does, in turns with it.
 
 Arguments: MODEL THREADS POSITIONS SEQUENCES KV. One JSON object per line comes in (see `Work` in
-atoll-model's bench.rs) and one goes out, with the seconds that it took; the first line out says that
-the model is loaded.
+atoll-model's bench.rs) and one goes out, with the seconds that it took; the first line out says
+that the model is loaded.
 """
 
 import ctypes

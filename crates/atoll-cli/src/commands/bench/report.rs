@@ -124,7 +124,8 @@ impl Report {
         let mut text = format!(
             "prefill    {:.1} tokens/s ({} tokens, {} kernels, {} threads), {:.0} % of the int8 \
              peak of {:.0} G/s\n\
-             decode     {decode:.1} tokens/s ({} tokens behind {}), {:.0} % of the read bandwidth\n",
+             decode     {decode:.1} tokens/s ({} tokens behind {}), {:.0} % of the read \
+             bandwidth\n",
             median(&self.prefill_tokens_per_s),
             self.prefill_tokens,
             self.kernels,
