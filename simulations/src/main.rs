@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use atoll_sim::Schedule;
@@ -9,13 +10,35 @@ use clap::{Args, Parser, ValueEnum};
 
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod regression;
 mod swarm;
+
+use regression::Regression;
 
 /// Simulates many nodes on a seeded network.
 #[derive(Parser)]
 enum Arguments {
     /// Runs many seeds, each twice, and holds every event against the invariants.
     Swarm(SwarmArguments),
+    /// Makes a failing seed's schedule small and keeps it in `regressions/`.
+    Shrink {
+        /// Which seed.
+        seed: u64,
+        /// Nodes of the run.
+        #[arg(long, default_value_t = 50)]
+        nodes: usize,
+        /// What happens to them.
+        #[arg(long, default_value = "chaos")]
+        kind: Kind,
+        /// The file's name, without `.json`.
+        #[arg(long)]
+        name: String,
+    },
+    /// Runs a file of `regressions/` again.
+    Replay {
+        /// Which file.
+        file: PathBuf,
+    },
     /// Plants each known bug and counts the seeds until it is found (feature `planted-bugs`).
     #[cfg(feature = "planted-bugs")]
     Planted {
@@ -79,14 +102,34 @@ impl Kind {
 fn main() -> Result<()> {
     match Arguments::parse() {
         Arguments::Swarm(arguments) => run_swarm(&arguments),
+        Arguments::Shrink { seed, nodes, kind, name } => {
+            let small = Regression::of(&kind.schedule(seed, check_nodes(nodes)?))?;
+            let path = small.write(&name)?;
+            writeln!(std::io::stdout(), "{}: {} faults", path.display(), small.faults())?;
+            Ok(())
+        }
+        Arguments::Replay { file } => {
+            let report = Regression::replay(&file)?;
+            for (name, what) in &report.violations {
+                writeln!(std::io::stdout(), "{name} {what}")?;
+            }
+            let n = report.violations.len();
+            ensure!(n == 0, "{n} invariants broke");
+            Ok(())
+        }
         #[cfg(feature = "planted-bugs")]
         Arguments::Planted { nodes, seeds } => run_planted(nodes, seeds),
     }
 }
 
+fn check_nodes(nodes: usize) -> Result<usize> {
+    ensure!((5..=128).contains(&nodes), "--nodes is {nodes}; 5 to 128 can be simulated");
+    Ok(nodes)
+}
+
 fn run_swarm(arguments: &SwarmArguments) -> Result<()> {
     let &SwarmArguments { nodes, seeds, seed, jobs, kind, json } = arguments;
-    ensure!((5..=128).contains(&nodes), "--nodes is {nodes}; 5 to 128 can be simulated");
+    check_nodes(nodes)?;
     ensure!((1..=64).contains(&jobs), "--jobs is {jobs}; 1 to 64 threads can be used");
     let range = seed.map_or(0..seeds, |seed| seed..seed + 1);
     let outcome = swarm::run_seeds(range, jobs, |seed| kind.schedule(seed, nodes));

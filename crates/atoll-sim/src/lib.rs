@@ -17,6 +17,7 @@ mod network;
 mod random;
 mod report;
 pub mod schedule;
+mod shrink;
 mod world;
 
 pub use atoll_proto::planted;
@@ -24,6 +25,7 @@ pub use hash_model::oracle;
 pub use random::Random;
 pub use report::{Report, Sum};
 pub use schedule::Schedule;
+pub use shrink::shrink;
 pub use world::{run, run_planted};
 
 #[cfg(doc)]

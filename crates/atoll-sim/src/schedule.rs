@@ -234,6 +234,27 @@ impl What {
         }
     }
 
+    /// The nodes that it names.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = usize> {
+        let (one, other, more) = match self {
+            Self::Mute { from: a, to: b, .. } | Self::Cut { a, b, .. } | Self::Break { a, b } => {
+                (Some(*a), Some(*b), &[][..])
+            }
+            Self::Partition { nodes, .. } => (None, None, &nodes[..]),
+            Self::Cancel { .. } => (None, None, &[][..]),
+            Self::Leave { node }
+            | Self::Kill { node, .. }
+            | Self::Pause { node, .. }
+            | Self::Slow { node, .. }
+            | Self::Loss { node, .. }
+            | Self::Duplicate { node, .. }
+            | Self::Reorder { node, .. }
+            | Self::Delay { node, .. }
+            | Self::BitFlip { node, .. } => (Some(*node), None, &[][..]),
+        };
+        one.into_iter().chain(other).chain(more.iter().copied())
+    }
+
     /// The same at another node.
     pub(crate) fn at(&self, at: usize) -> Self {
         let mut what = self.clone();

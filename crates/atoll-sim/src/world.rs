@@ -287,9 +287,8 @@ impl<'a> World<'a> {
         }
         match &input {
             Input::Tick => {
-                if slot.tick_at == Some(self.now) {
-                    slot.tick_at = None;
-                }
+                // A pause may have made it late.
+                slot.tick_at = slot.tick_at.filter(|at| *at > self.now);
                 if slot.node.deadline().is_none_or(|at| at > now) {
                     self.keep_time(node);
                     return;

@@ -156,8 +156,9 @@ impl Ring {
         let us = limits
             .ring_patience_us
             .saturating_add(predicted_us.saturating_mul(SLOWER_THAN_PREDICTED));
-        // A silent stage shows soon. Where all answer and nothing comes, asking more often is idle.
-        let again = if self.silent.is_some() { 0 } else { self.tries.min(4) };
+        // A silent stage shows soon. Where all answer and nothing comes, asking more often is idle,
+        // but what gets lost once more must not cost much longer than what was lost first.
+        let again = if self.silent.is_some() { 0 } else { self.tries.min(2) };
         let around = rows > 0 && self.remote().next().is_some();
         let armed = around && !fx.planted.has(Bug::NoRingDeadline);
         self.deadline = armed.then(|| fx.now.after_us(us << again));

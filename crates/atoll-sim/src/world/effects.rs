@@ -131,12 +131,15 @@ impl World<'_> {
         }
     }
 
-    /// Of each stage of a plan: whether its layers are loaded; `None` while its node is down.
-    fn loaded(&self, plan: &Plan) -> Vec<Option<bool>> {
+    /// Of each stage of a plan: whether its layers are loaded; `None` while its node is down, or
+    /// the word that its connection broke is still on its way.
+    fn loaded(&mut self, plan: &Plan) -> Vec<Option<bool>> {
         let stages = plan.stages.iter();
         let loaded = stages.map(|stage| {
-            let slot = &self.nodes[index(stage.node)];
-            slot.is_up.then(|| slot.device.layers(MODEL) == Some(stage.layers))
+            let at = index(stage.node);
+            let is_known = at == ORIGIN || self.network.connection(ORIGIN, at).is_some();
+            let slot = &self.nodes[at];
+            (slot.is_up && is_known).then(|| slot.device.layers(MODEL) == Some(stage.layers))
         });
         loaded.collect()
     }
