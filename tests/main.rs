@@ -21,4 +21,5 @@ mod logprobs;
 mod memory;
 mod mesh;
 mod netns;
+mod recovery;
 mod signals;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use self::excluded::Excluded;
 use crate::effects::Effects;
 use crate::ids::{ModelId, NodeId, PlanEpoch, Time};
 use crate::io::{Event, Output};
@@ -12,6 +13,7 @@ use crate::plan::{LayerRange, ModelInfo, Plan, PlanError, PlanPolicy, Stage};
 use crate::planner;
 use crate::planted::Bug;
 
+mod excluded;
 mod placing;
 
 /// The models that this node serves.
@@ -37,8 +39,8 @@ pub(crate) struct Served {
     held: BTreeMap<NodeId, Option<LayerRange>>,
     /// What nodes are loading.
     asked: BTreeMap<NodeId, Preparation>,
-    /// Nodes that are not to be used until then, and why.
-    excluded: BTreeMap<NodeId, (String, Time)>,
+    /// Nodes that are not to be used, and why.
+    excluded: BTreeMap<NodeId, Excluded>,
     /// The loss that broke the latest plan.
     lost: Option<Lost>,
 }
@@ -182,7 +184,7 @@ impl Deployment {
     ) {
         let until = fx.now.after_us(limits.suspicion_us);
         let Some(served) = self.served.get_mut(&model) else { return };
-        let excluded = served.excluded.insert(node, (cause, until));
+        let excluded = served.excluded.insert(node, Excluded { cause, since: fx.now, until });
         if self.mended(fx.now, members, model).is_some() {
             self.mend(fx, members, limits, model, node);
         } else if excluded.is_none()
@@ -262,7 +264,7 @@ impl Deployment {
         let mut due = Vec::new();
         for (&id, served) in &self.served {
             if let PlanState::Waiting { until } = served.state
-                && until <= fx.now
+                && (until <= fx.now || !served.excluded.is_empty())
             {
                 due.push(id);
             }
@@ -302,7 +304,8 @@ impl Deployment {
         let cause = clip(cause, CAUSE_BYTES_MAX);
         tracing::warn!(%model, %node, cause, "a node could not prepare its part");
         served.forget(node);
-        served.excluded.insert(node, (cause, Time(u64::MAX)));
+        let until = Time(u64::MAX);
+        served.excluded.insert(node, Excluded { cause, since: fx.now, until });
         if node != self.me {
             fx.send(node, Message::Unassign { model });
         }

@@ -66,18 +66,21 @@ impl Deployment {
         if served.stages.is_empty() || served.lost.is_none() && served.excluded.is_empty() {
             return None;
         }
-        let candidates = self.candidates(now, members, id);
+        let sound = self.candidates(now, members, id, false);
         let here = |stage: &Stage| {
-            stage.node == self.me || candidates.iter().any(|node| node.node == stage.node)
+            stage.node == self.me || sound.iter().any(|node| node.node == stage.node)
         };
-        let mut stages = served.stages.clone();
-        for hop in 0..stages.len() {
-            if !here(&stages[hop]) {
-                let layers = stages[hop].layers;
-                stages[hop].node = self.substitute(&candidates, id, &stages, layers)?;
+        let with = |candidates: &[Candidate]| {
+            let mut stages = served.stages.clone();
+            for hop in 0..stages.len() {
+                if !here(&stages[hop]) {
+                    let layers = stages[hop].layers;
+                    stages[hop].node = self.substitute(candidates, id, &stages, layers)?;
+                }
             }
-        }
-        Some(stages)
+            Some(stages)
+        };
+        with(&sound).or_else(|| with(&self.candidates(now, members, id, true)))
     }
 
     /// The best node for `layers` that is no stage: it holds them, loads them, or is the fastest
@@ -112,8 +115,9 @@ impl Deployment {
         id: ModelId,
     ) -> Result<Vec<Stage>, PlanError> {
         let served = &self.served[&id];
-        if let Some((cause, _)) = served.excluded.get(&self.me) {
-            return Err(PlanError::Prepare { node: self.me, cause: cause.clone() });
+        if let Some(excluded) = served.excluded.get(&self.me) {
+            let cause = excluded.cause.clone();
+            return Err(PlanError::Prepare { node: self.me, cause });
         }
         let profile = members.profile();
         let owner = Candidate {
@@ -121,24 +125,39 @@ impl Deployment {
             memory_bytes: self.free(id, self.me, profile.memory_bytes),
             weight_bytes_per_s: profile.weight_bytes_per_s,
         };
-        let others = self.candidates(now, members, id);
         let (model, policy) = (&served.model, &served.policy);
-        planner::place(model, policy, owner, &others).or_else(|error| {
-            // After a loss a plan of fewer stages is better than none.
-            let stages = if served.lost.is_some() { policy.stages.unwrap_or(0) } else { 0 };
-            let fewer = (1..stages).rev().find_map(|stages| {
-                let policy = PlanPolicy { stages: Some(stages), ..policy.clone() };
-                planner::place(model, &policy, owner, &others).ok()
-            });
-            fewer.ok_or(error)
-        })
+        let mut others = self.candidates(now, members, id, false);
+        let sound = planner::place(model, policy, owner, &others);
+        sound
+            .or_else(|error| {
+                others = self.candidates(now, members, id, true);
+                planner::place(model, policy, owner, &others).map_err(|_| error)
+            })
+            .or_else(|error| {
+                // After a loss a plan of fewer stages is better than none.
+                let stages = if served.lost.is_some() { policy.stages.unwrap_or(0) } else { 0 };
+                let fewer = (1..stages).rev().find_map(|stages| {
+                    let policy = PlanPolicy { stages: Some(stages), ..policy.clone() };
+                    planner::place(model, &policy, owner, &others).ok()
+                });
+                fewer.ok_or(error)
+            })
     }
 
-    /// The members that may be used for a model, this node not among them.
-    fn candidates(&self, now: Time, members: &Membership, id: ModelId) -> Vec<Candidate> {
+    /// The members that may be used for a model (`at_need`: while there are no better ones), this
+    /// node not among them.
+    fn candidates(
+        &self,
+        now: Time,
+        members: &Membership,
+        id: ModelId,
+        at_need: bool,
+    ) -> Vec<Candidate> {
         let Some(served) = self.served.get(&id) else { return Vec::new() };
-        let barred = |peer| served.excluded.get(peer).is_some_and(|(_, until)| *until > now);
-        let usable = members.members().iter().filter(|(peer, _)| !barred(peer));
+        let usable = members.members().iter().filter(|(peer, member)| {
+            let excluded = served.excluded.get(peer);
+            !excluded.is_some_and(|excluded| excluded.holds(now, member.last_heard, at_need))
+        });
         let candidate = |(&node, member): (&NodeId, &crate::membership::Member)| Candidate {
             node,
             memory_bytes: self.free(id, node, member.profile.memory_bytes),
@@ -164,7 +183,9 @@ impl Deployment {
             (_, Some(Lost { peer, cause })) => {
                 PlanError::NodeLost { node: peer, cause: format!("{cause}; without it {error}") }
             }
-            (Some((&node, (cause, _))), None) => PlanError::Prepare { node, cause: cause.clone() },
+            (Some((&node, excluded)), None) => {
+                PlanError::Prepare { node, cause: excluded.cause.clone() }
+            }
             (None, None) => error,
         };
         tracing::warn!(model = %id, %error, "no plan");
@@ -237,7 +258,7 @@ impl Deployment {
         limits: &Limits,
         id: ModelId,
     ) {
-        let candidates = self.candidates(fx.now, members, id);
+        let candidates = self.candidates(fx.now, members, id, false);
         let Some(served) = self.served.get(&id) else { return };
         let PlanState::Ready(plan) = &served.state else { return };
         if served.policy.spares == 0 {
