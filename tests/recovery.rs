@@ -248,7 +248,8 @@ fn an_answer_outlives_any_stage() {
         atoll::figure(
             &format!("stage {end}"),
             &format!(
-                "{rounds} of {rounds} whole and equal, gap median {middle:.2?}, p99 {p99:.2?}, longest {longest:.2?}"
+                "{rounds} of {rounds} whole and equal, gap median {middle:.2?}, p99 {p99:.2?}, \
+                 longest {longest:.2?}"
             ),
         );
     }
