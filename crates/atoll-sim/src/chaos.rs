@@ -100,8 +100,10 @@ fn faults(seed: u64, n: usize, requests: &[Asked]) -> Vec<Fault> {
             faults.push(Fault { at_us, what: What::Cancel { request }, stage: None });
         }
     }
-    if !is_weather_only(seed) && random.below(12) == 0 {
-        let at_us = random.within(FROM_US..HEAL_US);
+    if !is_weather_only(seed) && random.below(6) == 0 {
+        // In the midst of a request.
+        let asked = &requests[random.index(6)];
+        let at_us = (asked.at_us + random.within(100_000..1_000_000)).max(FROM_US);
         let what = What::Kill { node: 0, back_us: None };
         faults.push(Fault { at_us, what, stage: None });
     }

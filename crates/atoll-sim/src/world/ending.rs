@@ -11,7 +11,13 @@ impl World<'_> {
         let session = self.session(request);
         for node in 0..self.nodes.len() {
             let slot = &self.nodes[node];
-            if slot.is_up && slot.device.sessions().any(|held| held == session) {
+            if !slot.is_up {
+                continue;
+            }
+            let mut stages = slot.node.snapshot().stage_sessions.into_iter();
+            if stages.any(|held| held.session == session)
+                || slot.device.sessions().any(|held| held == session)
+            {
                 self.see(&Seen::Outlived { node, request });
             }
         }

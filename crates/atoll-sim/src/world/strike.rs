@@ -12,6 +12,9 @@ use crate::schedule::{Fault, What};
 /// How long it takes until two nodes that lost each other try again, µs.
 const REDISCOVERY_US: u64 = 3_000_000;
 
+/// So long after the mending it is looked who still holds sessions of a dead origin, µs.
+const ORPHANED_US: u64 = 10_500_000;
+
 impl World<'_> {
     pub(super) fn strike(&mut self, fault: &Fault) {
         self.report.faults += 1;
@@ -142,6 +145,12 @@ impl World<'_> {
             // A dead origin took its requests with it.
             if node != ORIGIN {
                 self.come_up(node);
+            }
+        }
+        if !self.nodes[ORIGIN].is_up {
+            // Nobody is left to end its requests: the stages must have let them go by themselves.
+            for request in (0..).map(RequestId).take(self.schedule.requests.len()) {
+                self.push(self.now + ORPHANED_US, Happening::LooksBack { request });
             }
         }
         for a in 0..self.nodes.len() {
