@@ -9,9 +9,9 @@ use crate::unpack::IQ4_VALUES;
 /// A step, expanded: two halves of 8 weight rows.
 pub(super) struct Step {
     /// Values of every chunk of 4 columns: signed if [`is_signed`], else unsigned.
-    pub(super) values: [[__m256i; 8]; 2],
+    pub(super) values: Values,
     /// Magnitudes of signed values.
-    pub(super) sizes: [[__m256i; 8]; 2],
+    pub(super) sizes: Values,
     /// (scales, halves).
     pub(super) scales: [[__m256; 2]; 2],
     /// (offsets, halves).
@@ -60,14 +60,9 @@ pub(super) fn step<K: Kind>(group: &[u8], head: Head, s: usize) -> Step {
         scales: [[zero; 2]; 2],
         offsets: [[zero; 2]; 2],
     };
-    for j in 0..8 {
-        for half in 0..2 {
-            let v = value::<K>(bytes, j, 32 * half);
-            step.values[half][j] = v;
-            if is_signed(l) {
-                step.sizes[half][j] = _mm256_abs_epi8(v);
-            }
-        }
+    step.values = values::<K>(bytes);
+    if is_signed(l) {
+        step.sizes = step.values.map(|half| half.map(|v| _mm256_abs_epi8(v)));
     }
     for half in 0..2 {
         for h in 0..l.n_scales {
@@ -78,33 +73,93 @@ pub(super) fn step<K: Kind>(group: &[u8], head: Head, s: usize) -> Step {
     step
 }
 
-/// Chunk `j` of a step, from byte `at` of its vectors.
+/// Chunks of both halves.
+type Values = [[__m256i; 8]; 2];
+
+/// Every chunk of a step, read in ascending order of addresses.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn value<K: Kind>(bytes: &[u8], j: usize, at: usize) -> __m256i {
-    let count = |n: usize| _mm_cvtsi64_si128(n.cast_signed() as i64);
-    let four = |from: usize| {
-        let v = _mm256_srl_epi16(load(bytes, from + j / 2 * 64 + at), count(4 * (j % 2)));
-        _mm256_and_si256(v, _mm256_set1_epi8(15))
-    };
-    let two = |from: usize| {
-        let v = _mm256_srl_epi16(load(bytes, from + j / 4 * 64 + at), count(2 * (j % 4)));
-        _mm256_and_si256(v, _mm256_set1_epi8(3))
-    };
-    let one = |from: usize, to: i8| {
-        let bit = _mm256_set1_epi8((1u8 << j).cast_signed());
-        let set = _mm256_cmpeq_epi8(_mm256_and_si256(load(bytes, from + at), bit), bit);
-        _mm256_and_si256(set, _mm256_set1_epi8(to))
-    };
+fn values<K: Kind>(bytes: &[u8]) -> Values {
     match K::LAYOUT.bits {
-        2 => two(0),
-        3 => _mm256_or_si256(two(0), one(128, 4)),
-        4 if K::LAYOUT.is_table => _mm256_shuffle_epi8(table(), four(0)),
-        4 => four(0),
-        5 => _mm256_or_si256(four(0), one(256, 16)),
-        6 => _mm256_or_si256(four(0), _mm256_slli_epi16::<4>(two(256))),
-        _ => _mm256_xor_si256(load(bytes, j * 64 + at), _mm256_set1_epi8(-128)),
+        2 => twos(bytes, 0),
+        3 => or(twos(bytes, 0), ones::<4>(bytes, 128)),
+        4 if K::LAYOUT.is_table => {
+            let table = table();
+            fours(bytes).map(|half| half.map(|v| _mm256_shuffle_epi8(table, v)))
+        }
+        4 => fours(bytes),
+        5 => or(fours(bytes), ones::<16>(bytes, 256)),
+        6 => {
+            let high = twos(bytes, 256).map(|half| half.map(|v| _mm256_slli_epi16::<4>(v)));
+            or(fours(bytes), high)
+        }
+        _ => {
+            let (sign, mut values) = (_mm256_set1_epi8(-128), [[_mm256_setzero_si256(); 8]; 2]);
+            for j in 0..8 {
+                for half in 0..2 {
+                    let v = load(bytes, 64 * j + 32 * half);
+                    values[half][j] = _mm256_xor_si256(v, sign);
+                }
+            }
+            values
+        }
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn or(mut low: Values, high: Values) -> Values {
+    for half in 0..2 {
+        for j in 0..8 {
+            low[half][j] = _mm256_or_si256(low[half][j], high[half][j]);
+        }
+    }
+    low
+}
+
+/// A plane of 4 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fours(bytes: &[u8]) -> Values {
+    let (mask, mut values) = (_mm256_set1_epi8(15), [[_mm256_setzero_si256(); 8]; 2]);
+    for s in 0..4 {
+        for half in 0..2 {
+            let v = load(bytes, 64 * s + 32 * half);
+            values[half][2 * s] = _mm256_and_si256(v, mask);
+            values[half][2 * s + 1] = _mm256_and_si256(_mm256_srli_epi16::<4>(v), mask);
+        }
+    }
+    values
+}
+
+/// A plane of 2 bits, from byte `at`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn twos(bytes: &[u8], at: usize) -> Values {
+    let (mask, mut values) = (_mm256_set1_epi8(3), [[_mm256_setzero_si256(); 8]; 2]);
+    for t in 0..2 {
+        for half in 0..2 {
+            let (v, to) = (load(bytes, at + 64 * t + 32 * half), &mut values[half]);
+            to[4 * t] = _mm256_and_si256(v, mask);
+            to[4 * t + 1] = _mm256_and_si256(_mm256_srli_epi16::<2>(v), mask);
+            to[4 * t + 2] = _mm256_and_si256(_mm256_srli_epi16::<4>(v), mask);
+            to[4 * t + 3] = _mm256_and_si256(_mm256_srli_epi16::<6>(v), mask);
+        }
+    }
+    values
+}
+
+/// A plane of 1 bit, from byte `at`; a set one becomes `TO`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn ones<const TO: i8>(bytes: &[u8], at: usize) -> Values {
+    [load(bytes, at), load(bytes, at + 32)].map(|v| {
+        [1, 2, 4, 8, 16, 32, 64, -128].map(|bit| {
+            let bit = _mm256_set1_epi8(bit);
+            let set = _mm256_cmpeq_epi8(_mm256_and_si256(v, bit), bit);
+            _mm256_and_si256(set, _mm256_set1_epi8(TO))
+        })
+    })
 }
 
 #[inline]
