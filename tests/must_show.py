@@ -193,7 +193,7 @@ def gateway(args):
 
 def simulator(args):
     """9: the core without IO."""
-    command = ["cargo", "run", "--release", "-q", "--bin", "atoll-simulations", "--", "swarm"]
+    command = ["cargo", "run", "--release", "-q", "-p", "atoll-simulations", "--", "swarm"]
     command += ["--nodes", "50", "--seeds", "1000", "--json"]
     done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
     if done.returncode != 0:
@@ -221,8 +221,8 @@ def refusals(args):
 def bits(args):
     """P1 over whole generations: digests of tokens and logits."""
     for model in MODELS:
-        command = ["cargo", "run", "--release", "-q", "--workspace", "--example", "bits", "--"]
-        command += [args.models / f"{model}.gguf", str(args.bits_tokens)]
+        command = ["cargo", "run", "--release", "-q", "-p", "atoll-model", "--example", "bits"]
+        command += ["--", args.models / f"{model}.gguf", str(args.bits_tokens)]
         done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
         routes = [json.loads(line) for line in done.stdout.splitlines()]
         for found in routes:
