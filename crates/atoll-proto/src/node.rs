@@ -276,7 +276,9 @@ impl Node {
         let ids = &mut self.job_ids;
         match message {
             Message::Open(open) => {
-                if !self.origin.active().contains_key(&open.session) {
+                // Nobody would ever hear that an origin is lost which is lost already.
+                let is_here = self.membership.members().contains_key(&open.origin);
+                if is_here && !self.origin.active().contains_key(&open.session) {
                     let profile = self.membership.profile();
                     let taken = self.assignments.weight_bytes();
                     let taken = taken.saturating_add(self.deployment.own_bytes());
