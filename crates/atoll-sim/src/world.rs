@@ -80,6 +80,8 @@ struct Slot {
     paused_until: u64,
     /// Time of a job in percent of the usual, and until when.
     slow: (u64, u64),
+    /// Words to the origin that a connection with this node broke, still on their way.
+    breaks_unheard: u32,
 }
 
 struct Due {
@@ -192,6 +194,7 @@ impl<'a> World<'a> {
             tick_at: None,
             paused_until: 0,
             slow: (100, 0),
+            breaks_unheard: 0,
         }
     }
 
@@ -257,7 +260,15 @@ impl<'a> World<'a> {
             | Happening::Heals => {}
         }
         match happening {
-            Happening::Own { node, life, input } | Happening::Heard { node, life, input } => {
+            Happening::Own { node, life, input } => {
+                if self.nodes[node].life == life {
+                    self.handle(node, input);
+                }
+            }
+            Happening::Heard { node, life, input } => {
+                if let (ORIGIN, Input::Disconnected { peer, .. }) = (node, &input) {
+                    self.nodes[index(*peer)].breaks_unheard -= 1;
+                }
                 if self.nodes[node].life == life {
                     self.handle(node, input);
                 }

@@ -26,7 +26,8 @@ pub(crate) enum Seen<'a> {
     Told {
         /// What.
         event: &'a Event,
-        /// For each stage of a plan in it: whether its layers are loaded, if its node is up.
+        /// For each stage of a plan in it: whether its layers are loaded, unless the origin cannot
+        /// yet have heard that its node was lost.
         loaded: &'a [Option<bool>],
         /// With an error: how many members the origin has.
         members: usize,

@@ -82,6 +82,9 @@ impl World<'_> {
             let at = self.network.arrival(self.now, a, b, 0);
             let input = Input::Disconnected { peer: id(a), cause: cause.into() };
             let life = self.nodes[b].life;
+            if b == ORIGIN {
+                self.nodes[a].breaks_unheard += 1;
+            }
             self.push(at, Happening::Heard { node: b, life, input });
         }
     }
@@ -131,15 +134,14 @@ impl World<'_> {
         }
     }
 
-    /// Of each stage of a plan: whether its layers are loaded; `None` while its node is down, or
-    /// the word that its connection broke is still on its way.
-    fn loaded(&mut self, plan: &Plan) -> Vec<Option<bool>> {
+    /// Of each stage of a plan: whether its layers are loaded; `None` while the word that its
+    /// connection broke is still on its way to the origin, whatever has become of the node since.
+    fn loaded(&self, plan: &Plan) -> Vec<Option<bool>> {
         let stages = plan.stages.iter();
         let loaded = stages.map(|stage| {
-            let at = index(stage.node);
-            let is_known = at == ORIGIN || self.network.connection(ORIGIN, at).is_some();
-            let slot = &self.nodes[at];
-            (slot.is_up && is_known).then(|| slot.device.layers(MODEL) == Some(stage.layers))
+            let slot = &self.nodes[index(stage.node)];
+            let is_known = slot.breaks_unheard == 0;
+            is_known.then(|| slot.is_up && slot.device.layers(MODEL) == Some(stage.layers))
         });
         loaded.collect()
     }

@@ -4,7 +4,7 @@ use atoll_proto::plan::Profile;
 use atoll_proto::snapshot::ServedState;
 use atoll_proto::{Command, Input, RequestId};
 
-use super::{Happening, ORIGIN, World, id, index};
+use super::{Happening, ORIGIN, Slot, World, id, index};
 use crate::invariants::Seen;
 use crate::network::Trouble;
 use crate::schedule::{Fault, What};
@@ -94,9 +94,9 @@ impl World<'_> {
         for peer in 0..self.nodes.len() {
             self.disconnect(node, peer, "connection reset");
         }
-        let life = self.nodes[node].life + 1;
-        self.nodes[node] = self.slot(node, life);
-        self.nodes[node].is_up = false;
+        let Slot { life, breaks_unheard, .. } = self.nodes[node];
+        let gone = self.slot(node, life + 1);
+        self.nodes[node] = Slot { is_up: false, breaks_unheard, ..gone };
     }
 
     pub(super) fn come_up(&mut self, node: usize) {
