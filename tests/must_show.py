@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -172,15 +173,17 @@ def speed(args):
             row(7, f"{model} speed", "no --peer", "0.8 x / 0.5 x", None)
             continue
         path = args.models / f"{model}.gguf"
-        script = [args.peer, "-B", HERE / "peers/bench.py", path, "--atoll", ATOLL]
-        done = subprocess.run(script, stdout=subprocess.PIPE, check=True)
-        for line in json.loads(done.stdout)["rows"]:
+        for threads in (1, 2):
+            command = ["bench", path, "--threads", str(threads), "--repeat", "5", "--json"]
+            command += ["--vs", "llama.cpp", "--peer-python", args.peer]
+            found = run(command)[0]
             for what, bound in (("decode", 0.8), ("prefill", 0.5)):
-                r = line[what]
+                r = found["vs"][what]
+                ours = statistics.median(found[f"{what}_tokens_per_s"])
+                peers = statistics.median(r["peer_tokens_per_s"])
                 span = f"[{r['ratio_min']:.2f}-{r['ratio_max']:.2f}]"
-                speeds = f"{r['atoll_tokens_per_s']:.0f} / {r['llama_cpp_tokens_per_s']:.0f} tok/s"
-                name = f"{model} {what}, {line['threads']} threads"
-                figure = f"{r['ratio']:.2f} x {span} {speeds}"
+                figure = f"{r['ratio']:.2f} x {span} {ours:.0f} / {peers:.0f} tok/s"
+                name = f"{model} {what}, {threads} threads"
                 row(7, name, figure, f">= {bound} x", r["ratio"] >= bound)
 
 

@@ -1,7 +1,6 @@
 """llama.cpp through PyPI's llama-cpp-python, as the other scripts of this folder use it."""
 
 import ctypes
-import time
 
 import llama_cpp as L
 import numpy as np
@@ -62,13 +61,6 @@ class Llama:
         """The logits (n_vocab,) f32 of the batch's row `index` (-1: the last)."""
         pointer = L.llama_get_logits_ith(self.context, index)
         return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
-
-    def timed(self, ids, from_pos):
-        """Seconds of one `decode`."""
-        start = time.perf_counter()
-        self.decode(ids, from_pos, from_pos + len(ids) - 1)
-        L.llama_synchronize(self.context)
-        return time.perf_counter() - start
 
 
 def log_softmax(logits):

@@ -16,6 +16,10 @@ use crate::error::ApiError;
 /// Largest request body.
 pub(crate) const BODY_BYTES_MAX: usize = 4 << 20;
 
+/// Of a larger body so much is taken in and dropped: a client that is hung up on while it still
+/// writes never reads why.
+const DROPPED_BYTES_MAX: usize = 64 << 20;
+
 /// The id of a request: in `x-request-id`, and behind `chatcmpl-` in the answer.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestId(pub(crate) String);
@@ -52,17 +56,24 @@ async fn take_in(request: Request) -> Result<Request, ApiError> {
     let kind = "invalid_request_error";
     let (parts, body) = request.into_parts();
     let mut chunks = body.into_data_stream();
-    let mut bytes = Vec::new();
+    let (mut bytes, mut n_bytes) = (Vec::new(), 0);
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| {
             let message = format!("the request broke off: {error}");
             ApiError::new(StatusCode::BAD_REQUEST, kind, None, message)
         })?;
-        if bytes.len() + chunk.len() > BODY_BYTES_MAX {
-            let message = format!("the request has more than {BODY_BYTES_MAX} bytes");
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, kind, None, message));
+        n_bytes += chunk.len();
+        if n_bytes <= BODY_BYTES_MAX {
+            bytes.extend_from_slice(&chunk);
+        } else if n_bytes <= DROPPED_BYTES_MAX {
+            bytes = Vec::new();
+        } else {
+            break;
         }
-        bytes.extend_from_slice(&chunk);
+    }
+    if n_bytes > BODY_BYTES_MAX {
+        let message = format!("the request has more than {BODY_BYTES_MAX} bytes");
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, kind, None, message));
     }
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }

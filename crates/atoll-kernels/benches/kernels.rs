@@ -6,17 +6,28 @@
 #![expect(clippy::print_stdout, reason = "a bench reports")]
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_kernels::{
     ATTENTION_TILE, Activations, BlockType, Isa, Kernels, KvHead, PackedMatrix, Queries, TILE_ROWS,
-    attention_state_len,
+    attention_state_len, pack_into, packed_bytes,
 };
+use memmap2::MmapMut;
 
 /// Large enough that one row's weights come from memory, not from a cache.
 const ROWS: usize = 65536;
 const COLS: usize = 2048;
 const CASE_TIME: Duration = Duration::from_millis(250);
+
+/// Weights as a model holds them: in large pages, where the system has them.
+fn pack(ty: BlockType, blocks: &[u8]) -> PackedMatrix {
+    let mut memory = MmapMut::map_anon(packed_bytes(ty, ROWS, COLS)).expect("memory");
+    #[cfg(target_os = "linux")]
+    let _refused = memory.advise(memmap2::Advice::HugePage);
+    let is_finite = pack_into(ty, ROWS, COLS, blocks, &mut memory, &mut |_| {});
+    PackedMatrix::packed_in(Arc::new(memory), 0, (ty, ROWS, COLS), is_finite)
+}
 
 /// Median and least time of `run`.
 fn time(mut run: impl FnMut()) -> (f64, f64) {
@@ -96,7 +107,7 @@ fn matmul(filter: &Filter, isas: &[Isa]) {
             continue;
         }
         // All-ones bytes would be NaN as scales; 0x11 everywhere is a small finite number.
-        let w = PackedMatrix::pack(ty, ROWS, COLS, &vec![0x11; ROWS * ty.row_bytes(COLS)]);
+        let w = pack(ty, &vec![0x11; ROWS * ty.row_bytes(COLS)]);
         for (isa, name) in isas.iter().zip(&names) {
             let kernels = Kernels::new(*isa);
             for shape in shapes {

@@ -13,8 +13,6 @@ mod lanes;
 mod neon;
 pub(crate) mod peak;
 
-pub(crate) mod pages;
-
 use core::ops::Range;
 
 use crate::attention::{KvHead, KvHeadMut, Queries};

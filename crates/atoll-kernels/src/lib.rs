@@ -60,7 +60,6 @@ mod vector;
 mod tests;
 
 pub use activations::{Activations, ActivationsPart, RunNumbers};
-pub use arch::pages::want_huge_pages;
 pub use attention::{
     ATTENTION_TILE, KV_TILE, KvHead, KvHeadMut, QUERIES_MAX, Queries, attention_state_len,
 };

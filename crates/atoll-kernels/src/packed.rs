@@ -4,7 +4,6 @@ use core::fmt;
 use std::sync::Arc;
 
 use crate::BlockType;
-use crate::arch::pages::want_huge_pages;
 use crate::layout::{Layout, write_step};
 use crate::unpack::{RUN, floats, is_float, unpack};
 
@@ -41,7 +40,6 @@ impl PackedMatrix {
     pub fn pack(ty: BlockType, rows: usize, cols: usize, blocks: &[u8]) -> Self {
         let bytes = packed_bytes(ty, rows, cols);
         let mut memory = vec![0; bytes + PACKED_ALIGN - 1];
-        want_huge_pages(&mut memory);
         let start = memory.as_ptr().align_offset(PACKED_ALIGN).min(PACKED_ALIGN - 1);
         let to = &mut memory[start..start + bytes];
         let scales_finite = pack_into(ty, rows, cols, blocks, to, &mut |_| {});

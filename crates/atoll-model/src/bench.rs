@@ -4,12 +4,12 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use atoll_kernels::want_huge_pages;
 use ndarray::Axis;
 use serde::Serialize;
 
 use crate::error::ModelError;
 use crate::kv_cache::KvCache;
+use crate::mapped::large_memory;
 use crate::pool::{Compute, Pool};
 use crate::stage::{Sequence, Stage, StageInput};
 
@@ -130,10 +130,9 @@ pub fn bench<E: From<ModelError>>(
         read_bandwidth_1_thread_bytes_per_s: 0.0,
         threads: pool.threads(),
     };
-    // Memory as that of the weights.
-    let mut memory = vec![0_u64; READ_BYTES / size_of::<u64>()];
-    want_huge_pages(bytemuck::cast_slice_mut(&mut memory));
+    let mut memory = large_memory(READ_BYTES)?;
     memory.fill(1);
+    let memory: &[u64] = bytemuck::cast_slice(&memory);
     let mut runner = Runner { stage, ready: Vec::new() };
     let sequences = |n: usize, seed: u64, len: usize| -> Vec<Vec<u32>> {
         (0..n as u64).map(|at| random_tokens(seed + (at << 32), len, stage)).collect()
@@ -164,8 +163,8 @@ pub fn bench<E: From<ModelError>>(
         }
         let raise = |fastest: &mut f64, found: f64| *fastest = fastest.max(found);
         let threads = pool.threads();
-        raise(&mut report.read_bandwidth_bytes_per_s, read_bandwidth(pool, threads, &memory));
-        raise(&mut report.read_bandwidth_1_thread_bytes_per_s, read_bandwidth(pool, 1, &memory));
+        raise(&mut report.read_bandwidth_bytes_per_s, read_bandwidth(pool, threads, memory));
+        raise(&mut report.read_bandwidth_1_thread_bytes_per_s, read_bandwidth(pool, 1, memory));
         raise(&mut report.int8_peak_macs_per_s, int8_peak(compute));
     }
     Ok(report)

@@ -5,9 +5,11 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
 #[cfg(unix)]
 use memmap2::UncheckedAdvice;
+use memmap2::{Mmap, MmapMut};
 
 use crate::error::ModelError;
 
@@ -57,7 +59,7 @@ impl FileBytes {
     }
 }
 
-#[expect(unsafe_code, reason = "mapping a file is the one unsafe act of this crate")]
+#[expect(unsafe_code, reason = "others can change a mapped file")]
 fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: the mapping is private to this process and read-only. Model files are immutable by
     // contract (see `FileBytes`): whoever shortens one under us ends this process with SIGBUS,
@@ -80,6 +82,25 @@ fn forget(map: &Mmap, range: Range<usize>) {
 #[cfg(not(unix))]
 fn forget(_map: &Mmap, _range: Range<usize>) {}
 
+/// `bytes` zeros that begin at a page, in large pages where the system has them: a product with one
+/// row reads every weight once, and with pages of 4 KiB it waits for their addresses to be looked
+/// up. Pages that are never written take no memory.
+///
+/// # Errors
+/// [`ModelError::InvalidInput`] if the system has not that much memory.
+pub(crate) fn large_memory(bytes: usize) -> Result<MmapMut, ModelError> {
+    let refused = |error: std::io::Error| ModelError::InvalidInput {
+        what: "memory",
+        why: format!("{bytes} bytes could not be had: {error}"),
+    };
+    let memory = MmapMut::map_anon(bytes.max(1)).map_err(refused)?;
+    #[cfg(target_os = "linux")]
+    if let Err(error) = memory.advise(Advice::HugePage) {
+        tracing::debug!(%error, "weights lie in small pages");
+    }
+    Ok(memory)
+}
+
 impl From<Vec<u8>> for FileBytes {
     fn from(bytes: Vec<u8>) -> Self {
         Self(Arc::new(Inner::Owned(bytes)))
@@ -94,5 +115,52 @@ impl Deref for FileBytes {
             Inner::Mapped(map) => map,
             Inner::Owned(bytes) => bytes,
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// What `/proc/self/smaps` says under `key` of the mapping that holds `address`.
+    fn smaps(address: usize, key: &str) -> Option<String> {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").ok()?;
+        let mut is_here = false;
+        for line in smaps.lines() {
+            let ends = line.split(' ').next().and_then(|range| range.split_once('-'));
+            let end = |text: &str| usize::from_str_radix(text, 16).ok();
+            if let Some((start, end)) = ends.and_then(|(a, b)| Some((end(a)?, end(b)?))) {
+                is_here = (start..end).contains(&address);
+            } else if is_here && let Some(found) = line.strip_prefix(key) {
+                return Some(found.trim().to_owned());
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn forgotten_bytes_take_no_memory_and_can_be_read_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, bytes) = (dir.path().join("file"), vec![7_u8; 4 << 20]);
+        std::fs::write(&path, &bytes).expect("written");
+        let file = FileBytes::open(&path).expect("mapped");
+        let resident = || smaps(file.as_ptr().addr(), "Rss:").expect("it is mapped");
+        assert!(file.iter().all(|byte| *byte == 7));
+        assert_eq!(resident(), "4096 kB");
+        file.forget(0..bytes.len());
+        assert_eq!(resident(), "0 kB");
+        assert_eq!(file[1 << 20], 7);
+    }
+
+    #[test]
+    fn large_memory_asks_for_large_pages() {
+        if !Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            return; // a system without them
+        }
+        let memory = large_memory(8 << 20).expect("memory");
+        let flags = smaps(memory.as_ptr().addr(), "VmFlags:").expect("it is mapped");
+        assert!(flags.split(' ').any(|flag| flag == "hg"), "{flags}");
+        assert!(memory.iter().all(|byte| *byte == 0));
+        assert!(large_memory(0).is_ok(), "a part may hold nothing");
     }
 }

@@ -63,6 +63,41 @@ fn merges_apply_within_pre_tokens() {
     check("é", &["Ã", "©"]);
 }
 
+quickcheck! {
+    /// Any merges over four letters, any word of them.
+    fn merging_is_the_librarys(pairs: Vec<(u8, u8)>, word: Vec<u8>, whole: bool) -> bool {
+        use tokenizers::Model as _;
+        let mut tokens: Vec<String> = ["a", "b", "c", "d"].map(str::to_owned).into();
+        let mut merges = Vec::new();
+        for (left, right) in pairs.into_iter().take(40) {
+            let part = |at: u8| tokens[usize::from(at) % tokens.len()].clone();
+            let (left, right) = (part(left), part(right));
+            let both = format!("{left}{right}");
+            if both.len() <= 8 && !merges.contains(&(left.clone(), right.clone())) {
+                merges.push((left, right));
+                if !tokens.contains(&both) {
+                    tokens.push(both);
+                }
+            }
+        }
+        let word: String = word.iter().map(|at| char::from(b'a' + at % 4)).collect();
+        let texts = merges.iter().map(|(left, right)| format!("{left} {right}"));
+        let keys = vec![
+            ("model", Value::String("gpt2".to_owned())),
+            ("pre", Value::String(if whole { "llama-bpe" } else { "gpt-2" }.to_owned())),
+            ("token_type", Value::Ints(vec![1; tokens.len()])),
+            ("tokens", Value::Strings(tokens.iter().collect())),
+            ("merges", Value::Strings(texts.collect())),
+            ("add_bos_token", Value::Bool(false)),
+        ];
+        let ours = Tokenizer::from_gguf(&metadata(keys)).unwrap().encode(&word, false).unwrap();
+        let vocab: tokenizers::models::bpe::Vocab = tokens.into_iter().zip(0..).collect();
+        let library = tokenizers::models::bpe::BPE::builder().vocab_and_merges(vocab, merges);
+        let library = library.ignore_merges(whole).build().unwrap().tokenize(&word).unwrap();
+        ours == library.iter().map(|token| token.id).collect::<Vec<_>>()
+    }
+}
+
 #[test]
 fn special_tokens_are_found_in_text() {
     let check =

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 
+use hashbrown::HashTable;
+
 use super::alphabet::char_byte;
 use super::definition::{Definition, Kind, Model};
 use crate::error::ModelError;
@@ -63,43 +65,29 @@ pub(super) enum Fragment<'a> {
 /// Finds a token's id by its text: a hash table that holds ids only, the texts stand elsewhere.
 #[derive(Debug)]
 struct Ids {
-    /// An id or [`Ids::FREE`] each, a power of two and at least twice as many as ids.
-    slots: Vec<u32>,
+    table: HashTable<u32>,
     hasher: RandomState,
 }
 
 impl Ids {
-    const FREE: u32 = u32::MAX;
-
     fn new(tokens: &Texts) -> Result<Self, ModelError> {
-        let slots = vec![Self::FREE; (2 * tokens.len()).next_power_of_two()];
-        let mut ids = Self { slots, hasher: RandomState::new() };
+        let table = HashTable::with_capacity(tokens.len());
+        let mut ids = Self { table, hasher: RandomState::new() };
         for (id, text) in (0..).zip(tokens.iter()) {
-            let slot = ids.slot(tokens, text);
-            let earlier = ids.slots[slot];
-            if earlier != Self::FREE {
+            if let Some(earlier) = ids.find(tokens, text) {
                 let why = format!("tokens {earlier} and {id} are both {text:?}");
                 return Err(ModelError::malformed("tokenizer", why));
             }
-            ids.slots[slot] = id;
+            let Self { table, hasher } = &mut ids;
+            let hash = |&id: &u32| hasher.hash_one(tokens.get(id as usize));
+            table.insert_unique(hash(&id), id, hash);
         }
         Ok(ids)
     }
 
     fn find(&self, tokens: &Texts, text: &str) -> Option<u32> {
-        Some(self.slots[self.slot(tokens, text)]).filter(|&id| id != Self::FREE)
-    }
-
-    /// The slot that holds `text`, or the free one where it would stand.
-    #[expect(clippy::cast_possible_truncation, reason = "any bits of the hash will do")]
-    fn slot(&self, tokens: &Texts, text: &str) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut slot = self.hasher.hash_one(text) as usize & mask;
-        while self.slots[slot] != Self::FREE && tokens.get(self.slots[slot] as usize) != Some(text)
-        {
-            slot = (slot + 1) & mask;
-        }
-        slot
+        let hash = self.hasher.hash_one(Some(text));
+        self.table.find(hash, |&id| tokens.get(id as usize) == Some(text)).copied()
     }
 }
 

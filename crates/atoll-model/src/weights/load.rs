@@ -4,10 +4,11 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use atoll_kernels::{Memory, PACKED_ALIGN, PackedMatrix, pack_into, packed_bytes, want_huge_pages};
+use atoll_kernels::{Memory, PACKED_ALIGN, PackedMatrix, pack_into, packed_bytes};
 
 use super::{EMBED, LoadProgress, Part};
 use crate::error::ModelError;
+use crate::mapped::large_memory;
 use crate::pool::Pool;
 use crate::tensor::{StoredTensor, TensorSource};
 use crate::tiles::tiled_len;
@@ -64,12 +65,9 @@ impl Tensors {
         // The largest first: the threads end at about the same time.
         all.sort_by_key(|(stored, _)| Reverse(stored.tensor().bytes.len()));
         let padded = |room: usize| room.next_multiple_of(PACKED_ALIGN);
-        let mut memory =
-            vec![0; all.iter().map(|&(_, room)| padded(room)).sum::<usize>() + PACKED_ALIGN];
         // All in one piece, so that small matrices lie in large pages, too.
-        want_huge_pages(&mut memory);
-        let mut start = memory.as_ptr().align_offset(PACKED_ALIGN).min(PACKED_ALIGN - 1);
-        let mut rest = &mut memory[start..];
+        let mut memory = large_memory(all.iter().map(|&(_, room)| padded(room)).sum())?;
+        let (mut start, mut rest) = (0, &mut memory[..]);
         let mut tasks = Vec::with_capacity(all.len());
         for (stored, room) in all {
             let (here, after) = rest.split_at_mut(padded(room));
