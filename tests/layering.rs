@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("atoll-cli", &["atoll-compress", "atoll-gateway", "atoll-model", "atoll-node", "atoll-sim"]),
     ("atoll-examples", &["atoll-model", "atoll-node"]),
     ("atoll-simulations", &["atoll-sim"]),
+    ("atoll-netns", &["atoll-sim"]),
     ("atoll-tests", &[]),
 ];
 

@@ -273,5 +273,6 @@ fn is_crate_root(path: &str) -> bool {
     let in_crate = path.starts_with("crates/") && path.matches('/').count() == 3;
     in_crate && (path.ends_with("/src/lib.rs") || path.ends_with("/src/main.rs"))
         || path == "simulations/src/main.rs"
+        || path == "simulations/netns/src/lib.rs"
         || path == "tests/main.rs"
 }
