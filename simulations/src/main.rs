@@ -18,7 +18,7 @@ use regression::Regression;
 /// Simulates many nodes on a seeded network.
 #[derive(Parser)]
 enum Arguments {
-    /// Runs many seeds, each twice, and holds every event against the invariants.
+    /// Runs many seeds and holds every event against the invariants.
     Swarm(SwarmArguments),
     /// Makes a failing seed's schedule small and keeps it in `regressions/`.
     Shrink {
@@ -56,15 +56,21 @@ struct SwarmArguments {
     /// Nodes of a run.
     #[arg(long, default_value_t = 50)]
     nodes: usize,
-    /// Seeds, from 0.
+    /// Seeds.
     #[arg(long, default_value_t = 1000)]
     seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
     /// This seed alone.
     #[arg(long)]
     seed: Option<u64>,
     /// Seeds run at once; each run has one thread.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Every seed that this divides is run twice and must give the same trace; 1: all of them.
+    #[arg(long, default_value_t = 100)]
+    repeat_every: u64,
     /// What happens to them.
     #[arg(long, default_value = "calm")]
     kind: Kind,
@@ -128,11 +134,15 @@ fn check_nodes(nodes: usize) -> Result<usize> {
 }
 
 fn run_swarm(arguments: &SwarmArguments) -> Result<()> {
-    let &SwarmArguments { nodes, seeds, seed, jobs, kind, json } = arguments;
+    let &SwarmArguments { nodes, seeds, from, seed, jobs, repeat_every, kind, json } = arguments;
     check_nodes(nodes)?;
     ensure!((1..=64).contains(&jobs), "--jobs is {jobs}; 1 to 64 threads can be used");
-    let range = seed.map_or(0..seeds, |seed| seed..seed + 1);
-    let outcome = swarm::run_seeds(range, jobs, |seed| kind.schedule(seed, nodes));
+    ensure!(repeat_every > 0, "--repeat-every is 0; 1 runs every seed twice");
+    let end = from.checked_add(seeds).with_context(|| format!("no {seeds} seeds follow {from}"))?;
+    let range = seed.map_or(from..end, |seed| seed..seed.saturating_add(1));
+    // One seed alone is looked at, so it is run twice whatever it is.
+    let repeat_every = if seed.is_some() { 1 } else { repeat_every };
+    let outcome = swarm::run_seeds(range, (jobs, repeat_every), |seed| kind.schedule(seed, nodes));
     for failure in &outcome.failures {
         writeln!(
             std::io::stderr(),

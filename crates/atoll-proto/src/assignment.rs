@@ -7,7 +7,7 @@ use crate::ids::{ModelId, NodeId, PlanEpoch, Time};
 use crate::io::{Output, Part};
 use crate::limits::{CAUSE_BYTES_MAX, Limits, clip};
 use crate::membership::Membership;
-use crate::message::Message;
+use crate::message::{Assign, Message};
 use crate::plan::{LayerRange, ModelInfo, Plan};
 
 /// The parts held for other nodes' plans.
@@ -46,9 +46,6 @@ pub(crate) enum PartState {
     Failed(String),
 }
 
-/// What an owner asks: plan, model, part, holders.
-pub(crate) type Asked = (Plan, ModelInfo, Part, Vec<NodeId>);
-
 impl Assignments {
     pub(crate) const fn new(me: NodeId) -> Self {
         Self { me, held: BTreeMap::new() }
@@ -75,7 +72,7 @@ impl Assignments {
         members: &Membership,
         limits: &Limits,
         from: NodeId,
-        (plan, model, part, holders): Asked,
+        Assign { plan, model, part, holders }: Assign,
         own_bytes: Option<u64>,
     ) -> Option<ModelId> {
         let (id, epoch) = (plan.model, plan.epoch);

@@ -142,7 +142,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Message, CodecError> {
         Message::Hello { .. }
         | Message::Heartbeat
         | Message::Leave
-        | Message::Assign { .. }
+        | Message::Assign(_)
         | Message::AssignProgress { .. }
         | Message::Assigned { .. }
         | Message::Unassign { .. }
@@ -196,10 +196,10 @@ fn check(message: &Message, limits: &Limits) -> Result<(), CodecError> {
         Message::Hello { name, .. } => {
             at_most("name bytes", name.len() as u64, NAME_BYTES_MAX as u64)
         }
-        Message::Assign { plan, model, holders, .. } => {
-            at_most("holders", holders.len() as u64, HOLDERS_MAX as u64)?;
-            check_model(model)?;
-            check_plan(plan, model)
+        Message::Assign(assign) => {
+            at_most("holders", assign.holders.len() as u64, HOLDERS_MAX as u64)?;
+            check_model(&assign.model)?;
+            check_plan(&assign.plan, &assign.model)
         }
         Message::Assigned { result: Err(cause), .. } | Message::Reject { cause, .. } => {
             cause_fits(cause)

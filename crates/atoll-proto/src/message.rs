@@ -22,16 +22,7 @@ pub enum Message {
     /// The speaker goes; do not wait for it.
     Leave,
     /// Owner to stage: get ready for this part.
-    Assign {
-        /// The whole plan.
-        plan: Plan,
-        /// What the plan is about.
-        model: ModelInfo,
-        /// What the receiver is to hold.
-        part: Part,
-        /// Who has the blobs.
-        holders: Vec<NodeId>,
-    },
+    Assign(Box<Assign>),
     /// Stage to owner: still fetching.
     AssignProgress {
         /// Of which model.
@@ -109,6 +100,19 @@ pub enum Message {
     },
 }
 
+/// What an owner asks of a stage. Seldom said and larger than all else, hence the box around it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assign {
+    /// The whole plan.
+    pub plan: Plan,
+    /// What the plan is about.
+    pub model: ModelInfo,
+    /// What the receiver is to hold.
+    pub part: Part,
+    /// Who has the blobs.
+    pub holders: Vec<NodeId>,
+}
+
 /// Why a stage cannot go on, by what may help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refused {
@@ -175,7 +179,7 @@ impl Message {
             Self::Hello { .. } => "hello",
             Self::Heartbeat => "heartbeat",
             Self::Leave => "leave",
-            Self::Assign { .. } => "assign",
+            Self::Assign(_) => "assign",
             Self::AssignProgress { .. } => "assign_progress",
             Self::Assigned { .. } => "assigned",
             Self::Unassign { .. } => "unassign",

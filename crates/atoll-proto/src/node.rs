@@ -200,7 +200,7 @@ impl Node {
                     self.lost(fx, limits, &lost);
                 }
             }
-            Message::Assign { .. }
+            Message::Assign(_)
             | Message::AssignProgress { .. }
             | Message::Assigned { .. }
             | Message::Unassign { .. } => self.plan_message(fx, limits, from, message),
@@ -232,11 +232,10 @@ impl Node {
     fn plan_message(&mut self, fx: &mut Effects, limits: &Limits, from: NodeId, message: Message) {
         let members = &self.membership;
         match message {
-            Message::Assign { plan, model, part, holders } => {
-                let serves = self.deployment.served(model.id).is_some();
+            Message::Assign(assign) => {
+                let serves = self.deployment.served(assign.model.id).is_some();
                 let own = (!serves).then(|| self.deployment.own_bytes());
-                let asked = (plan, model, part, holders);
-                let old = self.assignments.assign(fx, members, limits, from, asked, own);
+                let old = self.assignments.assign(fx, members, limits, from, *assign, own);
                 if let Some(model) = old {
                     self.stages.drop_model(fx, model);
                 }
@@ -316,7 +315,7 @@ impl Node {
             Message::Hello { .. }
             | Message::Heartbeat
             | Message::Leave
-            | Message::Assign { .. }
+            | Message::Assign(_)
             | Message::AssignProgress { .. }
             | Message::Assigned { .. }
             | Message::Unassign { .. } => {}

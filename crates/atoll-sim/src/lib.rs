@@ -14,6 +14,7 @@ mod device;
 mod hash_model;
 mod invariants;
 mod network;
+mod queue;
 mod random;
 mod report;
 pub mod schedule;

@@ -203,7 +203,7 @@ pub(crate) const fn is_of_session(message: &Message) -> bool {
         Message::Hello { .. }
         | Message::Heartbeat
         | Message::Leave
-        | Message::Assign { .. }
+        | Message::Assign(_)
         | Message::AssignProgress { .. }
         | Message::Assigned { .. }
         | Message::Unassign { .. } => false,

@@ -30,7 +30,8 @@ pub struct Report {
 pub struct Sum {
     /// Runs.
     pub seeds: u64,
-    /// Their reports in one: figures added, lists joined. It has no trace.
+    /// Their reports in one: figures added, lists joined, and so their traces, whatever the order
+    /// in which they came.
     pub total: Report,
 }
 
@@ -44,6 +45,7 @@ impl Sum {
         total.tokens += report.tokens;
         total.completed += report.completed;
         total.bytes += report.bytes;
+        total.trace = total.trace.wrapping_add(report.trace);
         total.gaps_us.extend(&report.gaps_us);
         total.violations.extend(report.violations.iter().cloned());
         for (cause, n) in &report.failed {

@@ -1,7 +1,6 @@
 //! One run of a schedule: events in order of time, each handled by its node.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 use atoll_proto::plan::{ModelInfo, PlanPolicy, Profile};
 use atoll_proto::planted::Planted;
@@ -15,6 +14,7 @@ use crate::device::{Device, ENDS_BYTES, KV_BYTES};
 use crate::hash_model::{LAYERS, mix};
 use crate::invariants::{Invariants, Seen};
 use crate::network::Network;
+use crate::queue::Queue;
 use crate::report::Report;
 use crate::schedule::{LAYER_BYTES, Placement, Schedule};
 
@@ -42,12 +42,12 @@ pub fn run(schedule: &Schedule) -> Report {
 pub fn run_planted(schedule: &Schedule, planted: Planted) -> Report {
     let mut world = World::new(schedule, planted);
     world.begin();
-    while let Some(Reverse(due)) = world.queue.pop() {
-        if due.at > schedule.end_us {
+    while let Some((at, happening)) = world.queue.pop() {
+        if at > schedule.end_us {
             break;
         }
-        world.now = due.at;
-        world.happen(due.happening);
+        world.now = at;
+        world.happen(happening);
     }
     world.now = schedule.end_us;
     world.end();
@@ -58,8 +58,7 @@ struct World<'a> {
     schedule: &'a Schedule,
     planted: Planted,
     now: u64,
-    sequence: u64,
-    queue: BinaryHeap<Reverse<Due>>,
+    queue: Queue<Happening>,
     nodes: Vec<Slot>,
     network: Network,
     noise: Random,
@@ -84,31 +83,36 @@ struct Slot {
     breaks_unheard: u32,
 }
 
-struct Due {
-    at: u64,
-    sequence: u64,
-    happening: Happening,
-}
-
 enum Happening {
     /// A node's own affair.
     Own {
         node: usize,
         life: u32,
-        input: Input,
+        input: Box<Input>,
+    },
+    /// A node's deadline has come.
+    Ticks {
+        node: usize,
+        life: u32,
     },
     /// Something arrives over a connection, if that still stands.
     Arrives {
         from: usize,
         to: usize,
         generation: u32,
-        input: Input,
+        input: Box<Input>,
+    },
+    /// A heartbeat does: most messages are no more than that.
+    Beats {
+        from: usize,
+        to: usize,
+        generation: u32,
     },
     /// A node hears that a connection is gone or came.
     Heard {
         node: usize,
         life: u32,
-        input: Input,
+        input: Box<Input>,
     },
     Fault(usize),
     /// A node that was killed.
@@ -124,26 +128,6 @@ enum Happening {
         b: usize,
     },
     Heals,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.sequence == other.sequence
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
 }
 
 pub(crate) fn id(index: usize) -> NodeId {
@@ -164,8 +148,7 @@ impl<'a> World<'a> {
             schedule,
             planted,
             now: 0,
-            sequence: 0,
-            queue: BinaryHeap::new(),
+            queue: Queue::default(),
             nodes: Vec::with_capacity(n),
             network: Network::new(schedule.seed, n, schedule.link.clone()),
             noise: Random::new(schedule.seed, "compute"),
@@ -199,13 +182,12 @@ impl<'a> World<'a> {
     }
 
     fn push(&mut self, at: u64, happening: Happening) {
-        self.sequence += 1;
-        self.queue.push(Reverse(Due { at, sequence: self.sequence, happening }));
+        self.queue.push(at, happening);
     }
 
     fn own(&mut self, at: u64, node: usize, input: Input) {
         let life = self.nodes[node].life;
-        self.push(at, Happening::Own { node, life, input });
+        self.push(at, Happening::Own { node, life, input: Box::new(input) });
     }
 
     fn begin(&mut self) {
@@ -245,7 +227,9 @@ impl<'a> World<'a> {
     fn happen(&mut self, happening: Happening) {
         match &happening {
             Happening::Own { node, .. }
+            | Happening::Ticks { node, .. }
             | Happening::Heard { node, .. }
+            | Happening::Beats { to: node, .. }
             | Happening::Arrives { to: node, .. } => {
                 let until = self.nodes[*node].paused_until;
                 if until > self.now {
@@ -262,20 +246,31 @@ impl<'a> World<'a> {
         match happening {
             Happening::Own { node, life, input } => {
                 if self.nodes[node].life == life {
-                    self.handle(node, input);
+                    self.handle(node, *input);
+                }
+            }
+            Happening::Ticks { node, life } => {
+                if self.nodes[node].life == life {
+                    self.handle(node, Input::Tick);
                 }
             }
             Happening::Heard { node, life, input } => {
-                if let (ORIGIN, Input::Disconnected { peer, .. }) = (node, &input) {
+                if let (ORIGIN, Input::Disconnected { peer, .. }) = (node, &*input) {
                     self.nodes[index(*peer)].breaks_unheard -= 1;
                 }
                 if self.nodes[node].life == life {
-                    self.handle(node, input);
+                    self.handle(node, *input);
                 }
             }
             Happening::Arrives { from, to, generation, input } => {
                 if self.network.connection(from, to) == Some(generation) {
-                    self.handle(to, input);
+                    self.handle(to, *input);
+                }
+            }
+            Happening::Beats { from, to, generation } => {
+                if self.network.connection(from, to) == Some(generation) {
+                    let (from, message) = (id(from), Message::Heartbeat);
+                    self.handle(to, Input::Received { from, message });
                 }
             }
             Happening::Fault(i) => self.strike(&self.schedule.faults[i]),
@@ -344,7 +339,8 @@ impl<'a> World<'a> {
         let at = at.max(self.now + 1);
         if slot.tick_at.is_none_or(|known| at < known) {
             slot.tick_at = Some(at);
-            self.own(at, node, Input::Tick);
+            let life = slot.life;
+            self.push(at, Happening::Ticks { node, life });
         }
     }
 

@@ -5,7 +5,7 @@ use quickcheck::{Arbitrary, Gen, QuickCheck, quickcheck};
 use super::*;
 use crate::ids::{Epoch, ModelId, NodeId, PlanEpoch, SessionId};
 use crate::io::{HopTime, Part, WireType};
-use crate::message::Refused;
+use crate::message::{Assign, Refused};
 use crate::plan::{LayerRange, Profile};
 
 fn node(byte: u8) -> NodeId {
@@ -50,7 +50,7 @@ impl Arbitrary for Message {
             },
             1 => Self::Heartbeat,
             2 => Self::Leave,
-            3 => Self::Assign {
+            3 => Self::Assign(Box::new(Assign {
                 plan: Plan {
                     model,
                     epoch: plan_epoch,
@@ -75,7 +75,7 @@ impl Arbitrary for Message {
                     head: false,
                 },
                 holders: vec![node(0)],
-            },
+            })),
             4 => Self::AssignProgress { model, plan_epoch, bytes_done: 3, bytes_total: 4 },
             5 => Self::Assigned { model, plan_epoch, result: Ok(()) },
             6 => Self::Assigned { model, plan_epoch, result: Err(cause) },

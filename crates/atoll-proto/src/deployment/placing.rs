@@ -7,7 +7,7 @@ use crate::ids::{ModelId, NodeId, Time};
 use crate::io::{Event, Output, Part};
 use crate::limits::Limits;
 use crate::membership::{Lost, Membership};
-use crate::message::Message;
+use crate::message::{Assign, Message};
 use crate::plan::{LayerRange, Plan, PlanError, PlanPolicy, Stage};
 use crate::planner::{self, Candidate};
 use crate::planted::Bug;
@@ -306,5 +306,6 @@ fn asked(now: Time, limits: &Limits, plan: &Plan, layers: Option<LayerRange>) ->
 fn ask(plan: &Plan, served: &super::Served, stage: &Stage) -> Output {
     let part = Part { layers: Some(stage.layers), embed: false, head: false };
     let (plan, model, holders) = (plan.clone(), served.model.clone(), vec![plan.owner]);
-    Output::Send { to: stage.node, message: Message::Assign { plan, model, part, holders } }
+    let assign = Box::new(Assign { plan, model, part, holders });
+    Output::Send { to: stage.node, message: Message::Assign(assign) }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use crate::deployment::PlanState;
 use crate::effects::Effects;
 use crate::ids::{JobId, NodeId, Time};
 use crate::io::{
@@ -84,6 +85,15 @@ impl Active {
     /// Ids of the jobs that run here.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = JobId> {
         self.jobs.iter().map(|job| job.id)
+    }
+
+    /// Whether this is the plan that the request follows already.
+    pub(crate) fn follows(&self, plan: &PlanState) -> bool {
+        match plan {
+            PlanState::Ready(plan) => plan.epoch == self.ring.plan.epoch,
+            PlanState::Waiting { .. } | PlanState::Preparing(_) => self.parked,
+            PlanState::Failed(_) => false,
+        }
     }
 
     /// Starts from position 0 at every stage.

@@ -82,7 +82,11 @@ impl Origin {
         limits: &Limits,
         (deployment, members): (&Deployment, &Membership),
     ) {
-        for id in self.active.keys().copied().collect::<Vec<_>>() {
+        let moved = self.active.iter().filter(|(_, active)| {
+            let served = deployment.served(active.request.model);
+            served.is_some_and(|served| !active.follows(&served.state))
+        });
+        for id in moved.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.follow(fx, ids, limits, (deployment, members), id);
         }
         if self.waiting.len() == 0 {
@@ -129,7 +133,6 @@ impl Origin {
             return;
         }
         match &served.state {
-            PlanState::Ready(plan) if plan.epoch == active.ring.plan.epoch => {}
             PlanState::Ready(plan) => {
                 let row_us = ring_row_us(served, plan, self.me, members);
                 self.with(fx, ids, limits, id, |active, tools| {

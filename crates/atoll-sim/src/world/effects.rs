@@ -43,7 +43,10 @@ impl World<'_> {
         let from = id(node);
         if !is_of_session(&message) {
             let at = self.network.arrival(self.now, node, to, bytes);
-            let input = Input::Received { from, message };
+            if message == Message::Heartbeat {
+                return self.push(at, Happening::Beats { from: node, to, generation });
+            }
+            let input = Box::new(Input::Received { from, message });
             return self.push(at, Happening::Arrives { from: node, to, generation, input });
         }
         let arrivals = self.network.arrivals(self.now, node, to, bytes);
@@ -56,7 +59,7 @@ impl World<'_> {
             },
         };
         for at in arrivals.into_iter().flatten() {
-            let input = Input::Received { from, message: message.clone() };
+            let input = Box::new(Input::Received { from, message: message.clone() });
             self.push(at, Happening::Arrives { from: node, to, generation, input });
         }
     }
@@ -68,7 +71,7 @@ impl World<'_> {
         let Some(generation) = self.network.open(from, to) else { return };
         for (a, b) in [(from, to), (to, from)] {
             let at = self.network.arrival(self.now, a, b, 0);
-            let input = Input::Connected { peer: id(a) };
+            let input = Box::new(Input::Connected { peer: id(a) });
             self.push(at, Happening::Arrives { from: a, to: b, generation, input });
         }
     }
@@ -80,7 +83,7 @@ impl World<'_> {
         self.rediscover_later(node, peer);
         for (a, b) in [(node, peer), (peer, node)] {
             let at = self.network.arrival(self.now, a, b, 0);
-            let input = Input::Disconnected { peer: id(a), cause: cause.into() };
+            let input = Box::new(Input::Disconnected { peer: id(a), cause: cause.into() });
             let life = self.nodes[b].life;
             if b == ORIGIN {
                 self.nodes[a].breaks_unheard += 1;
