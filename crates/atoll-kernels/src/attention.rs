@@ -128,7 +128,8 @@ fn scores<L: Lanes, E: Cached>(
     at: usize,
     weights: &mut Weights,
 ) -> usize {
-    let left = (queries.lens.len() - at).min(L::SCORE_COLUMNS);
+    let left = queries.lens.len() - at;
+    let left = left.div_ceil(left.div_ceil(L::SCORE_COLUMNS));
     let block = KV_TILE * cache.head_dim;
     let k = &cache.k[start * cache.head_dim..][..n.div_ceil(KV_TILE) * block];
     for (i, k) in k.chunks_exact(block).enumerate() {
@@ -247,7 +248,7 @@ fn values<L: Lanes, E: Cached>(
     merges: &[Merge; QUERIES_MAX],
     state: &mut [f32],
 ) -> usize {
-    let left = columns.len().min(L::VALUE_COLUMNS);
+    let left = columns.len().div_ceil(columns.len().div_ceil(L::VALUE_COLUMNS));
     let at = columns.start;
     let of = Tile { v: &cache.v[start * width(cache.head_dim)..], ns, at, weights, merges };
     match left {
@@ -315,18 +316,29 @@ fn values_in<L: Lanes, E: Cached, const C: usize, const V: usize>(
             }
         }
     }
-    let len = attention_state_len(head_dim);
+    // By way of memory: an index unknown to the compiler would put the sums there for all loops.
+    let mut stored = [[[0.0; 16]; V]; C];
     for c in 0..C {
+        for i in 0..V {
+            sums[c][i].store(&mut stored[c][i]);
+        }
+    }
+    let len = attention_state_len(head_dim);
+    for (c, stored) in stored.iter().enumerate() {
+        let mut sums = [L::splat(0.0); V];
+        for i in 0..V {
+            sums[i] = L::load(&stored[i]);
+        }
         for p in shared..of.ns[of.at + c] {
             let v = load::<L, E, V>(of.v, p * width + 16 * first);
             let weight = L::splat(weights[c][p]);
             for i in 0..V {
-                sums[c][i] = v[i].fma(weight, sums[c][i]);
+                sums[i] = v[i].fma(weight, sums[i]);
             }
         }
         let merge = of.merges[of.at + c];
         let state = &mut state[(of.at + c) * len + 16 + 16 * first..][..16 * V];
-        for (sum, to) in sums[c].into_iter().zip(state.as_chunks_mut::<16>().0) {
+        for (sum, to) in sums.into_iter().zip(state.as_chunks_mut::<16>().0) {
             merge_lanes(to, sum, merge);
         }
     }
