@@ -6,7 +6,7 @@ use self::excluded::Excluded;
 use crate::effects::Effects;
 use crate::ids::{ModelId, NodeId, PlanEpoch, Time};
 use crate::io::{Event, Output};
-use crate::limits::{CAUSE_BYTES_MAX, Limits, clip};
+use crate::limits::Limits;
 use crate::membership::{Lost, Membership};
 use crate::message::Message;
 use crate::plan::{LayerRange, ModelInfo, Plan, PlanError, PlanPolicy, Stage};
@@ -15,6 +15,8 @@ use crate::planted::Bug;
 
 mod excluded;
 mod placing;
+#[cfg(test)]
+mod tests;
 
 /// The models that this node serves.
 #[derive(Debug)]
@@ -172,28 +174,6 @@ impl Deployment {
         }
     }
 
-    /// A node does not do its stage's work: another takes it over, if there is one. Nobody is
-    /// evicted, and without another the node keeps its stage.
-    pub(crate) fn suspect(
-        &mut self,
-        fx: &mut Effects,
-        members: &Membership,
-        limits: &Limits,
-        (model, node): (ModelId, NodeId),
-        cause: String,
-    ) {
-        let until = fx.now.after_us(limits.suspicion_us);
-        let Some(served) = self.served.get_mut(&model) else { return };
-        let excluded = served.excluded.insert(node, Excluded { cause, since: fx.now, until });
-        if self.mended(fx.now, members, model).is_some() {
-            self.mend(fx, members, limits, model, node);
-        } else if excluded.is_none()
-            && let Some(served) = self.served.get_mut(&model)
-        {
-            served.excluded.remove(&node);
-        }
-    }
-
     /// A node does not hold the part that it said it held: it is asked again.
     pub(crate) fn unready(
         &mut self,
@@ -261,8 +241,11 @@ impl Deployment {
 
     pub(crate) fn tick(&mut self, fx: &mut Effects, members: &Membership, limits: &Limits) {
         let mut stalled = Vec::new();
-        let mut due = Vec::new();
-        for (&id, served) in &self.served {
+        let (mut due, mut readmitted) = (Vec::new(), Vec::new());
+        for (&id, served) in &mut self.served {
+            if served.readmit(fx.now) {
+                readmitted.push(id);
+            }
             if let PlanState::Waiting { until } = served.state
                 && (until <= fx.now || !served.excluded.is_empty())
             {
@@ -274,6 +257,9 @@ impl Deployment {
         for id in due {
             self.place(fx, members, limits, id);
         }
+        for id in readmitted {
+            self.seek_spares(fx, members, limits, id);
+        }
         for stalled in stalled {
             let cause = format!("no progress within {} µs", limits.prepare_stall_us);
             self.exclude(fx, members, limits, stalled, cause);
@@ -284,39 +270,12 @@ impl Deployment {
         let times = self.served.values().flat_map(|served| {
             let waiting = match served.state {
                 PlanState::Waiting { until } => Some(until),
-                PlanState::Preparing(_) | PlanState::Ready(_) | PlanState::Failed(_) => None,
+                PlanState::Ready(_) => served.next_readmitted(),
+                PlanState::Preparing(_) | PlanState::Failed(_) => None,
             };
             waiting.into_iter().chain(served.asked.values().map(|asked| asked.stalls_at))
         });
         times.min()
-    }
-
-    /// Plans again without a node that could not prepare its part.
-    fn exclude(
-        &mut self,
-        fx: &mut Effects,
-        members: &Membership,
-        limits: &Limits,
-        (model, node): (ModelId, NodeId),
-        cause: String,
-    ) {
-        let Some(served) = self.served.get_mut(&model) else { return };
-        let cause = clip(cause, CAUSE_BYTES_MAX);
-        tracing::warn!(%model, %node, cause, "a node could not prepare its part");
-        served.forget(node);
-        let until = Time(u64::MAX);
-        served.excluded.insert(node, Excluded { cause, since: fx.now, until });
-        if node != self.me {
-            fx.send(node, Message::Unassign { model });
-        }
-        if matches!(served.state, PlanState::Preparing(_)) {
-            // Whether others can do it shows at once; more waiting helps nobody.
-            let until = if served.lost.is_some() { served.policy.wait_us } else { 0 };
-            served.state = PlanState::Waiting { until: fx.now.after_us(until) };
-            self.place(fx, members, limits, model);
-        } else {
-            self.mend(fx, members, limits, model, node);
-        }
     }
 }
 

@@ -1,6 +1,11 @@
 //! Nodes that a model is not to be placed on.
 
-use crate::ids::Time;
+use super::{Deployment, PlanState, Served};
+use crate::effects::Effects;
+use crate::ids::{ModelId, NodeId, Time};
+use crate::limits::{CAUSE_BYTES_MAX, Limits, clip};
+use crate::membership::Membership;
+use crate::message::Message;
 
 /// Why a node is not to be used, and for how long.
 #[derive(Debug)]
@@ -18,6 +23,76 @@ impl Excluded {
     pub(super) fn holds(&self, now: Time, heard: Time, at_need: bool) -> bool {
         let is_suspected = self.until < Time(u64::MAX);
         self.until > now && !(at_need && is_suspected && heard > self.since)
+    }
+}
+
+impl Served {
+    /// Forgets who was suspected and whose time is over, while a plan is in force; whether there
+    /// was one: it may be a spare again.
+    pub(super) fn readmit(&mut self, now: Time) -> bool {
+        let before = self.excluded.len();
+        if matches!(self.state, PlanState::Ready(_)) {
+            self.excluded.retain(|_, excluded| excluded.until > now);
+        }
+        self.excluded.len() < before
+    }
+
+    /// When [`Served::readmit`] next finds one.
+    pub(super) fn next_readmitted(&self) -> Option<Time> {
+        let ends = self.excluded.values().map(|excluded| excluded.until);
+        ends.filter(|until| *until < Time(u64::MAX)).min()
+    }
+}
+
+impl Deployment {
+    /// A node does not do its stage's work: another takes it over, if there is one. Nobody is
+    /// evicted, and without another the node keeps its stage.
+    pub(crate) fn suspect(
+        &mut self,
+        fx: &mut Effects,
+        members: &Membership,
+        limits: &Limits,
+        (model, node): (ModelId, NodeId),
+        cause: String,
+    ) {
+        let until = fx.now.after_us(limits.suspicion_us);
+        let Some(served) = self.served.get_mut(&model) else { return };
+        let excluded = served.excluded.insert(node, Excluded { cause, since: fx.now, until });
+        if self.mended(fx.now, members, model).is_some() {
+            self.mend(fx, members, limits, model, node);
+        } else if excluded.is_none()
+            && let Some(served) = self.served.get_mut(&model)
+        {
+            served.excluded.remove(&node);
+        }
+    }
+
+    /// Plans again without a node that could not prepare its part.
+    pub(super) fn exclude(
+        &mut self,
+        fx: &mut Effects,
+        members: &Membership,
+        limits: &Limits,
+        (model, node): (ModelId, NodeId),
+        cause: String,
+    ) {
+        let Some(served) = self.served.get_mut(&model) else { return };
+        let cause = clip(cause, CAUSE_BYTES_MAX);
+        tracing::warn!(%model, %node, cause, "a node could not prepare its part");
+        served.forget(node);
+        let until = Time(u64::MAX);
+        served.excluded.insert(node, Excluded { cause, since: fx.now, until });
+        if node != self.me {
+            fx.send(node, Message::Unassign { model });
+        }
+        if matches!(served.state, PlanState::Preparing(_)) {
+            // Whether others can do it shows at once; more waiting helps nobody.
+            let until = if served.lost.is_some() { served.policy.wait_us } else { 0 };
+            served.state = PlanState::Waiting { until: fx.now.after_us(until) };
+            self.place(fx, members, limits, model);
+        } else {
+            self.mend(fx, members, limits, model, node);
+        }
     }
 }
 

@@ -1,0 +1,66 @@
+use super::*;
+use crate::plan::Profile;
+use crate::planted::Planted;
+
+const ME: NodeId = NodeId([1; 32]);
+const ID: ModelId = ModelId([9; 32]);
+
+fn model() -> ModelInfo {
+    ModelInfo {
+        id: ID,
+        name: "m".into(),
+        layer_bytes: vec![100; 4],
+        embed_bytes: 50,
+        head_bytes: 10,
+        kv_bytes_per_position: 1,
+        row_values: 8,
+        context_max: 64,
+    }
+}
+
+fn plan(deployment: &Deployment) -> &Plan {
+    let state = &deployment.served(ID).expect("it is served").state;
+    let PlanState::Ready(plan) = state else { panic!("no plan in force: {state:?}") };
+    plan
+}
+
+fn nodes(stages: &[Stage]) -> Vec<u8> {
+    stages.iter().map(|stage| stage.node.0[0]).collect()
+}
+
+#[test]
+fn a_suspected_node_is_a_spare_again_when_its_time_is_over() {
+    let limits = Limits::default();
+    let fx = &mut Effects::new(Time(0), Planted::default());
+    let mut members = Membership::new(ME, "me".into());
+    let profile = Profile { memory_bytes: 9000, weight_bytes_per_s: 10 };
+    members.measured(fx, profile.clone());
+    for peer in [2, 3] {
+        members.hello(fx, &limits, NodeId([peer; 32]), "peer".into(), profile.clone());
+    }
+    let mut deployment = Deployment::new(ME);
+    let policy = PlanPolicy { stages: Some(2), context: 10, sessions: 2, spares: 1, wait_us: 0 };
+    deployment.serve(fx, &members, &limits, (model(), policy));
+    let ready = |deployment: &mut Deployment, fx: &mut Effects, node: NodeId| {
+        let epoch = deployment.served[&ID].asked[&node].epoch;
+        deployment.prepared(fx, &members, &limits, node, (ID, epoch), Ok(()));
+    };
+    let stage = deployment.served[&ID].stages[1].node;
+    ready(&mut deployment, fx, ME);
+    ready(&mut deployment, fx, stage);
+    let spare = plan(&deployment).spares[0].node;
+    ready(&mut deployment, fx, spare);
+
+    fx.now = Time(1_000_000);
+    deployment.suspect(fx, &members, &limits, (ID, stage), "silent".into());
+    assert_eq!(nodes(&plan(&deployment).stages), [1, spare.0[0]]);
+    assert_eq!(nodes(&plan(&deployment).spares), [] as [u8; 0], "nobody else is left");
+
+    let end = fx.now.after_us(limits.suspicion_us);
+    assert_eq!(deployment.deadline(), Some(end));
+    fx.now = end;
+    deployment.tick(fx, &members, &limits);
+    assert_eq!(nodes(&plan(&deployment).spares), [stage.0[0]]);
+    ready(&mut deployment, fx, stage);
+    assert_eq!(deployment.deadline(), None);
+}
