@@ -11,12 +11,18 @@
 //! assert_eq!(wire.take(0, 1500).first, Some(5_000));
 //! ```
 
+mod answer;
 pub mod control;
 mod emulator;
 pub mod host;
+mod http;
 mod lan;
 mod link;
 pub mod linkd;
+mod mesh;
+pub mod report;
+pub mod rounds;
+pub mod soak;
 mod switch;
 
 pub use emulator::Emulator;

@@ -3,10 +3,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use atoll_netns::{host, linkd};
-use clap::Parser;
+use anyhow::{Context, Result, ensure};
+use atoll_netns::report::Report;
+use atoll_netns::{host, linkd, rounds, soak};
+use clap::{Args, Parser};
 
 /// Runs real nodes in network namespaces, over links that can be made bad.
 #[derive(Parser)]
@@ -30,6 +32,55 @@ enum Arguments {
         #[arg(long)]
         control: PathBuf,
     },
+    /// Kills and stops stages in the middle of answers: each must end whole and equal.
+    Run {
+        #[command(flatten)]
+        mesh: MeshArguments,
+        /// How often something ends.
+        #[arg(long, default_value_t = 8)]
+        rounds: usize,
+        /// Delay of each link.
+        #[arg(long, default_value_t = 1_000, value_name = "US")]
+        delay_us: u64,
+        /// Leave out the two rounds without spares.
+        #[arg(long)]
+        no_last: bool,
+    },
+    /// Requests go on while every 10 s a node is killed, stopped or cut off, over bad links.
+    Soak {
+        #[command(flatten)]
+        mesh: MeshArguments,
+        /// How long.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Requests under way at once.
+        #[arg(long, default_value_t = 2)]
+        streams: usize,
+    },
+}
+
+#[derive(Args)]
+struct MeshArguments {
+    /// A GGUF file.
+    model: PathBuf,
+    /// Seed of what happens and when.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Nodes, the owner among them [default: 7 for run, 8 for soak].
+    #[arg(long)]
+    hosts: Option<usize>,
+    /// Nodes over which the model is spread.
+    #[arg(long, default_value_t = 4)]
+    stages: usize,
+    /// The program [default: `atoll` beside this one].
+    #[arg(long)]
+    atoll: Option<PathBuf>,
+    /// Keep the nodes' data and logs there.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// One JSON object on stdout.
+    #[arg(long)]
+    json: bool,
 }
 
 fn main() -> Result<ExitCode> {
@@ -45,7 +96,69 @@ fn main() -> Result<ExitCode> {
         Arguments::Linkd { hosts, seed, name, control } => {
             let options = linkd::Options { name, hosts, seed, socket: control };
             linkd::run(&options, std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
         }
+        Arguments::Run { mesh, rounds, delay_us, no_last } => mesh.run(|places| {
+            let options = rounds::Options {
+                atoll: places.atoll,
+                model: mesh.model.clone(),
+                program: places.program,
+                seed: mesh.seed,
+                rounds,
+                hosts: mesh.hosts.unwrap_or(7),
+                stages: mesh.stages,
+                delay_us,
+                last: !no_last,
+                folder: places.folder,
+            };
+            rounds::run(&options, progress())
+        }),
+        Arguments::Soak { mesh, seconds, streams } => mesh.run(|places| {
+            let options = soak::Options {
+                atoll: places.atoll,
+                model: mesh.model.clone(),
+                program: places.program,
+                seed: mesh.seed,
+                duration: Duration::from_secs(seconds),
+                hosts: mesh.hosts.unwrap_or(8),
+                stages: mesh.stages,
+                streams,
+                folder: places.folder,
+            };
+            soak::run(&options, progress())
+        }),
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// Where things are.
+struct Places {
+    atoll: PathBuf,
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+impl MeshArguments {
+    fn run(&self, what: impl FnOnce(Places) -> Result<Report>) -> Result<ExitCode> {
+        let program = std::env::current_exe()?;
+        let atoll = self.atoll.clone().unwrap_or_else(|| program.with_file_name("atoll"));
+        ensure!(atoll.is_file(), "{} is missing: cargo build --release", atoll.display());
+        let model = &self.model;
+        ensure!(model.is_file(), "{} is no file", model.display());
+        let own = tempfile::tempdir()?;
+        let folder = self.keep.clone().unwrap_or_else(|| own.path().to_path_buf());
+        let report = what(Places { atoll, program, folder })?;
+        let text = if self.json { report.json().to_string() } else { report.text() };
+        writeln!(std::io::stdout(), "{text}").context("writing the result")?;
+        Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Writes lines to stderr, each with the time since the start.
+fn progress() -> impl FnMut(&str) {
+    let start = Instant::now();
+    move |line| {
+        let s = start.elapsed().as_secs();
+        // Nobody may listen.
+        let _written = writeln!(std::io::stderr(), "[{s} s] {line}");
+    }
 }

@@ -1,0 +1,234 @@
+//! Real nodes, one a namespace: an owner, which is asked, and members that come and go.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::http::{self, API, Line};
+
+/// How long nodes may take to be one mesh with a plan.
+const MESH_LIMIT: Duration = Duration::from_secs(90);
+/// Sessions that `atoll serve` makes room for.
+const SESSIONS: u64 = 16;
+/// Longest sequence.
+pub(crate) const CONTEXT: u64 = 512;
+
+/// How a mesh is made.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) atoll: PathBuf,
+    pub(crate) model: PathBuf,
+    pub(crate) stages: usize,
+    /// Seconds that requests wait for a plan when a node is lost.
+    pub(crate) wait_s: u64,
+    /// Where data and logs are kept.
+    pub(crate) folder: PathBuf,
+}
+
+/// A node's process; none while it is dead.
+#[derive(Debug)]
+struct Member {
+    namespace: String,
+    name: String,
+    process: Option<Child>,
+}
+
+/// Host 0 is the owner.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    setup: Setup,
+    members: Vec<Member>,
+    /// As the interface calls it.
+    model: String,
+    memory_bytes: u64,
+    ends_bytes: u64,
+}
+
+impl Mesh {
+    /// Starts a node in each namespace and waits until they serve the model.
+    pub(crate) fn start(setup: Setup, namespaces: &[String]) -> Result<Self> {
+        let member = |(host, namespace): (usize, &String)| Member {
+            namespace: namespace.clone(),
+            name: format!("n{host}"),
+            process: None,
+        };
+        let members = namespaces.iter().enumerate().map(member).collect();
+        let (memory_bytes, ends_bytes) = room(&setup)?;
+        let model = String::new();
+        let mut mesh = Self { setup, members, model, memory_bytes, ends_bytes };
+        mesh.mend(true)?;
+        let status = mesh.status(0)?;
+        let name = status["models"][0]["name"].as_str().context("no model is served")?;
+        name.clone_into(&mut mesh.model);
+        Ok(mesh)
+    }
+
+    /// Starts whoever is dead and waits until all are one mesh with a plan, and if asked until
+    /// spares are loaded.
+    pub(crate) fn mend(&mut self, spares: bool) -> Result<()> {
+        for host in 0..self.members.len() {
+            if self.members[host].process.is_none() {
+                self.revive(host)?;
+            }
+        }
+        let others = self.members.len() - 1;
+        let start = Instant::now();
+        loop {
+            let status = self.status(0);
+            if status.as_ref().is_ok_and(|status| {
+                let peers = status["peers"].as_array().map_or(0, Vec::len);
+                peers == others && status["plan"].is_object() && (!spares || self.all_hold())
+            }) {
+                return Ok(());
+            }
+            if start.elapsed() > MESH_LIMIT {
+                bail!("no mesh with a plan within {MESH_LIMIT:?}: {status:?}");
+            }
+            sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Every stage but the owner's has a spare that holds its layers, as far as there are nodes.
+    fn all_hold(&self) -> bool {
+        let holds = |host: &usize| {
+            let held = |status: Value| status["held"].as_array().map_or(0, Vec::len) > 0;
+            self.status(*host).is_ok_and(held)
+        };
+        let wanted = self.members.len().min(2 * self.setup.stages - 1);
+        (0..self.members.len()).filter(holds).count() >= wanted
+    }
+
+    /// Starts a node that is dead. What it had on disk is still there.
+    pub(crate) fn revive(&mut self, host: usize) -> Result<()> {
+        let setup = &self.setup;
+        let member = &mut self.members[host];
+        let data = setup.folder.join(&member.name);
+        fs::create_dir_all(&data)?;
+        let log = File::options().append(true).create(true).open(data.join("log"))?;
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &member.namespace]).arg(&setup.atoll);
+        if host == 0 {
+            let (stages, wait) = (setup.stages.to_string(), setup.wait_s.to_string());
+            command.arg("serve").arg(&setup.model).args(["--stages", &stages, "--wait", &wait]);
+            command.args(["--ctx", &CONTEXT.to_string()]);
+        } else {
+            command.arg("up");
+        }
+        let ends = if host == 0 { self.ends_bytes } else { 0 };
+        command.args(["--memory", &(self.memory_bytes + ends).to_string()]);
+        command.args(["--json", "--name", &member.name, "--api", API, "--threads", "1"]);
+        command.args(["--listen", "/ip4/0.0.0.0/tcp/7400"]);
+        command.args(["--log", "atoll_proto=info,atoll_node=info"]);
+        let own = |(key, _): &(std::ffi::OsString, _)| key.to_string_lossy().starts_with("ATOLL_");
+        std::env::vars_os().filter(own).for_each(|(key, _)| _ = command.env_remove(key));
+        command.env("ATOLL_DATA_DIR", &data).env("ATOLL_CONFIG", "/dev/null");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+        member.process = Some(command.spawn().context("starting a node")?);
+        Ok(())
+    }
+
+    /// Forgets what a dead node had on disk.
+    pub(crate) fn wipe(&self, host: usize) -> Result<()> {
+        ensure!(self.members[host].process.is_none(), "n{host} runs");
+        let blobs = self.setup.folder.join(&self.members[host].name).join("blobs");
+        if blobs.exists() {
+            fs::remove_dir_all(&blobs).with_context(|| format!("deleting {}", blobs.display()))?;
+        }
+        Ok(())
+    }
+
+    /// What a node says of itself.
+    pub(crate) fn status(&self, host: usize) -> Result<Value> {
+        http::status(&self.members[host].namespace)
+    }
+
+    /// Which members are stages of the plan in force, the owner left out.
+    pub(crate) fn stages(&self) -> Result<Vec<usize>> {
+        let status = self.status(0)?;
+        let stages = status["plan"]["stages"].as_array().context("there is no plan")?;
+        let host = |stage: &Value| {
+            self.members.iter().position(|member| stage["node"] == member.name.as_str())
+        };
+        Ok(stages.iter().filter_map(host).filter(|host| *host != 0).collect())
+    }
+
+    /// How many nodes there are, the owner among them.
+    pub(crate) const fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Sends a signal to a node.
+    pub(crate) fn signal(&self, host: usize, signal: Signal) -> Result<()> {
+        let process = self.members[host].process.as_ref().context("it is dead")?;
+        let pid = Pid::from_raw(i32::try_from(process.id())?).context("it has no id")?;
+        kill_process(pid, signal).with_context(|| format!("signalling n{host}"))
+    }
+
+    /// Ends a node at once.
+    pub(crate) fn kill(&mut self, host: usize) -> Result<()> {
+        if let Some(mut process) = self.members[host].process.take() {
+            process.kill().with_context(|| format!("killing n{host}"))?;
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Asks the owner.
+    pub(crate) fn ask(&self, prompt: &str, n: u32, limit: Duration) -> Receiver<Result<Line>> {
+        let body = json!({
+            "model": self.model, "prompt": prompt, "max_tokens": n, "temperature": 0,
+            "stream": true,
+        });
+        http::stream(&self.members[0].namespace, &body, limit)
+    }
+
+    /// Resident bytes and open descriptors of a node.
+    pub(crate) fn footprint(&self, host: usize) -> Result<(u64, u64)> {
+        let process = self.members[host].process.as_ref().context("it is dead")?;
+        let folder = Path::new("/proc").join(process.id().to_string());
+        let status = fs::read_to_string(folder.join("status"))?;
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = kib.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
+        let descriptors = fs::read_dir(folder.join("fd"))?.count();
+        Ok((kib.parse::<u64>()? * 1024, descriptors as u64))
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        for host in 0..self.members.len() {
+            // One that cannot be ended goes with its namespace.
+            let _ended = self.kill(host);
+        }
+    }
+}
+
+/// Bytes for one stage's layers and their caches, and for embedding and head: so many stages hold
+/// the model and one less does not, whatever speeds the nodes measure.
+fn room(setup: &Setup) -> Result<(u64, u64)> {
+    let data = tempfile::tempdir()?;
+    let mut command = Command::new(&setup.atoll);
+    command.arg("show").arg(&setup.model).arg("--json").env("ATOLL_DATA_DIR", data.path());
+    let done = command.output().with_context(|| format!("running {}", setup.atoll.display()))?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "atoll show: {said}");
+    let shown: Value = serde_json::from_slice(&done.stdout)?;
+    let number = |value: &Value| value.as_u64().context("atoll show says no number");
+    let layers = shown["layers"].as_array().context("atoll show says no layers")?;
+    let size = |key: &str| number(&shown["config"][key]);
+    // Keys and values, two bytes each.
+    let kv_bytes = 2 * 2 * size("n_kv_heads")? * size("head_dim")? * CONTEXT * SESSIONS;
+    let layer_bytes = layers.iter().map(number).collect::<Result<Vec<_>>>()?;
+    let layer_bytes = layer_bytes.into_iter().max().context("the model has no layers")?;
+    let n = layers.len().div_ceil(setup.stages) as u64;
+    let ends = number(&shown["embed_bytes"])? + number(&shown["head_bytes"])?;
+    Ok(((2 * n + 1) * (layer_bytes + kv_bytes) / 2, ends))
+}

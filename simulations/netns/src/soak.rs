@@ -1,0 +1,294 @@
+//! Nodes end, stop and lose each other for a long time while requests go on.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use atoll_sim::Random;
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::LinkChange;
+use crate::answer::Answer;
+use crate::control::Request;
+use crate::emulator::Emulator;
+use crate::host::CpuTime;
+use crate::mesh::{Mesh, Setup};
+use crate::report::Report;
+
+const TOKENS: u32 = 24;
+/// A request without an end by then has none.
+const ANSWER_LIMIT: Duration = Duration::from_secs(180);
+/// Something happens so often.
+const EVERY: Duration = Duration::from_secs(10);
+/// What is compared at the end is measured first after this share of the time.
+const WARM: f64 = 0.25;
+/// Growth of memory that is allowed, in per cent.
+const GROWTH_MAX: u64 = 5;
+const PROMPTS: [&str; 4] =
+    ["Once upon a time", "The capital of France is", "Water boils when", "A good friend"];
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The program `atoll`.
+    pub atoll: PathBuf,
+    /// A GGUF file.
+    pub model: PathBuf,
+    /// This program, which is also `linkd`.
+    pub program: PathBuf,
+    /// Of what happens.
+    pub seed: u64,
+    /// How long.
+    pub duration: Duration,
+    /// Nodes, the owner among them.
+    pub hosts: usize,
+    /// Of which so many are stages.
+    pub stages: usize,
+    /// Requests under way at once.
+    pub streams: usize,
+    /// Where data and logs are kept.
+    pub folder: PathBuf,
+}
+
+/// What happens to a member for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blow {
+    Kill,
+    Stop,
+    Part,
+}
+
+/// What happens at a turn, as data.
+#[derive(Clone, Debug)]
+struct Turn {
+    blow: Blow,
+    /// Never the owner; the last member is never killed, so that its memory can be followed.
+    host: usize,
+    lasts: Duration,
+    links: Vec<(usize, usize, LinkChange)>,
+}
+
+fn turn(random: &mut Random, hosts: usize) -> Turn {
+    let blow = [Blow::Kill, Blow::Stop, Blow::Part][random.index(3)];
+    let last = if blow == Blow::Kill { hosts - 1 } else { hosts };
+    let host = 1 + random.index(last - 1);
+    let lasts = Duration::from_millis(random.within(1_000..8_000));
+    let pairs = (0..hosts).flat_map(|f| (0..hosts).map(move |t| (f, t))).filter(|(f, t)| f != t);
+    let links = pairs.map(|(from, to)| {
+        let link = LinkChange {
+            delay_us: Some(random.within(5_000..50_001)),
+            jitter_us: Some(random.below(5_000)),
+            loss_ppm: Some(random.below(50_001)),
+            ..LinkChange::default()
+        };
+        (from, to, link)
+    });
+    let links = links.collect();
+    Turn { blow, host, lasts, links }
+}
+
+/// Runs for as long as asked; progress goes to `say`.
+///
+/// # Errors
+/// If the nodes cannot be started.
+pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
+    let &Options { hosts, stages, streams, .. } = options;
+    ensure!(hosts > stages + 1, "--hosts is {hosts}; two more than the {stages} stages at least");
+    ensure!((1..=16).contains(&streams), "--streams is {streams}; 1 to 16");
+    let began = CpuTime::now()?;
+    let mut lan = Emulator::start(&options.program, hosts, options.seed)?;
+    let setup = Setup {
+        atoll: options.atoll.clone(),
+        model: options.model.clone(),
+        stages,
+        wait_s: 60,
+        folder: options.folder.clone(),
+    };
+    let mut mesh = Mesh::start(setup, &lan.namespaces)?;
+    say("the mesh serves");
+    let wanted = PROMPTS.iter().map(|prompt| undisturbed(&mesh, prompt)).collect::<Result<_>>()?;
+    let mut soak = Soak {
+        wanted,
+        asked: 0,
+        tokens: 0,
+        report: Report::default(),
+        footprints: BTreeMap::new(),
+    };
+    soak.report.what = format!("soak --seed {} {:?}", options.seed, options.duration);
+    let blows = soak.run(options, &mut lan, &mut mesh, &mut say)?;
+    let figures = json!({
+        "requests": soak.asked, "pieces": soak.tokens, "blows": blows,
+        "seconds": options.duration.as_secs(),
+    });
+    let mut report = soak.ended();
+    report.figures.insert("soak".to_owned(), figures);
+    report.idle = CpuTime::now()?.idle_since(began);
+    Ok(report)
+}
+
+fn undisturbed(mesh: &Mesh, prompt: &str) -> Result<String> {
+    let answer = Answer::hear(&mesh.ask(prompt, TOKENS, ANSWER_LIMIT), ANSWER_LIMIT, 0, || {
+        Ok(Instant::now())
+    })?;
+    if let Some(error) = answer.error {
+        bail!("undisturbed: {error}");
+    }
+    Ok(answer.text)
+}
+
+/// An answer and which prompt it is to.
+type Heard = (usize, Result<Answer>);
+
+struct Soak {
+    wanted: Vec<String>,
+    asked: usize,
+    tokens: usize,
+    report: Report,
+    /// By host: resident bytes and descriptors, in time.
+    footprints: BTreeMap<usize, Vec<(u64, u64)>>,
+}
+
+impl Soak {
+    fn run(
+        &mut self,
+        options: &Options,
+        lan: &mut Emulator,
+        mesh: &mut Mesh,
+        say: &mut impl FnMut(&str),
+    ) -> Result<BTreeMap<String, u32>> {
+        let mut random = Random::new(options.seed, "soak");
+        let mut blows = BTreeMap::new();
+        let (send, heard) = channel();
+        let start = Instant::now();
+        (0..options.streams).for_each(|stream| ask(mesh, stream, &send));
+        let mut next = EVERY;
+        let mut under_way = options.streams;
+        let mut back: Option<(Duration, Turn)> = None;
+        while under_way > 0 {
+            let now = start.elapsed();
+            let over = now >= options.duration;
+            if back.as_ref().is_some_and(|(at, _)| now >= *at)
+                && let Some((_, turn)) = back.take()
+            {
+                undo(&turn, lan, mesh)?;
+            }
+            if now >= next && !over {
+                next += EVERY;
+                self.measure(mesh)?;
+                let turn = turn(&mut random, options.hosts);
+                strike(&turn, lan, mesh)?;
+                *blows.entry(format!("{:?}", turn.blow)).or_default() += 1;
+                let (asked, faults) = (self.asked, self.report.faults.len());
+                say(&format!(
+                    "{:.0} s: {:?} n{} for {:.1?}; {asked} requests ended, {faults} faults",
+                    now.as_secs_f64(),
+                    turn.blow,
+                    turn.host,
+                    turn.lasts
+                ));
+                back = Some((now + turn.lasts, turn));
+            }
+            while let Ok((prompt, answer)) = heard.try_recv() {
+                self.judge(prompt, answer, now);
+                if over {
+                    under_way -= 1;
+                } else {
+                    ask(mesh, prompt + options.streams, &send);
+                }
+            }
+            sleep(Duration::from_millis(20));
+        }
+        self.measure(mesh)?;
+        Ok(blows)
+    }
+
+    fn judge(&mut self, prompt: usize, answer: Result<Answer>, now: Duration) {
+        self.asked += 1;
+        let fault = match &answer {
+            Ok(answer) => answer.fault(&self.wanted[prompt]),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        if let Ok(answer) = answer {
+            self.tokens += answer.pieces;
+            self.report.gaps.entry("longest of an answer".to_owned()).or_default().push(answer.gap);
+        }
+        if let Some(fault) = fault {
+            self.report.faults.push(format!("{:.1} s: {fault}", now.as_secs_f64()));
+        }
+    }
+
+    /// Follows the owner and the member that is never killed.
+    fn measure(&mut self, mesh: &Mesh) -> Result<()> {
+        for host in [0, mesh.len() - 1] {
+            let footprint = mesh.footprint(host).with_context(|| format!("n{host} is gone"))?;
+            self.footprints.entry(host).or_default().push(footprint);
+        }
+        Ok(())
+    }
+
+    /// Compares the first quarter behind the warm-up with the last.
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a share")]
+    #[expect(clippy::cast_sign_loss, reason = "a share of a length")]
+    fn ended(mut self) -> Report {
+        for (host, all) in &self.footprints {
+            let warm = &all[(all.len() as f64 * WARM) as usize..];
+            let n = (warm.len() / 4).max(1);
+            let most = |part: &[(u64, u64)]| {
+                let bytes = part.iter().map(|(bytes, _)| *bytes).max().unwrap_or(0);
+                (bytes, part.iter().map(|(_, open)| *open).max().unwrap_or(0))
+            };
+            let (first, last) = (most(&warm[..n]), most(&warm[warm.len() - n..]));
+            let figure = json!({
+                "resident_bytes": [first.0, last.0], "descriptors": [first.1, last.1],
+            });
+            self.report.figures.insert(format!("n{host}"), figure);
+            if last.0 * 100 > first.0 * (100 + GROWTH_MAX) {
+                let grown = format!("n{host}: memory grew from {} to {}", first.0, last.0);
+                self.report.faults.push(grown);
+            }
+            // Each peer that is back has up to four connections for a moment.
+            if last.1 > first.1 + 8 {
+                let grown = format!("n{host}: descriptors grew from {} to {}", first.1, last.1);
+                self.report.faults.push(grown);
+            }
+        }
+        self.report
+    }
+}
+
+fn ask(mesh: &Mesh, number: usize, heard: &Sender<Heard>) {
+    let prompt = number % PROMPTS.len();
+    let lines = mesh.ask(PROMPTS[prompt], TOKENS, ANSWER_LIMIT);
+    let heard = heard.clone();
+    thread::spawn(move || {
+        let answer = Answer::hear(&lines, ANSWER_LIMIT, 0, || Ok(Instant::now()));
+        // The run may have failed meanwhile.
+        let _sent = heard.send((prompt, answer));
+    });
+}
+
+fn strike(turn: &Turn, lan: &mut Emulator, mesh: &mut Mesh) -> Result<()> {
+    for &(from, to, link) in &turn.links {
+        lan.ask(&Request::Set { from: Some(from), to: Some(to), link })?;
+    }
+    match turn.blow {
+        Blow::Kill => mesh.kill(turn.host),
+        Blow::Stop => mesh.signal(turn.host, Signal::STOP),
+        Blow::Part => {
+            let others = (0..mesh.len()).filter(|host| *host != turn.host).collect();
+            lan.ask(&Request::Partition { groups: vec![others, vec![turn.host]] }).map(|_| ())
+        }
+    }
+}
+
+fn undo(turn: &Turn, lan: &mut Emulator, mesh: &mut Mesh) -> Result<()> {
+    match turn.blow {
+        Blow::Kill => mesh.revive(turn.host),
+        Blow::Stop => mesh.signal(turn.host, Signal::CONT),
+        Blow::Part => lan.ask(&Request::Heal).map(|_| ()),
+    }
+}
