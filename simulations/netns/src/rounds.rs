@@ -258,7 +258,9 @@ impl Run {
         }
         self.report.figures.insert(
             "no_spare".to_owned(),
-            json!({ "end_s": answer.gap.as_secs_f64(), "pieces_kept": answer.pieces, "error": said }),
+            json!({
+                "end_s": answer.gap.as_secs_f64(), "pieces_kept": answer.pieces, "error": said,
+            }),
         );
         Ok(format!("no spare: ended after {:.1?}: {said}", answer.gap))
     }
