@@ -293,3 +293,58 @@ impl Out {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use atoll_model::{Architecture, GgufFile, Isa, tiny};
+
+    use super::*;
+
+    /// Moments that no other input of `n` columns has.
+    fn moments(n: usize, seed: usize, compute: &Compute) -> Gram {
+        let x = Array2::from_shape_fn((2 * n, n), |(i, j)| {
+            ((i * 31 + j * 17 * seed + i * j * seed) % 13) as f32 - 6.0
+        });
+        let mut gram = Gram::new(n);
+        gram.add(x.view(), &compute.pool);
+        gram
+    }
+
+    #[test]
+    fn each_matrix_is_rounded_by_the_moments_of_its_own_input() {
+        let config = tiny::config(Architecture::Llama);
+        let bytes = tiny::random_model(&config, BlockType::F32, 7);
+        let source = TensorSource::Gguf(GgufFile::parse(bytes).expect("a whole model"));
+        let compute = Compute::new(Isa::detect(), 1).expect("a thread");
+        let ty = BlockType::Q4_0;
+        let of = |n, seed| moments(n, seed, &compute);
+        let moments = Moments {
+            qkv: of(config.dim, 1),
+            output: of(config.q_dim(), 2),
+            ffn: of(config.dim, 3),
+            down: of(config.ffn_dim, 4),
+        };
+        let given = FloatLayer::read(&source, 0).expect("a layer");
+        let wanted = [
+            (&given.q, &moments.qkv),
+            (&given.k, &moments.qkv),
+            (&given.v, &moments.qkv),
+            (&given.o, &moments.output),
+            (&given.gate, &moments.ffn),
+            (&given.up, &moments.ffn),
+            (&given.down, &moments.down),
+        ]
+        .map(|(matrix, gram)| {
+            let columns = Columns::of_inputs("it", gram.mean(), &compute.pool).expect("numbers");
+            round(matrix, ty, &columns, &compute.pool).expect("a type").values
+        });
+        let mut layer = given.clone();
+        let mut out = Out { writer: GgufWriter::new(), weights: 0, bytes: 0 };
+        let seconds = Seconds { moments: Some(moments), kept: None };
+        out.matrices(0, &mut layer, ty, &seconds, &compute).expect("rounded");
+        let FloatLayer { q, k, v, o, gate, up, down, .. } = layer;
+        for (index, (got, wanted)) in [q, k, v, o, gate, up, down].iter().zip(&wanted).enumerate() {
+            assert_eq!(got, wanted, "matrix {index}");
+        }
+    }
+}

@@ -28,4 +28,5 @@ mod switch;
 pub use emulator::Emulator;
 pub use lan::{Lan, in_namespace};
 pub use link::{Arrivals, Link, LinkChange, Wire};
+pub use mesh::Site;
 pub use switch::Switch;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use atoll_netns::report::Report;
-use atoll_netns::{host, linkd, rounds, soak};
+use atoll_netns::{Site, host, linkd, rounds, soak};
 use clap::{Args, Parser};
 
 /// Runs real nodes in network namespaces, over links that can be made bad.
@@ -98,55 +98,33 @@ fn main() -> Result<ExitCode> {
             linkd::run(&options, std::io::stdout())?;
             Ok(ExitCode::SUCCESS)
         }
-        Arguments::Run { mesh, rounds, delay_us, no_last } => mesh.run(|places| {
-            let options = rounds::Options {
-                atoll: places.atoll,
-                model: mesh.model.clone(),
-                program: places.program,
-                seed: mesh.seed,
-                rounds,
-                hosts: mesh.hosts.unwrap_or(7),
-                stages: mesh.stages,
-                delay_us,
-                last: !no_last,
-                folder: places.folder,
-            };
-            rounds::run(&options, progress())
+        Arguments::Run { mesh, rounds, delay_us, no_last } => mesh.run(7, |site| {
+            rounds::run(&rounds::Options { site, rounds, delay_us, last: !no_last }, progress())
         }),
-        Arguments::Soak { mesh, seconds, streams } => mesh.run(|places| {
-            let options = soak::Options {
-                atoll: places.atoll,
-                model: mesh.model.clone(),
-                program: places.program,
-                seed: mesh.seed,
-                duration: Duration::from_secs(seconds),
-                hosts: mesh.hosts.unwrap_or(8),
-                stages: mesh.stages,
-                streams,
-                folder: places.folder,
-            };
-            soak::run(&options, progress())
+        Arguments::Soak { mesh, seconds, streams } => mesh.run(8, |site| {
+            let duration = Duration::from_secs(seconds);
+            soak::run(&soak::Options { site, duration, streams }, progress())
         }),
     }
 }
 
-/// Where things are.
-struct Places {
-    atoll: PathBuf,
-    program: PathBuf,
-    folder: PathBuf,
-}
-
 impl MeshArguments {
-    fn run(&self, what: impl FnOnce(Places) -> Result<Report>) -> Result<ExitCode> {
+    fn run(&self, hosts: usize, what: impl FnOnce(Site) -> Result<Report>) -> Result<ExitCode> {
         let program = std::env::current_exe()?;
         let atoll = self.atoll.clone().unwrap_or_else(|| program.with_file_name("atoll"));
         ensure!(atoll.is_file(), "{} is missing: cargo build --release", atoll.display());
         let model = &self.model;
         ensure!(model.is_file(), "{} is no file", model.display());
         let own = tempfile::tempdir()?;
-        let folder = self.keep.clone().unwrap_or_else(|| own.path().to_path_buf());
-        let report = what(Places { atoll, program, folder })?;
+        let report = what(Site {
+            atoll,
+            model: model.clone(),
+            program,
+            seed: self.seed,
+            hosts: self.hosts.unwrap_or(hosts),
+            stages: self.stages,
+            folder: self.keep.clone().unwrap_or_else(|| own.path().to_path_buf()),
+        })?;
         let text = if self.json { report.json().to_string() } else { report.text() };
         writeln!(std::io::stdout(), "{text}").context("writing the result")?;
         Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

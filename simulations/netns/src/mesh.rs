@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::emulator::Emulator;
 use crate::http::{self, API, Line};
 
 /// How long nodes may take to be one mesh with a plan.
@@ -21,16 +22,32 @@ const SESSIONS: u64 = 16;
 /// Longest sequence.
 pub(crate) const CONTEXT: u64 = 512;
 
-/// How a mesh is made.
+/// What runs, and where.
 #[derive(Clone, Debug)]
-pub(crate) struct Setup {
-    pub(crate) atoll: PathBuf,
-    pub(crate) model: PathBuf,
-    pub(crate) stages: usize,
-    /// Seconds that requests wait for a plan when a node is lost.
-    pub(crate) wait_s: u64,
+pub struct Site {
+    /// The program `atoll`.
+    pub atoll: PathBuf,
+    /// A GGUF file.
+    pub model: PathBuf,
+    /// This program, which is also `linkd`.
+    pub program: PathBuf,
+    /// Of the links, and of what happens and when.
+    pub seed: u64,
+    /// Nodes, the owner among them.
+    pub hosts: usize,
+    /// Of which so many are stages.
+    pub stages: usize,
     /// Where data and logs are kept.
-    pub(crate) folder: PathBuf,
+    pub folder: PathBuf,
+}
+
+impl Site {
+    /// Makes the namespaces and the links, all perfect.
+    pub(crate) fn links(&self) -> Result<Emulator> {
+        let &Self { hosts, stages, .. } = self;
+        ensure!(hosts > stages + 1, "--hosts is {hosts}; at least two more than {stages} stages");
+        Emulator::start(&self.program, hosts, self.seed)
+    }
 }
 
 /// A node's process; none while it is dead.
@@ -44,7 +61,9 @@ struct Member {
 /// Host 0 is the owner.
 #[derive(Debug)]
 pub(crate) struct Mesh {
-    setup: Setup,
+    site: Site,
+    /// Seconds that requests wait for a plan when a node is lost.
+    wait_s: u64,
     members: Vec<Member>,
     /// As the interface calls it.
     model: String,
@@ -54,16 +73,16 @@ pub(crate) struct Mesh {
 
 impl Mesh {
     /// Starts a node in each namespace and waits until they serve the model.
-    pub(crate) fn start(setup: Setup, namespaces: &[String]) -> Result<Self> {
+    pub(crate) fn start(site: Site, wait_s: u64, namespaces: &[String]) -> Result<Self> {
         let member = |(host, namespace): (usize, &String)| Member {
             namespace: namespace.clone(),
             name: format!("n{host}"),
             process: None,
         };
         let members = namespaces.iter().enumerate().map(member).collect();
-        let (memory_bytes, ends_bytes) = room(&setup)?;
+        let (memory_bytes, ends_bytes) = room(&site)?;
         let model = String::new();
-        let mut mesh = Self { setup, members, model, memory_bytes, ends_bytes };
+        let mut mesh = Self { site, wait_s, members, model, memory_bytes, ends_bytes };
         mesh.mend(true)?;
         let status = mesh.status(0)?;
         let name = status["models"][0]["name"].as_str().context("no model is served")?;
@@ -102,22 +121,22 @@ impl Mesh {
             let held = |status: Value| status["held"].as_array().map_or(0, Vec::len) > 0;
             self.status(*host).is_ok_and(held)
         };
-        let wanted = self.members.len().min(2 * self.setup.stages - 1);
+        let wanted = self.members.len().min(2 * self.site.stages - 1);
         (0..self.members.len()).filter(holds).count() >= wanted
     }
 
     /// Starts a node that is dead. What it had on disk is still there.
     pub(crate) fn revive(&mut self, host: usize) -> Result<()> {
-        let setup = &self.setup;
+        let site = &self.site;
         let member = &mut self.members[host];
-        let data = setup.folder.join(&member.name);
+        let data = site.folder.join(&member.name);
         fs::create_dir_all(&data)?;
         let log = File::options().append(true).create(true).open(data.join("log"))?;
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &member.namespace]).arg(&setup.atoll);
+        command.args(["netns", "exec", &member.namespace]).arg(&site.atoll);
         if host == 0 {
-            let (stages, wait) = (setup.stages.to_string(), setup.wait_s.to_string());
-            command.arg("serve").arg(&setup.model).args(["--stages", &stages, "--wait", &wait]);
+            let (stages, wait) = (site.stages.to_string(), self.wait_s.to_string());
+            command.arg("serve").arg(&site.model).args(["--stages", &stages, "--wait", &wait]);
             command.args(["--ctx", &CONTEXT.to_string()]);
         } else {
             command.arg("up");
@@ -138,7 +157,7 @@ impl Mesh {
     /// Forgets what a dead node had on disk.
     pub(crate) fn wipe(&self, host: usize) -> Result<()> {
         ensure!(self.members[host].process.is_none(), "n{host} runs");
-        let blobs = self.setup.folder.join(&self.members[host].name).join("blobs");
+        let blobs = self.site.folder.join(&self.members[host].name).join("blobs");
         if blobs.exists() {
             fs::remove_dir_all(&blobs).with_context(|| format!("deleting {}", blobs.display()))?;
         }
@@ -213,11 +232,11 @@ impl Drop for Mesh {
 
 /// Bytes for one stage's layers and their caches, and for embedding and head: so many stages hold
 /// the model and one less does not, whatever speeds the nodes measure.
-fn room(setup: &Setup) -> Result<(u64, u64)> {
+fn room(site: &Site) -> Result<(u64, u64)> {
     let data = tempfile::tempdir()?;
-    let mut command = Command::new(&setup.atoll);
-    command.arg("show").arg(&setup.model).arg("--json").env("ATOLL_DATA_DIR", data.path());
-    let done = command.output().with_context(|| format!("running {}", setup.atoll.display()))?;
+    let mut command = Command::new(&site.atoll);
+    command.arg("show").arg(&site.model).arg("--json").env("ATOLL_DATA_DIR", data.path());
+    let done = command.output().with_context(|| format!("running {}", site.atoll.display()))?;
     let said = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.success(), "atoll show: {said}");
     let shown: Value = serde_json::from_slice(&done.stdout)?;
@@ -228,7 +247,7 @@ fn room(setup: &Setup) -> Result<(u64, u64)> {
     let kv_bytes = 2 * 2 * size("n_kv_heads")? * size("head_dim")? * CONTEXT * SESSIONS;
     let layer_bytes = layers.iter().map(number).collect::<Result<Vec<_>>>()?;
     let layer_bytes = layer_bytes.into_iter().max().context("the model has no layers")?;
-    let n = layers.len().div_ceil(setup.stages) as u64;
+    let n = layers.len().div_ceil(site.stages) as u64;
     let ends = number(&shown["embed_bytes"])? + number(&shown["head_bytes"])?;
     Ok(((2 * n + 1) * (layer_bytes + kv_bytes) / 2, ends))
 }

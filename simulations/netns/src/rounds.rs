@@ -1,7 +1,6 @@
 //! Stages end in the middle of answers, round by round, and the answers must not show it.
 
 use std::fmt::{self, Display};
-use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,9 +12,8 @@ use serde_json::json;
 use crate::LinkChange;
 use crate::answer::Answer;
 use crate::control::Request;
-use crate::emulator::Emulator;
 use crate::host::CpuTime;
-use crate::mesh::{Mesh, Setup};
+use crate::mesh::{Mesh, Site};
 use crate::report::Report;
 
 /// Tokens of an answer.
@@ -30,26 +28,14 @@ const WAIT_S: u64 = 20;
 /// What is run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The program `atoll`.
-    pub atoll: PathBuf,
-    /// A GGUF file.
-    pub model: PathBuf,
-    /// This program, which is also `linkd`.
-    pub program: PathBuf,
-    /// Of the moments and victims.
-    pub seed: u64,
+    /// On what.
+    pub site: Site,
     /// Rounds in which something ends.
     pub rounds: usize,
-    /// Nodes, the owner among them.
-    pub hosts: usize,
-    /// Of which so many are stages.
-    pub stages: usize,
     /// Each link's delay.
     pub delay_us: u64,
     /// Also without spares, and with a newcomer that must fetch its layers.
     pub last: bool,
-    /// Where data and logs are kept.
-    pub folder: PathBuf,
 }
 
 /// How stages end.
@@ -87,7 +73,7 @@ struct Round {
 
 /// What a seed says will happen.
 fn schedule(options: &Options) -> Vec<Round> {
-    let mut random = Random::new(options.seed, "rounds");
+    let mut random = Random::new(options.site.seed, "rounds");
     // Who was stopped is suspected for a while and no spare: these rounds come last.
     let ends = [End::Killed, End::KilledInPrefill, End::TwoKilled, End::Stopped];
     let round = |index: usize| {
@@ -110,19 +96,19 @@ fn schedule(options: &Options) -> Vec<Round> {
 /// # Errors
 /// If the nodes cannot be started or do not become a mesh again.
 pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
-    let Options { hosts, stages, .. } = *options;
+    let Options { site, .. } = options;
+    let stages = site.stages;
     ensure!(options.rounds > 0, "--rounds is 0");
     ensure!(stages >= 3, "--stages is {stages}; at least 3, so that two can end at once");
-    ensure!(hosts > stages + 1, "--hosts is {hosts}; two more than the {stages} stages at least");
     let began = CpuTime::now()?;
-    let mut lan = Emulator::start(&options.program, hosts, options.seed)?;
+    let mut lan = site.links()?;
     let link = LinkChange { delay_us: Some(options.delay_us), ..LinkChange::default() };
     lan.ask(&Request::Set { from: None, to: None, link })?;
-    let mesh = Mesh::start(setup(options), &lan.namespaces)?;
+    let mesh = Mesh::start(site.clone(), WAIT_S, &lan.namespaces)?;
     say("the mesh serves");
     let prompts = ["Once upon a time".to_owned(), long_prompt()];
     let mut run = Run { mesh, prompts, wanted: Vec::new(), report: Report::default() };
-    run.report.what = format!("rounds --seed {} --rounds {}", options.seed, options.rounds);
+    run.report.what = format!("rounds --seed {} --rounds {}", site.seed, options.rounds);
     for which in 0..run.prompts.len() {
         let answer = run.hear(which, 0, |_| Ok(Instant::now()))?;
         ensure!(answer.error.is_none(), "undisturbed: {answer:?}");
@@ -145,16 +131,6 @@ pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
     report.limit("layers fetched from a peer", 10_000, 10_000);
     report.idle = CpuTime::now()?.idle_since(began);
     Ok(report)
-}
-
-fn setup(options: &Options) -> Setup {
-    Setup {
-        atoll: options.atoll.clone(),
-        model: options.model.clone(),
-        stages: options.stages,
-        wait_s: WAIT_S,
-        folder: options.folder.clone(),
-    }
 }
 
 /// Some three hundred tokens: its prefill takes long enough to be struck.

@@ -1,7 +1,6 @@
 //! Nodes end, stop and lose each other for a long time while requests go on.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -16,10 +15,12 @@ use crate::answer::Answer;
 use crate::control::Request;
 use crate::emulator::Emulator;
 use crate::host::CpuTime;
-use crate::mesh::{Mesh, Setup};
+use crate::mesh::{Mesh, Site};
 use crate::report::Report;
 
 const TOKENS: u32 = 24;
+/// Seconds that a request waits for a plan.
+const WAIT_S: u64 = 60;
 /// A request without an end by then has none.
 const ANSWER_LIMIT: Duration = Duration::from_secs(180);
 /// Something happens so often.
@@ -34,24 +35,12 @@ const PROMPTS: [&str; 4] =
 /// What is run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The program `atoll`.
-    pub atoll: PathBuf,
-    /// A GGUF file.
-    pub model: PathBuf,
-    /// This program, which is also `linkd`.
-    pub program: PathBuf,
-    /// Of what happens.
-    pub seed: u64,
+    /// On what.
+    pub site: Site,
     /// How long.
     pub duration: Duration,
-    /// Nodes, the owner among them.
-    pub hosts: usize,
-    /// Of which so many are stages.
-    pub stages: usize,
     /// Requests under way at once.
     pub streams: usize,
-    /// Where data and logs are kept.
-    pub folder: PathBuf,
 }
 
 /// What happens to a member for a while.
@@ -77,6 +66,11 @@ fn turn(random: &mut Random, hosts: usize) -> Turn {
     let last = if blow == Blow::Kill { hosts - 1 } else { hosts };
     let host = 1 + random.index(last - 1);
     let lasts = Duration::from_millis(random.within(1_000..8_000));
+    Turn { blow, host, lasts, links: bad_links(random, hosts) }
+}
+
+/// What every link becomes: 5 to 50 ms, and up to 5 % are lost.
+fn bad_links(random: &mut Random, hosts: usize) -> Vec<(usize, usize, LinkChange)> {
     let pairs = (0..hosts).flat_map(|f| (0..hosts).map(move |t| (f, t))).filter(|(f, t)| f != t);
     let links = pairs.map(|(from, to)| {
         let link = LinkChange {
@@ -87,8 +81,7 @@ fn turn(random: &mut Random, hosts: usize) -> Turn {
         };
         (from, to, link)
     });
-    let links = links.collect();
-    Turn { blow, host, lasts, links }
+    links.collect()
 }
 
 /// Runs for as long as asked; progress goes to `say`.
@@ -96,19 +89,11 @@ fn turn(random: &mut Random, hosts: usize) -> Turn {
 /// # Errors
 /// If the nodes cannot be started.
 pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
-    let &Options { hosts, stages, streams, .. } = options;
-    ensure!(hosts > stages + 1, "--hosts is {hosts}; two more than the {stages} stages at least");
+    let &Options { ref site, streams, .. } = options;
     ensure!((1..=16).contains(&streams), "--streams is {streams}; 1 to 16");
     let began = CpuTime::now()?;
-    let mut lan = Emulator::start(&options.program, hosts, options.seed)?;
-    let setup = Setup {
-        atoll: options.atoll.clone(),
-        model: options.model.clone(),
-        stages,
-        wait_s: 60,
-        folder: options.folder.clone(),
-    };
-    let mut mesh = Mesh::start(setup, &lan.namespaces)?;
+    let mut lan = site.links()?;
+    let mut mesh = Mesh::start(site.clone(), WAIT_S, &lan.namespaces)?;
     say("the mesh serves");
     let wanted = PROMPTS.iter().map(|prompt| undisturbed(&mesh, prompt)).collect::<Result<_>>()?;
     let mut soak = Soak {
@@ -118,7 +103,7 @@ pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
         report: Report::default(),
         footprints: BTreeMap::new(),
     };
-    soak.report.what = format!("soak --seed {} {:?}", options.seed, options.duration);
+    soak.report.what = format!("soak --seed {} {:?}", site.seed, options.duration);
     let blows = soak.run(options, &mut lan, &mut mesh, &mut say)?;
     let figures = json!({
         "requests": soak.asked, "pieces": soak.tokens, "blows": blows,
@@ -160,8 +145,9 @@ impl Soak {
         mesh: &mut Mesh,
         say: &mut impl FnMut(&str),
     ) -> Result<BTreeMap<String, u32>> {
-        let mut random = Random::new(options.seed, "soak");
+        let mut random = Random::new(options.site.seed, "soak");
         let mut blows = BTreeMap::new();
+        set(lan, &bad_links(&mut random, options.site.hosts))?;
         let (send, heard) = channel();
         let start = Instant::now();
         (0..options.streams).for_each(|stream| ask(mesh, stream, &send));
@@ -179,7 +165,7 @@ impl Soak {
             if now >= next && !over {
                 next += EVERY;
                 self.measure(mesh)?;
-                let turn = turn(&mut random, options.hosts);
+                let turn = turn(&mut random, options.site.hosts);
                 strike(&turn, lan, mesh)?;
                 *blows.entry(format!("{:?}", turn.blow)).or_default() += 1;
                 let (asked, faults) = (self.asked, self.report.faults.len());
@@ -271,10 +257,15 @@ fn ask(mesh: &Mesh, number: usize, heard: &Sender<Heard>) {
     });
 }
 
-fn strike(turn: &Turn, lan: &mut Emulator, mesh: &mut Mesh) -> Result<()> {
-    for &(from, to, link) in &turn.links {
+fn set(lan: &mut Emulator, links: &[(usize, usize, LinkChange)]) -> Result<()> {
+    for &(from, to, link) in links {
         lan.ask(&Request::Set { from: Some(from), to: Some(to), link })?;
     }
+    Ok(())
+}
+
+fn strike(turn: &Turn, lan: &mut Emulator, mesh: &mut Mesh) -> Result<()> {
+    set(lan, &turn.links)?;
     match turn.blow {
         Blow::Kill => mesh.kill(turn.host),
         Blow::Stop => mesh.signal(turn.host, Signal::STOP),

@@ -122,11 +122,9 @@ impl Active {
 
     /// No plan is in force: the request waits for one, and says so once.
     pub(crate) fn park(&mut self, fx: &mut Effects) {
-        if !self.parked {
-            self.parked = true;
-            self.ring.deadline = None;
-            fx.emit(Event::Parked { request: self.request.id });
-        }
+        self.parked = true;
+        self.ring.deadline = None;
+        fx.emit(Event::Parked { request: self.request.id });
     }
 
     /// A plan is in force that is not the one that the ring follows.
