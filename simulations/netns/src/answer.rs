@@ -136,12 +136,27 @@ mod tests {
             (&[&b, &b, "[DONE]"], "instead of"),
             (&[&a, &a, &b, "[DONE]"], "instead of"),
             (&[&piece("ab", "null"), "[DONE]"], "finished by"),
+            (&[&piece("ab", "\"stop\""), "[DONE]"], "finished by"),
             (&[&a, r#"{"error":{"message":"node lost"}}"#, "[DONE]"], "node lost"),
             (&[&a, "{"], "EOF"),
         ] {
             let fault = hear(lines, 0).fault("ab").unwrap_or_default();
             assert!(fault.contains(why), "{lines:?}: {fault}");
         }
+    }
+
+    #[test]
+    fn the_gap_is_the_longest_silence_behind_the_strike() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let (send, receive) = channel();
+        let (a, b) = (piece("a", "null"), piece("b", "\"length\""));
+        for (ms, line) in [(10_000, &a), (11_000, &a), (11_200, &b), (11_500, &"[DONE]".into())] {
+            send.send(Ok((at(ms), line.clone()))).expect("it is heard");
+        }
+        let limit = Duration::from_secs(60);
+        let answer = Answer::hear(&receive, limit, 1, || Ok(at(10_600))).expect("it strikes");
+        assert_eq!(answer.gap, Duration::from_millis(400));
     }
 
     #[test]

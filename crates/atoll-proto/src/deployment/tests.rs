@@ -35,7 +35,7 @@ fn a_suspected_node_is_a_spare_again_when_its_time_is_over() {
     let mut members = Membership::new(ME, "me".into());
     let profile = Profile { memory_bytes: 9000, weight_bytes_per_s: 10 };
     members.measured(fx, profile.clone());
-    for peer in [2, 3] {
+    for peer in [2, 3, 4] {
         members.hello(fx, &limits, NodeId([peer; 32]), "peer".into(), profile.clone());
     }
     let mut deployment = Deployment::new(ME);
@@ -54,13 +54,21 @@ fn a_suspected_node_is_a_spare_again_when_its_time_is_over() {
     fx.now = Time(1_000_000);
     deployment.suspect(fx, &members, &limits, (ID, stage), "silent".into());
     assert_eq!(nodes(&plan(&deployment).stages), [1, spare.0[0]]);
+    let unable = plan(&deployment).spares[0].node;
+    assert!(unable != stage && unable != spare);
+    let epoch = deployment.served[&ID].asked[&unable].epoch;
+    let no_room = Err("no room".into());
+    deployment.prepared(fx, &members, &limits, unable, (ID, epoch), no_room);
     assert_eq!(nodes(&plan(&deployment).spares), [] as [u8; 0], "nobody else is left");
 
     let end = fx.now.after_us(limits.suspicion_us);
     assert_eq!(deployment.deadline(), Some(end));
+    fx.now = Time(end.0 - 1);
+    deployment.tick(fx, &members, &limits);
+    assert_eq!(nodes(&plan(&deployment).spares), [] as [u8; 0], "its time is not over");
     fx.now = end;
     deployment.tick(fx, &members, &limits);
     assert_eq!(nodes(&plan(&deployment).spares), [stage.0[0]]);
     ready(&mut deployment, fx, stage);
-    assert_eq!(deployment.deadline(), None);
+    assert_eq!(deployment.deadline(), None, "who could not prepare is not waited for");
 }
