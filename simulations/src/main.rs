@@ -14,6 +14,7 @@ mod regression;
 mod swarm;
 
 use regression::Regression;
+use swarm::Outcome;
 
 /// Simulates many nodes on a seeded network.
 #[derive(Parser)]
@@ -142,7 +143,14 @@ fn run_swarm(arguments: &SwarmArguments) -> Result<()> {
     let range = seed.map_or(from..end, |seed| seed..seed.saturating_add(1));
     // One seed alone is looked at, so it is run twice whatever it is.
     let repeat_every = if seed.is_some() { 1 } else { repeat_every };
-    let outcome = swarm::run_seeds(range, (jobs, repeat_every), |seed| kind.schedule(seed, nodes));
+    let progress = |outcome: &Outcome, next: u64| {
+        let mut line = outcome.json();
+        line["next_from"] = next.into();
+        // Nobody may be listening any more; the run goes on.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    };
+    let kind_of = |seed| kind.schedule(seed, nodes);
+    let outcome = swarm::run_seeds(range, (jobs, repeat_every), kind_of, progress);
     for failure in &outcome.failures {
         writeln!(
             std::io::stderr(),

@@ -13,10 +13,12 @@ const HEAL_US: u64 = 25_000_000;
 const END_US: u64 = 60_000_000;
 /// Faults of one run.
 const FAULTS: Range<u64> = 10..21;
+/// Tokens of each answer.
+const TOKENS: u32 = 160;
 /// Longest time that a request may take, µs.
 const DEADLINE_US: u64 = 35_000_000;
 /// And of an impatient client, who may well get no answer, µs.
-const SHORT_US: Range<u64> = 100_000..1_500_000;
+pub(crate) const SHORT_US: Range<u64> = 100_000..1_500_000;
 
 impl Schedule {
     /// Six requests among ten to twenty faults, then two more once a random core is mended.
@@ -31,9 +33,9 @@ impl Schedule {
         };
         let devices: Vec<_> = (0..n).map(device).collect();
         let mut requests: Vec<Asked> =
-            (0..6).map(|_| asked(&mut work, (1_000_000, HEAL_US - 3_000_000), 128)).collect();
+            (0..6).map(|_| asked(&mut work, (1_000_000, HEAL_US - 3_000_000), TOKENS)).collect();
         let late = (HEAL_US + 8_000_000, HEAL_US + 12_000_000);
-        requests.extend((0..2).map(|_| asked(&mut work, late, 128)));
+        requests.extend((0..2).map(|_| asked(&mut work, late, TOKENS)));
         for asked in &mut requests {
             let is_short = asked.at_us < HEAL_US && work.below(8) == 0;
             asked.deadline_us = if is_short { work.within(SHORT_US) } else { DEADLINE_US };

@@ -1,5 +1,6 @@
 //! I8b: a request fails only by its client's leave, for want of nodes that could hold the model, or
-//! at its deadline if it had no quiet time enough; after the mending only by its client's leave.
+//! at its deadline if it had no quiet time enough before the mending; one made after it, or whose
+//! deadline lies well after it, only by its client's leave.
 
 use atoll_proto::{Event, RequestError, RequestId};
 
@@ -7,12 +8,15 @@ use super::quiet::{Quiet, can_hold};
 use super::{Invariant, Seen};
 use crate::schedule::{Schedule, What};
 
-/// Within so much quiet time any request is done, others in front of it included, µs.
+/// Within so much quiet time any request is done, others in front of it included, and within so
+/// much time after the mending any that was made before it, µs.
 const WORK_US: u64 = 8_000_000;
 
 pub(super) struct Claim {
     heal_us: u64,
     quiet: Quiet,
+    /// Whether what is mended can hold the model.
+    core_holds: bool,
     /// The fewest nodes, the origin among them, of which any hold the model.
     enough: usize,
     /// When each request was made.
@@ -28,6 +32,7 @@ impl Claim {
         Self {
             heal_us: schedule.heal_us,
             quiet: Quiet::new(schedule),
+            core_holds: can_hold(schedule, schedule.core.len()),
             enough: (1..=schedule.devices.len())
                 .find(|&n| can_hold(schedule, n))
                 .unwrap_or(usize::MAX),
@@ -49,7 +54,9 @@ impl Claim {
         match error {
             RequestError::Cancelled => self.cancelled.contains(&request.0),
             RequestError::DeadlineExceeded { .. } => {
-                before && self.quiet.us_within(asked_us, now) < WORK_US
+                let mended = self.heal_us.saturating_add(WORK_US);
+                let in_time = self.core_holds && now >= mended;
+                before && !in_time && self.quiet.us_within(asked_us, now) < WORK_US
             }
             RequestError::NodeLost { .. } | RequestError::NoPlan(_) => {
                 before && members + 1 < self.enough
@@ -75,5 +82,23 @@ impl Invariant for Claim {
         };
         (!self.is_rightful(now, *request, error, *members))
             .then(|| format!("request {}, with {members} members: {error}", request.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patient_request_may_not_miss_a_deadline_after_the_mending() {
+        let mut schedule = Schedule::chaos(0, 12);
+        schedule.faults.clear();
+        schedule.requests[0].at_us = schedule.heal_us - 1_000_000;
+        let claim = Claim::new(&schedule);
+        let error = RequestError::DeadlineExceeded { after_us: 1 };
+        let late =
+            |after_us| claim.is_rightful(schedule.heal_us + after_us, RequestId(0), &error, 11);
+        assert!(late(1_000_000), "too little of it was quiet");
+        assert!(!late(WORK_US), "the core was whole for long enough");
     }
 }

@@ -119,8 +119,12 @@ impl World<'_> {
                 self.waits.insert(*request, (self.now, longest.max(self.now - last)));
             }
             Event::Finished { .. } => self.report.completed += 1,
-            Event::Failed { error, .. } => {
-                *self.report.failed.entry(cause_of(error)).or_default() += 1;
+            Event::Failed { request, error } => {
+                let asked = usize::try_from(request.0).ok();
+                let asked = asked.and_then(|i| self.schedule.requests.get(i));
+                let patience_us = asked.map_or(0, |asked| asked.deadline_us);
+                let cause = cause_of(error, patience_us);
+                *self.report.failed.entry(cause).or_default() += 1;
                 members = self.nodes[node].node.snapshot().peers.len();
             }
             Event::PlanReady { plan } => loaded = self.loaded(plan),

@@ -3,6 +3,7 @@
 use atoll_proto::{Event, Output, RequestError};
 
 use super::index;
+use crate::chaos::SHORT_US;
 use crate::hash_model::mix;
 
 /// Tells outputs of different kinds, targets or content apart, for the trace.
@@ -25,13 +26,15 @@ pub(super) fn fingerprint(output: &Output) -> u64 {
     }
 }
 
-/// An error's kind and, where it has one, its cause without figures.
-pub(super) fn cause_of(error: &RequestError) -> String {
-    let plain = |text: &str| -> String {
-        text.split(' ')
-            .filter(|word| !word.contains(|c: char| c.is_ascii_digit()))
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    plain(&error.to_string())
+/// An error's kind and, where it has one, its cause without figures. `patience_us`: the request's
+/// time; an impatient client's is told apart.
+pub(super) fn cause_of(error: &RequestError, patience_us: u64) -> String {
+    if matches!(error, RequestError::DeadlineExceeded { .. }) {
+        let impatient = patience_us < SHORT_US.end;
+        let text = if impatient { "its client waited 1.5 s at most" } else { "deadline" };
+        return text.to_owned();
+    }
+    let text = error.to_string();
+    let plain = text.split(' ').filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    plain.collect::<Vec<_>>().join(" ")
 }
