@@ -198,7 +198,11 @@ fn fallback(ty: BlockType) -> BlockType {
         | BlockType::Q5_0
         | BlockType::Q5_1
         | BlockType::Q8_0
-        | BlockType::IQ4NL => ty,
+        | BlockType::IQ4NL
+        | BlockType::E3
+        | BlockType::E4
+        | BlockType::E5
+        | BlockType::E6 => ty,
     }
 }
 

@@ -1,14 +1,16 @@
 //! The grid of a row of weights: what each of its codes stands for, under the numbers that the
 //! block type can store.
 
-use atoll_model::BlockType;
+use atoll_model::{
+    BlockType, E3_VALUES, E4_VALUES, E5_VALUES, IQ4_VALUES, byte_of_scale, scale_of_byte,
+};
 use half::f16;
 
-use crate::search::{Levels, affine, symmetric};
+use crate::search::{Levels, affine, symmetric, symmetric_byte};
 
 /// Block types that are written.
 #[cfg(test)]
-pub(crate) const TYPES: [BlockType; 12] = [
+pub(crate) const TYPES: [BlockType; 16] = [
     BlockType::Q2K,
     BlockType::Q3K,
     BlockType::IQ4XS,
@@ -21,6 +23,10 @@ pub(crate) const TYPES: [BlockType; 12] = [
     BlockType::Q5_1,
     BlockType::Q6K,
     BlockType::Q8_0,
+    BlockType::E3,
+    BlockType::E4,
+    BlockType::E5,
+    BlockType::E6,
 ];
 
 /// How a type lays out scales.
@@ -30,30 +36,45 @@ pub(crate) struct Shape {
     pub(crate) run: usize,
     pub(crate) levels: Levels,
     pub(crate) has_offsets: bool,
-    /// Codes of a run's scale within a block of 256, and of its offset (from 0); a run of a type
-    /// without them has an f16 of its own.
-    pub(crate) scale_codes: Option<(i16, i16)>,
+    pub(crate) scales: Scales,
+}
+
+/// What a run's scale and offset are stored as.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Scales {
+    /// An f16 each.
+    Halves,
+    /// A byte of our own types.
+    Byte,
+    /// Codes of this range times an f16 of the block of 256; those of an offset are from 0.
+    Codes(i16, i16),
 }
 
 impl Shape {
     /// The shape of a type of [`TYPES`].
     pub(crate) fn of(ty: BlockType) -> Option<Self> {
-        let shape = |run, levels, has_offsets, scale_codes| {
-            Some(Self { run, levels, has_offsets, scale_codes })
-        };
+        let shape =
+            |run, levels, has_offsets, scales| Some(Self { run, levels, has_offsets, scales });
+        let uniform = |min, max, scales| shape(32, Levels::Uniform(min, max), false, scales);
+        let table = |values, scales| shape(32, Levels::Table(values), false, scales);
+        let affine = |run, max, scales| shape(run, Levels::Uniform(0, max), true, scales);
         match ty {
-            BlockType::Q4_0 => shape(32, Levels::Uniform(-8, 7), false, None),
-            BlockType::Q5_0 => shape(32, Levels::Uniform(-16, 15), false, None),
-            BlockType::Q8_0 => shape(32, Levels::Uniform(-127, 127), false, None),
-            BlockType::IQ4NL => shape(32, Levels::Table, false, None),
-            BlockType::Q4_1 => shape(32, Levels::Uniform(0, 15), true, None),
-            BlockType::Q5_1 => shape(32, Levels::Uniform(0, 31), true, None),
-            BlockType::Q2K => shape(16, Levels::Uniform(0, 3), true, Some((0, 15))),
-            BlockType::Q4K => shape(32, Levels::Uniform(0, 15), true, Some((0, 63))),
-            BlockType::Q5K => shape(32, Levels::Uniform(0, 31), true, Some((0, 63))),
-            BlockType::Q3K => shape(16, Levels::Uniform(-4, 3), false, Some((-32, 31))),
-            BlockType::IQ4XS => shape(32, Levels::Table, false, Some((-32, 31))),
-            BlockType::Q6K => shape(16, Levels::Uniform(-32, 31), false, Some((-128, 127))),
+            BlockType::Q4_0 => uniform(-8, 7, Scales::Halves),
+            BlockType::Q5_0 => uniform(-16, 15, Scales::Halves),
+            BlockType::Q8_0 => uniform(-127, 127, Scales::Halves),
+            BlockType::IQ4NL => table(&IQ4_VALUES, Scales::Halves),
+            BlockType::Q4_1 => affine(32, 15, Scales::Halves),
+            BlockType::Q5_1 => affine(32, 31, Scales::Halves),
+            BlockType::Q2K => affine(16, 3, Scales::Codes(0, 15)),
+            BlockType::Q4K => affine(32, 15, Scales::Codes(0, 63)),
+            BlockType::Q5K => affine(32, 31, Scales::Codes(0, 63)),
+            BlockType::Q3K => shape(16, Levels::Uniform(-4, 3), false, Scales::Codes(-32, 31)),
+            BlockType::IQ4XS => table(&IQ4_VALUES, Scales::Codes(-32, 31)),
+            BlockType::Q6K => shape(16, Levels::Uniform(-32, 31), false, Scales::Codes(-128, 127)),
+            BlockType::E3 => table(&E3_VALUES, Scales::Byte),
+            BlockType::E4 => table(&E4_VALUES, Scales::Byte),
+            BlockType::E5 => table(&E5_VALUES, Scales::Byte),
+            BlockType::E6 => uniform(-32, 31, Scales::Byte),
             BlockType::F32 | BlockType::F16 | BlockType::BF16 => None,
         }
     }
@@ -65,7 +86,8 @@ pub(crate) struct Grid {
     pub(crate) shape: Shape,
     /// Scale and offset of every run, as the reader computes them.
     pub(crate) runs: Vec<(f32, f32)>,
-    /// What is stored: per block scale and offset (or base of both) as f16 bits.
+    /// What is stored: per block scale and offset (or base of both) as f16 bits; of our own types
+    /// the byte of scale.
     pub(crate) blocks: Vec<(u16, u16)>,
     /// Per run the codes of scale and offset.
     pub(crate) codes: Vec<(i16, i16)>,
@@ -77,15 +99,27 @@ impl Grid {
         let pairs = row.chunks(shape.run).zip(weights.chunks(shape.run));
         let free: Vec<(f32, f32)> = pairs
             .map(|(x, w)| match (shape.has_offsets, shape.levels) {
-                (true, Levels::Uniform(_, max)) => affine(x, w, max, shape.scale_codes.is_some()),
+                (true, Levels::Uniform(_, max)) => {
+                    affine(x, w, max, matches!(shape.scales, Scales::Codes(..)))
+                }
+                (true | false, levels) if shape.scales == Scales::Byte => {
+                    (scale_of_byte(symmetric_byte(x, w, levels)), 0.0)
+                }
                 (true | false, levels) => (symmetric(x, w, levels), 0.0),
             })
             .collect();
         let mut grid = Self { shape, runs: Vec::new(), blocks: Vec::new(), codes: Vec::new() };
-        match shape.scale_codes {
-            None => free.into_iter().for_each(|run| grid.push_run(run)),
-            Some(range) => {
-                free.chunks(256 / shape.run).for_each(|runs| grid.push_block(runs, range));
+        match shape.scales {
+            Scales::Halves => free.into_iter().for_each(|run| grid.push_run(run)),
+            Scales::Byte => {
+                for run in free {
+                    grid.runs.push(run);
+                    grid.blocks.push((byte_of_scale(run.0).into(), 0));
+                    grid.codes.push((0, 0));
+                }
+            }
+            Scales::Codes(min, max) => {
+                free.chunks(256 / shape.run).for_each(|runs| grid.push_block(runs, (min, max)));
             }
         }
         grid

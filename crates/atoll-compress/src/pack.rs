@@ -1,4 +1,5 @@
-//! Codes and grids as ggml's blocks. Source: the layouts of ggml (`ggml-common.h`).
+//! Codes and grids as blocks. Source: the layouts of ggml (`ggml-common.h`); those of our own types
+//! stand in `atoll-kernels`, `own.rs`.
 
 use atoll_model::BlockType;
 
@@ -26,12 +27,12 @@ pub(crate) fn row(ty: BlockType, grid: &Grid, codes: &[u8], out: &mut Vec<u8>) {
             }
             BlockType::Q5_0 => {
                 out.extend(d);
-                fifth_bits(q, out);
+                bits::<4>(q, out);
                 nibbles(q, out);
             }
             BlockType::Q5_1 => {
                 out.extend(d.iter().chain(&m));
-                fifth_bits(q, out);
+                bits::<4>(q, out);
                 nibbles(q, out);
             }
             BlockType::Q8_0 => {
@@ -72,6 +73,25 @@ pub(crate) fn row(ty: BlockType, grid: &Grid, codes: &[u8], out: &mut Vec<u8>) {
                 out.extend(shifted.chunks(2).map(|s| (s[0] & 15) | ((s[1] & 15) << 4)));
                 q.chunks_exact(32).for_each(|q| nibbles(q, out));
             }
+            BlockType::E3 => {
+                out.push(d[0]);
+                own_crumbs::<0>(q, out);
+                bits::<2>(q, out);
+            }
+            BlockType::E4 => {
+                out.push(d[0]);
+                nibbles(q, out);
+            }
+            BlockType::E5 => {
+                out.push(d[0]);
+                bits::<4>(q, out);
+                nibbles(q, out);
+            }
+            BlockType::E6 => {
+                out.push(d[0]);
+                nibbles(q, out);
+                own_crumbs::<4>(q, out);
+            }
             BlockType::F32 | BlockType::F16 | BlockType::BF16 => {
                 unreachable!("floats have no grid")
             }
@@ -90,10 +110,15 @@ fn nibbles(q: &[u8], out: &mut Vec<u8>) {
     out.extend(low.iter().zip(high).map(|(l, h)| (l & 15) | ((h & 15) << 4)));
 }
 
-/// Bit 4 of 32 codes.
-fn fifth_bits(q: &[u8], out: &mut Vec<u8>) {
-    let bits = q.iter().enumerate().fold(0u32, |bits, (i, q)| bits | (u32::from(q >> 4) & 1) << i);
+/// Bit `OF` of 32 codes.
+fn bits<const OF: u8>(q: &[u8], out: &mut Vec<u8>) {
+    let bits = q.iter().enumerate().fold(0u32, |bits, (i, q)| bits | (u32::from(q >> OF) & 1) << i);
     out.extend(bits.to_le_bytes());
+}
+
+/// Two bits of 32 codes, from bit `OF` on: byte `i` holds columns `i`, `8 + i`, ….
+fn own_crumbs<const OF: u8>(q: &[u8], out: &mut Vec<u8>) {
+    out.extend((0..8).map(|i| (0..4).fold(0, |b, u| b | ((q[8 * u + i] >> OF) & 3) << (2 * u))));
 }
 
 /// The low two bits of 256 codes: byte `i` of a half holds columns `i`, `32 + i`, ….

@@ -1,14 +1,14 @@
 //! Finds scale and offset of a run of weights, each column weighed by its importance.
 
-use atoll_model::IQ4_VALUES;
+use atoll_model::{byte_of_scale, scale_of_byte};
 
 /// What an integer code can stand for, before scale and offset.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Levels {
     /// Every integer from the first to the second.
     Uniform(i16, i16),
-    /// The sixteen values of ggml's IQ4 types.
-    Table,
+    /// The values of a table, ascending.
+    Table(&'static [i8]),
 }
 
 impl Levels {
@@ -21,10 +21,11 @@ impl Levels {
                 let value = if value.is_nan() { min.into() } else { value };
                 ((value - f32::from(min)) as u8, value)
             }
-            Self::Table => {
-                let above = IQ4_VALUES.partition_point(|&value| f32::from(value) < x).min(15);
+            Self::Table(values) => {
+                let above = values.partition_point(|&value| f32::from(value) < x);
+                let above = above.min(values.len() - 1);
                 let below = above.saturating_sub(1);
-                let (low, high) = (f32::from(IQ4_VALUES[below]), f32::from(IQ4_VALUES[above]));
+                let (low, high) = (f32::from(values[below]), f32::from(values[above]));
                 if x - low < high - x { (below as u8, low) } else { (above as u8, high) }
             }
         }
@@ -35,7 +36,7 @@ impl Levels {
     pub(crate) fn value(self, code: u8) -> f32 {
         match self {
             Self::Uniform(min, _) => f32::from(i16::from(code) + min),
-            Self::Table => f32::from(IQ4_VALUES[usize::from(code)]),
+            Self::Table(values) => f32::from(values[usize::from(code)]),
         }
     }
 
@@ -43,7 +44,7 @@ impl Levels {
     fn largest(self) -> f32 {
         match self {
             Self::Uniform(min, max) => f32::from(min.abs().max(max.abs())),
-            Self::Table => 127.0,
+            Self::Table(_) => 127.0,
         }
     }
 }
@@ -73,6 +74,28 @@ pub(crate) fn symmetric(x: &[f32], weights: &[f32], levels: Levels) -> f32 {
         }
     }
     scale
+}
+
+/// The byte whose scale `d`, see [`scale_of_byte`], makes `Σ w (x - d q)²` least, `q` being the
+/// level nearest to `x / d`: of all that let the largest weight be reached, give or take a third,
+/// and both signs.
+pub(crate) fn symmetric_byte(x: &[f32], weights: &[f32], levels: Levels) -> u8 {
+    let amax = x.iter().fold(0.0f32, |max, &x| max.max(x.abs()));
+    if amax < 1e-30 {
+        return 0;
+    }
+    let scale = amax / levels.largest();
+    let (first, last) = (byte_of_scale(scale * 0.75), byte_of_scale(scale * 1.34));
+    let mut best = (f32::INFINITY, 0);
+    for size in first..=last {
+        for byte in [size, size | 0x80] {
+            let error = error(x, weights, levels, (scale_of_byte(byte), 0.0));
+            if error < best.0 {
+                best = (error, byte);
+            }
+        }
+    }
+    best.1
 }
 
 /// Scale and offset, the offset at most 0 if `is_min`, for unsigned levels up to `max`: makes
@@ -125,12 +148,20 @@ fn error(x: &[f32], weights: &[f32], levels: Levels, (d, m): (f32, f32)) -> f32 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use atoll_model::{E3_VALUES, IQ4_VALUES};
     use quickcheck::quickcheck;
 
     #[test]
     fn nearest_is_nearest() {
-        for levels in [Levels::Uniform(-8, 7), Levels::Uniform(0, 31), Levels::Table] {
-            let n = if levels == Levels::Uniform(0, 31) { 32 } else { 16u8 };
+        let (iq4, e3) = (Levels::Table(&IQ4_VALUES), Levels::Table(&E3_VALUES));
+        for levels in [Levels::Uniform(-8, 7), Levels::Uniform(0, 31), iq4, e3] {
+            let n = if levels == Levels::Uniform(0, 31) {
+                32
+            } else if levels == e3 {
+                8
+            } else {
+                16u8
+            };
             for i in -1400i16..1400 {
                 let x = f32::from(i) * 0.1;
                 let (code, value) = levels.nearest(x);

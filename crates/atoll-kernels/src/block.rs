@@ -1,6 +1,7 @@
-//! How ggml stores numbers: the block types, their sizes and ids.
+//! How numbers are stored: the block types, their sizes and ids.
 //!
-//! Source: ggml's `ggml.h` (ids) and `ggml-common.h` (block layouts).
+//! Source: ggml's `ggml.h` (ids) and `ggml-common.h` (block layouts); Atoll's own types stand in
+//! `own.rs`.
 
 /// A block type: a run of columns of one row, stored together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,10 +36,22 @@ pub enum BlockType {
     IQ4NL,
     /// 4 bits into a table of 16 values, 6-bit scales per 32.
     IQ4XS,
+    /// Atoll's own: 3 bits into a table of 8 values, a byte of scale per 32.
+    E3,
+    /// Atoll's own: 4 bits into a table of 16 values, a byte of scale per 32.
+    E4,
+    /// Atoll's own: 5 bits into a table of 32 values, a byte of scale per 32.
+    E5,
+    /// Atoll's own: 6 bits, a byte of scale per 32.
+    E6,
 }
 
-/// (type, ggml id, columns of a block, bytes of a block, ggml's name).
-const TABLE: [(BlockType, u32, usize, usize, &str); 15] = [
+/// Ids of Atoll's own types: "AT" and the bits of a code. ggml's ids are small numbers, and its
+/// readers refuse what they do not know.
+const OWN_ID: u32 = 0x4154_0000;
+
+/// (type, id, columns of a block, bytes of a block, name).
+const TABLE: [(BlockType, u32, usize, usize, &str); 19] = [
     (BlockType::F32, 0, 1, 4, "F32"),
     (BlockType::F16, 1, 1, 2, "F16"),
     (BlockType::BF16, 30, 1, 2, "BF16"),
@@ -54,6 +67,10 @@ const TABLE: [(BlockType, u32, usize, usize, &str); 15] = [
     (BlockType::Q6K, 14, 256, 210, "Q6_K"),
     (BlockType::IQ4NL, 20, 32, 18, "IQ4_NL"),
     (BlockType::IQ4XS, 23, 256, 136, "IQ4_XS"),
+    (BlockType::E3, OWN_ID + 3, 32, 13, "E3"),
+    (BlockType::E4, OWN_ID + 4, 32, 17, "E4"),
+    (BlockType::E5, OWN_ID + 5, 32, 21, "E5"),
+    (BlockType::E6, OWN_ID + 6, 32, 25, "E6"),
 ];
 
 impl BlockType {
@@ -62,13 +79,13 @@ impl BlockType {
         TABLE.iter().map(|row| row.0)
     }
 
-    /// The block type with ggml's id `id`.
+    /// The block type whose id in a GGUF file is `id`: ggml's, or one of our own.
     #[must_use]
     pub fn from_ggml(id: u32) -> Option<Self> {
         TABLE.iter().find(|row| row.1 == id).map(|row| row.0)
     }
 
-    /// ggml's id.
+    /// Its id in a GGUF file: ggml's, or one of our own.
     #[must_use]
     pub const fn ggml_id(self) -> u32 {
         TABLE[self as usize].1
@@ -86,10 +103,16 @@ impl BlockType {
         TABLE[self as usize].3
     }
 
-    /// ggml's name, such as `Q4_K`.
+    /// ggml's name, such as `Q4_K`, or one of our own.
     #[must_use]
     pub const fn name(self) -> &'static str {
         TABLE[self as usize].4
+    }
+
+    /// Whether only Atoll reads it.
+    #[must_use]
+    pub const fn is_own(self) -> bool {
+        self.ggml_id() > OWN_ID
     }
 
     /// Bytes of a row of `cols` columns, which must be whole blocks.

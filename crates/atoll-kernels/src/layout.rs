@@ -15,6 +15,7 @@
 //! Numbers stand 16 at a time, one per row (see [`Scales`]). No type takes more than 1.03 times the
 //! bytes of its file. A tile of a float matrix is, column by column, 16 numbers of its type.
 
+use crate::own::{E3_VALUES, E4_VALUES, E5_VALUES, SCALE_UNIT, half_of_byte};
 use crate::unpack::{IQ4_VALUES, RUN, Run, has_half_scales, has_offsets};
 use crate::vector::f32_from_f16;
 use crate::{BlockType, TILE_ROWS};
@@ -24,6 +25,8 @@ use crate::{BlockType, TILE_ROWS};
 pub(crate) enum Scales {
     /// No head; each step ends with its scales, then its offsets, as f16.
     Halves,
+    /// No head; each step ends with its scales, as bytes of our own types ([`crate::own`]).
+    Small,
     /// Each step ends with its scales, then its minima, as int8.
     Bytes,
     /// Each step ends with bytes of scale (low nibble) and minimum (high).
@@ -39,8 +42,8 @@ pub(crate) enum Scales {
 pub(crate) struct Layout {
     /// Bits of a code: 2, 3, 4, 5, 6 or 8.
     pub(crate) bits: usize,
-    /// Whether a code is an index into [`IQ4_VALUES`].
-    pub(crate) is_table: bool,
+    /// What the codes stand for, ascending; empty if they are the unsigned values themselves.
+    pub(crate) table: &'static [i8],
     /// An unsigned value is the signed one plus `1 << offset_shift`, or plus 0 if it is 0.
     pub(crate) offset_shift: usize,
     /// Scales of a row in a step.
@@ -57,21 +60,31 @@ impl Layout {
             BlockType::Q3K => (3, 2),
             BlockType::Q4_0 => (4, 3),
             BlockType::Q4_1 | BlockType::Q4K => (4, 0),
-            BlockType::IQ4NL | BlockType::IQ4XS => (4, 7),
+            BlockType::IQ4NL | BlockType::IQ4XS | BlockType::E4 => (4, 7),
+            BlockType::E3 => (3, 7),
+            BlockType::E5 => (5, 7),
             BlockType::Q5_0 => (5, 4),
             BlockType::Q5_1 | BlockType::Q5K => (5, 0),
-            BlockType::Q6K => (6, 5),
+            BlockType::Q6K | BlockType::E6 => (6, 5),
             BlockType::Q8_0 | BlockType::F32 | BlockType::F16 | BlockType::BF16 => (8, 7),
         };
         let scales = match ty {
             BlockType::Q2K => Scales::Nibbles,
             BlockType::Q3K => Scales::Sixes,
+            _ if ty.is_own() => Scales::Small,
             _ if ty.block_len() == RUN => Scales::Halves,
             _ => Scales::Bytes,
         };
+        let table: &[i8] = match ty {
+            BlockType::IQ4NL | BlockType::IQ4XS => &IQ4_VALUES,
+            BlockType::E3 => &E3_VALUES,
+            BlockType::E4 => &E4_VALUES,
+            BlockType::E5 => &E5_VALUES,
+            _ => &[],
+        };
         Self {
             bits,
-            is_table: matches!(ty, BlockType::IQ4NL | BlockType::IQ4XS),
+            table,
             offset_shift,
             n_scales: if has_half_scales(ty) { 2 } else { 1 },
             has_offsets: has_offsets(ty),
@@ -79,14 +92,35 @@ impl Layout {
         }
     }
 
+    /// Whether codes are indices into a table.
+    pub(crate) const fn is_table(self) -> bool {
+        !self.table.is_empty()
+    }
+
+    /// What 16 codes from `from` on stand for; 0 where the table has ended.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    pub(crate) const fn sixteen_values(self, from: usize) -> [i8; 16] {
+        let (mut values, mut i) = ([0; 16], 0);
+        while i < 16 && from + i < self.table.len() {
+            values[i] = self.table[from + i];
+            i += 1;
+        }
+        values
+    }
+
+    /// Whether a group begins with the factors of its numbers.
+    pub(crate) const fn has_head(self) -> bool {
+        !matches!(self.scales, Scales::Halves | Scales::Small)
+    }
+
     /// Steps of a group.
     pub(crate) const fn steps(self) -> usize {
-        if matches!(self.scales, Scales::Halves) { 1 } else { 8 }
+        if self.has_head() { 8 } else { 1 }
     }
 
     pub(crate) const fn head_bytes(self) -> usize {
         match self.scales {
-            Scales::Halves => 0,
+            Scales::Halves | Scales::Small => 0,
             Scales::Sixes => 32 + 64,
             Scales::Bytes | Scales::Nibbles => 32 * (1 + self.has_offsets as usize),
         }
@@ -101,7 +135,7 @@ impl Layout {
             Scales::Halves => 2 * self.n_scales * (1 + self.has_offsets as usize),
             Scales::Bytes => self.n_scales * (1 + self.has_offsets as usize),
             Scales::Nibbles => self.n_scales,
-            Scales::Sixes => 1,
+            Scales::Sixes | Scales::Small => 1,
         };
         self.code_bytes() + TILE_ROWS * per_row
     }
@@ -137,6 +171,10 @@ impl Layout {
                 Scales::Halves => {
                     scales[h] = half(bytes, h);
                     offsets[h] = if self.has_offsets { half(bytes, n + h) } else { 0.0 };
+                    continue;
+                }
+                Scales::Small => {
+                    scales[h] = f32_from_f16(half_of_byte(byte(h))) * SCALE_UNIT;
                     continue;
                 }
                 Scales::Bytes => (
@@ -193,7 +231,7 @@ impl Layout {
     #[inline(always)]
     pub(crate) fn value(self, step: &[u8], chunk: usize, lane: usize) -> u8 {
         let code = self.code(step, chunk, lane);
-        if self.is_table { IQ4_VALUES[usize::from(code)].cast_unsigned() ^ 0x80 } else { code }
+        if self.is_table() { self.table[usize::from(code)].cast_unsigned() ^ 0x80 } else { code }
     }
 }
 
@@ -243,9 +281,8 @@ fn write_plane<const BITS: usize, const SHIFT: usize>(plane: &mut [u8], codes: &
 pub(crate) fn write_step(layout: Layout, runs: &[Run], group: &mut [u8], s: usize) {
     let mut codes = [0; 512];
     for (r, run) in runs.iter().enumerate() {
-        let row = if layout.is_table {
-            let code =
-                |q| IQ4_VALUES.iter().position(|&v| v == q).expect("unpacked from the table");
+        let row = if layout.is_table() {
+            let code = |q| layout.table.binary_search(&q).expect("unpacked from the table");
             run.q.map(|q| code(q).to_le_bytes()[0])
         } else {
             let bias = layout.bias().to_le_bytes()[0];
@@ -262,7 +299,7 @@ pub(crate) fn write_step(layout: Layout, runs: &[Run], group: &mut [u8], s: usiz
 
 /// Writes scales and offsets of row `r` of step `s` of a group, where all bits are 0.
 fn write_numbers(layout: Layout, run: &Run, group: &mut [u8], s: usize, r: usize) {
-    let d = if layout.scales == Scales::Halves { None } else { Some([run.d, run.dmin]) };
+    let d = if layout.has_head() { Some([run.d, run.dmin]) } else { None };
     let at = layout.head_bytes() + s * layout.step_bytes();
     let step = &mut group[at..][..layout.step_bytes()];
     let numbers = &mut step[layout.code_bytes()..];
@@ -275,6 +312,10 @@ fn write_numbers(layout: Layout, run: &Run, group: &mut [u8], s: usize, r: usize
                 if layout.has_offsets {
                     put_half(numbers, n + h, r, run.dmin);
                 }
+            }
+            Scales::Small => {
+                let [low, high] = run.d.to_le_bytes();
+                numbers[r] = (high & 0x80) | (high << 1 & 0x7E) | low >> 7;
             }
             Scales::Bytes => {
                 numbers[h * TILE_ROWS + r] = scale;

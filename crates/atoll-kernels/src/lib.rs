@@ -51,6 +51,7 @@ mod kernels;
 mod lanes;
 mod layout;
 mod matmul;
+mod own;
 mod packed;
 mod rope;
 mod unpack;
@@ -66,6 +67,7 @@ pub use attention::{
 pub use block::BlockType;
 pub use isa::Isa;
 pub use kernels::Kernels;
+pub use own::{E3_VALUES, E4_VALUES, E5_VALUES, byte_of_scale, scale_of_byte};
 pub use packed::{Memory, PACKED_ALIGN, PackedMatrix, TILE_ROWS, pack_into, packed_bytes};
 pub use rope::RopeStyle;
 pub use unpack::{IQ4_VALUES, dequantize, scales_finite};

@@ -1,9 +1,10 @@
-//! ggml's quantized blocks as runs of 32 small integers with scales and offsets.
+//! Quantized blocks as runs of 32 small integers with scales and offsets.
 //!
 //! Source: the block layouts of ggml (`ggml-common.h`) and their readers in the Python package
-//! `gguf`, whose results [`dequantize`] equals bit for bit.
+//! `gguf`, whose results [`dequantize`] equals bit for bit; our own types stand in `own.rs`.
 
 use crate::BlockType;
+use crate::own::{E3_VALUES, E4_VALUES, E5_VALUES, SCALE_UNIT, half_of_byte};
 use crate::vector::f32_from_f16;
 
 /// Columns that share one activation scale.
@@ -23,6 +24,8 @@ pub(crate) struct Run {
     pub(crate) d: u16,
     /// The f16 factor of the offsets; 0 unless [`has_offsets`].
     pub(crate) dmin: u16,
+    /// What `d` counts: 1, or less for our own types.
+    pub(crate) unit: f32,
     /// What `d` is multiplied with, per half; equal unless [`has_half_scales`].
     pub(crate) scale: [i8; 2],
     /// What `dmin` is multiplied with, per half; an offset is minus the product.
@@ -32,12 +35,17 @@ pub(crate) struct Run {
 impl Run {
     /// A run whose scale is `d` and whose offset is `m`.
     const fn even(q: [i8; RUN], d: u16, m: u16) -> Self {
-        Self { q, d, dmin: m, scale: [1; 2], min: [-1; 2] }
+        Self { q, d, dmin: m, unit: 1.0, scale: [1; 2], min: [-1; 2] }
+    }
+
+    /// A run of one of our own types.
+    const fn own(q: [i8; RUN], scale: u8) -> Self {
+        Self { unit: SCALE_UNIT, ..Self::even(q, half_of_byte(scale), 0) }
     }
 
     /// One scale per half.
     pub(crate) fn scales(&self) -> [f32; 2] {
-        let d = f32_from_f16(self.d);
+        let d = f32_from_f16(self.d) * self.unit;
         self.scale.map(|scale| d * f32::from(scale))
     }
 
@@ -114,6 +122,7 @@ pub fn scales_finite(ty: BlockType, blocks: &[u8]) -> bool {
         | BlockType::Q8_0
         | BlockType::IQ4NL
         | BlockType::IQ4XS => &[0],
+        BlockType::E3 | BlockType::E4 | BlockType::E5 | BlockType::E6 => &[],
     };
     let mut blocks = blocks.chunks_exact(ty.block_bytes());
     blocks.all(|block| halves.iter().all(|&at| is_finite(&block[at..at + 2])))
@@ -168,25 +177,51 @@ fn shifted(q: [u8; RUN], by: i8) -> [i8; RUN] {
     q.map(|q| q.cast_signed() + by)
 }
 
-/// Bit `i` of `bits` becomes bit 4 of value `i`.
-fn with_fifth_bits(mut q: [u8; RUN], bits: &[u8]) -> [u8; RUN] {
+/// Bit `i` of `bits` becomes bit `TO` of value `i`.
+fn with_bits<const TO: u8>(mut q: [u8; RUN], bits: &[u8]) -> [u8; RUN] {
     for (i, q) in q.iter_mut().enumerate() {
-        *q |= ((bits[i / 8] >> (i % 8)) & 1) << 4;
+        *q |= ((bits[i / 8] >> (i % 8)) & 1) << TO;
     }
     q
 }
 
+/// Two bits of column `8 * u + i` stand in byte `i` at bit `2 * u`, and become bits `TO` and up.
+fn with_crumbs<const TO: u8>(mut q: [u8; RUN], bytes: &[u8]) -> [u8; RUN] {
+    for (i, q) in q.iter_mut().enumerate() {
+        *q |= ((bytes[i % 8] >> (2 * (i / 8))) & 3) << TO;
+    }
+    q
+}
+
+/// A block of one of our own types.
+fn unpack_own(ty: BlockType, block: &[u8]) -> Run {
+    let (scale, codes) = (block[0], &block[1..]);
+    let q = match ty {
+        BlockType::E3 => with_bits::<2>(with_crumbs::<0>([0; RUN], codes), &codes[8..])
+            .map(|code| E3_VALUES[usize::from(code)]),
+        BlockType::E4 => nibbles(codes).map(|code| E4_VALUES[usize::from(code)]),
+        BlockType::E5 => {
+            with_bits::<4>(nibbles(&codes[4..]), codes).map(|code| E5_VALUES[usize::from(code)])
+        }
+        _ => shifted(with_crumbs::<4>(nibbles(codes), &codes[16..]), -32),
+    };
+    Run::own(q, scale)
+}
+
 /// A block of 32.
 fn unpack_small(ty: BlockType, block: &[u8]) -> Run {
+    if ty.is_own() {
+        return unpack_own(ty, block);
+    }
     let d = half_at(block, 0);
     match ty {
         BlockType::Q4_0 => Run::even(shifted(nibbles(&block[2..]), -8), d, 0),
         BlockType::Q4_1 => Run::even(shifted(nibbles(&block[4..]), 0), d, half_at(block, 2)),
         BlockType::Q5_0 => {
-            Run::even(shifted(with_fifth_bits(nibbles(&block[6..]), &block[2..]), -16), d, 0)
+            Run::even(shifted(with_bits::<4>(nibbles(&block[6..]), &block[2..]), -16), d, 0)
         }
         BlockType::Q5_1 => {
-            let q = with_fifth_bits(nibbles(&block[8..]), &block[4..]);
+            let q = with_bits::<4>(nibbles(&block[8..]), &block[4..]);
             Run::even(shifted(q, 0), d, half_at(block, 2))
         }
         BlockType::IQ4NL => {
@@ -212,7 +247,7 @@ fn unpack_super(ty: BlockType, block: &[u8], j: usize) -> Run {
             let high = ((high >> (2 * j)) & 3).to_le_bytes()[0];
             let scale = (low | (high << 4)).cast_signed() - 32;
             let q = nibbles(&block[8 + 16 * j..]).map(|q| IQ4_VALUES[usize::from(q)]);
-            Run { q, d: half_at(block, 0), dmin: 0, scale: [scale; 2], min: [0; 2] }
+            Run { scale: [scale; 2], ..Run::even(q, half_at(block, 0), 0) }
         }
         _ => unpack_q4k_q5k(ty, block, j),
     }
@@ -227,7 +262,7 @@ fn unpack_q2k(block: &[u8], j: usize) -> Run {
     }
     let pair = [scales[2 * j], scales[2 * j + 1]];
     let (scale, min) = (pair.map(|s| (s & 15).cast_signed()), pair.map(|s| (s >> 4).cast_signed()));
-    Run { q, d, dmin, scale, min }
+    Run { scale, min, ..Run::even(q, d, dmin) }
 }
 
 fn unpack_q3k(block: &[u8], j: usize) -> Run {
@@ -245,7 +280,7 @@ fn unpack_q3k(block: &[u8], j: usize) -> Run {
         let two = (scales[8 + at % 4] >> (2 * (at / 4))) & 3;
         (four | (two << 4)).cast_signed() - 32
     };
-    Run { q, d, dmin: 0, scale: [scale(2 * j), scale(2 * j + 1)], min: [0; 2] }
+    Run { scale: [scale(2 * j), scale(2 * j + 1)], ..Run::even(q, d, 0) }
 }
 
 fn unpack_q4k_q5k(ty: BlockType, block: &[u8], j: usize) -> Run {
@@ -264,7 +299,8 @@ fn unpack_q4k_q5k(ty: BlockType, block: &[u8], j: usize) -> Run {
         let fifth = if is_q5 { (block[16 + i] >> j) & 1 } else { 0 };
         *q = (four | (fifth << 4)).cast_signed();
     }
-    Run { q, d, dmin, scale: [scale.cast_signed(); 2], min: [min.cast_signed(); 2] }
+    let (scale, min) = ([scale.cast_signed(); 2], [min.cast_signed(); 2]);
+    Run { scale, min, ..Run::even(q, d, dmin) }
 }
 
 fn unpack_q6k(block: &[u8], j: usize) -> Run {
@@ -280,5 +316,5 @@ fn unpack_q6k(block: &[u8], j: usize) -> Run {
         *q = (four | (two << 4)).cast_signed() - 32;
     }
     let scale = [scales[0].cast_signed(), scales[1].cast_signed()];
-    Run { q, d, dmin: 0, scale, min: [0; 2] }
+    Run { scale, ..Run::even(q, d, 0) }
 }

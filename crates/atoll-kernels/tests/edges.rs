@@ -77,7 +77,8 @@ fn shapes_that_do_not_fit_panic_and_say_why() {
 
 #[test]
 fn a_factor_that_is_no_number_is_reported() {
-    for ty in BlockType::all() {
+    // Every scale that our own types can store is a finite number (`dequantize.rs`).
+    for ty in BlockType::all().filter(|ty| !ty.is_own()) {
         // Not a number, and both infinities: of bf16 (and so of the upper half of f32), of f16.
         let is_wide = matches!(ty, BlockType::F32 | BlockType::BF16);
         let bad: [u16; 3] =

@@ -55,7 +55,10 @@ pub mod weights;
 
 pub use ndarray;
 
-pub use atoll_kernels::{BlockType, IQ4_VALUES, Isa, RopeStyle};
+pub use atoll_kernels::{
+    BlockType, E3_VALUES, E4_VALUES, E5_VALUES, IQ4_VALUES, Isa, RopeStyle, byte_of_scale,
+    scale_of_byte,
+};
 pub use blob::{BlobHash, BlobKind, ShardBlob};
 pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, TensorSpec};
 pub use error::ModelError;

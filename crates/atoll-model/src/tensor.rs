@@ -115,7 +115,11 @@ impl Tensor<'_> {
             | BlockType::Q5K
             | BlockType::Q6K
             | BlockType::IQ4NL
-            | BlockType::IQ4XS => Err(ModelError::Unsupported {
+            | BlockType::IQ4XS
+            | BlockType::E3
+            | BlockType::E4
+            | BlockType::E5
+            | BlockType::E6 => Err(ModelError::Unsupported {
                 what: "block type",
                 name: format!(
                     "{} of {}, which must be floats",

@@ -153,7 +153,8 @@ fn random_blocks(random: &mut Random, info: &TensorInfo) -> Vec<u8> {
     let deviation = libm::sqrtf(1.0 / info.cols as f32);
     let count = info.rows * info.cols;
     let uniform = |random: &mut Random| random.f32() * deviation * 1.73;
-    // Where a block's f16 scales lie, and the deviation of its whole numbers.
+    // Where a block's scales lie (f16, or a byte of our own types), and the deviation of its whole
+    // numbers.
     let (scales, spread): (&[usize], f32) = match info.dtype {
         BlockType::F32 => {
             return (0..count).flat_map(|_| uniform(random).to_le_bytes()).collect();
@@ -178,6 +179,8 @@ fn random_blocks(random: &mut Random, info: &TensorInfo) -> Vec<u8> {
         BlockType::Q6K => (&[208], 1300.0),
         BlockType::IQ4NL => (&[0], 70.0),
         BlockType::IQ4XS => (&[0], 1300.0),
+        BlockType::E3 | BlockType::E4 | BlockType::E5 => (&[0], 60.0),
+        BlockType::E6 => (&[0], 18.0),
     };
     let block_bytes = info.dtype.block_bytes();
     let mut bytes: Vec<u8> = (0..count / info.dtype.block_len() * block_bytes)
@@ -189,6 +192,10 @@ fn random_blocks(random: &mut Random, info: &TensorInfo) -> Vec<u8> {
         let scale = deviation / spread * (1.0 + 0.5 * random.f32());
         for (idx, at) in scales.iter().enumerate() {
             let value = if idx == 0 { scale } else { scale * offset_sign };
+            if info.dtype.is_own() {
+                block[*at] = atoll_kernels::byte_of_scale(value);
+                continue;
+            }
             block[*at..at + 2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes());
         }
     }

@@ -16,7 +16,7 @@ pub(crate) struct CompressArgs {
     /// The GGUF file to write; what is there is replaced once the new one is whole
     pub(crate) out: PathBuf,
     /// Block type of the layers' matrices: q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl,
-    /// iq4_xs, q3_k or q2_k
+    /// iq4_xs, q3_k, q2_k, or e6, e5, e4, e3, which only Atoll reads
     #[arg(long = "type", value_name = "TYPE", value_parser = block_type)]
     pub(crate) ty: BlockType,
     /// Text to calibrate on; never the text that the result will be judged by

@@ -103,8 +103,8 @@ fn dots<K: Kind>(step: &Step, codes: &[i8; RUN]) -> [[__m256i; 2]; 2] {
     let mut dots = [[zero; 2]; 2];
     // Results of `maddubs` that can be added in 16 bits.
     let n_sums = match l.bits {
-        2 | 3 => 8,
-        4 if !l.is_table => 8,
+        _ if l.is_table() => 1,
+        2..=4 => 8,
         5 => 4,
         6 => 2,
         _ => 1,

@@ -12,7 +12,8 @@ pub(crate) trait Kind {
 macro_rules! for_all_kinds {
     ($then:path $(, $arg:tt)*) => {
         $then!(
-            $($arg,)* Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, IQ4NL, IQ4XS
+            $($arg,)* Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, IQ4NL, IQ4XS,
+            E3, E4, E5, E6
         );
     };
 }

@@ -108,5 +108,6 @@ fn codes(ty: BlockType, block: &mut [u8]) -> &mut [u8] {
         BlockType::IQ4XS => &mut block[8..],
         BlockType::F32 | BlockType::F16 | BlockType::BF16 => block,
         BlockType::Q4_0 | BlockType::Q5_0 | BlockType::Q8_0 | BlockType::IQ4NL => &mut block[2..],
+        BlockType::E3 | BlockType::E4 | BlockType::E5 | BlockType::E6 => &mut block[1..],
     }
 }

@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use crate::arch::drive::Kind;
 use crate::layout::{Layout, Scales};
-use crate::unpack::IQ4_VALUES;
+use crate::own::SCALE_UNIT;
 
 /// A step, expanded: two halves of 8 weight rows.
 pub(super) struct Step {
@@ -27,7 +27,7 @@ pub(super) struct Head {
 
 /// Whether values are expanded with their sign.
 pub(super) const fn is_signed(l: Layout) -> bool {
-    l.bits == 8 || l.is_table
+    l.bits == 8 || l.is_table()
 }
 
 /// Reads the head of a group.
@@ -36,7 +36,7 @@ pub(super) const fn is_signed(l: Layout) -> bool {
 pub(super) fn head<K: Kind>(group: &[u8]) -> Head {
     let zero = [_mm256_setzero_ps(); 2];
     let mut head = Head { d: zero, minus_dmin: zero };
-    if K::LAYOUT.scales != Scales::Halves {
+    if K::LAYOUT.has_head() {
         for half in 0..2 {
             head.d[half] = halves(group, 16 * half);
             if K::LAYOUT.has_offsets {
@@ -80,13 +80,10 @@ type Values = [[__m256i; 8]; 2];
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn values<K: Kind>(bytes: &[u8]) -> Values {
-    match K::LAYOUT.bits {
+    let codes = match K::LAYOUT.bits {
         2 => twos(bytes, 0),
         3 => or(twos(bytes, 0), ones::<4>(bytes, 128)),
-        4 if K::LAYOUT.is_table => {
-            let table = table();
-            fours(bytes).map(|half| half.map(|v| _mm256_shuffle_epi8(table, v)))
-        }
+        5 if K::LAYOUT.is_table() => return thirty_two_values::<K>(bytes),
         4 => fours(bytes),
         5 => or(fours(bytes), ones::<16>(bytes, 256)),
         6 => {
@@ -103,7 +100,29 @@ fn values<K: Kind>(bytes: &[u8]) -> Values {
             }
             values
         }
+    };
+    if !K::LAYOUT.is_table() {
+        return codes;
     }
+    let table = table(const { &K::LAYOUT.sixteen_values(0) });
+    codes.map(|half| half.map(|v| _mm256_shuffle_epi8(table, v)))
+}
+
+/// Codes of 5 bits into a table: the fifth bit says into which half of it.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn thirty_two_values<K: Kind>(bytes: &[u8]) -> Values {
+    let low = table(const { &K::LAYOUT.sixteen_values(0) });
+    let high = table(const { &K::LAYOUT.sixteen_values(16) });
+    let (mut values, fifth) = (fours(bytes), ones::<-1>(bytes, 256));
+    for half in 0..2 {
+        for j in 0..8 {
+            let v = values[half][j];
+            let (v, w) = (_mm256_shuffle_epi8(low, v), _mm256_shuffle_epi8(high, v));
+            values[half][j] = _mm256_blendv_epi8(v, w, fifth[half][j]);
+        }
+    }
+    values
 }
 
 #[inline]
@@ -164,9 +183,9 @@ fn ones<const TO: i8>(bytes: &[u8], at: usize) -> Values {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn table() -> __m256i {
+fn table(values: &[i8; 16]) -> __m256i {
     // SAFETY: the table is 16 bytes long; the load needs no alignment.
-    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(IQ4_VALUES.as_ptr().cast()) })
+    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(values.as_ptr().cast()) })
 }
 
 /// 32 bytes.
@@ -221,6 +240,12 @@ fn numbers<K: Kind>(
         Scales::Halves => {
             let number = |k: usize| halves(step, at + 32 * k + 16 * half);
             (number(h), if l.has_offsets { number(n + h) } else { zero })
+        }
+        Scales::Small => {
+            // The sign moves to the top, the rest to the end of the exponent.
+            let wide = _mm_slli_epi16::<7>(_mm_cvtepi8_epi16(eight(step, at + 8 * half)));
+            let bits = _mm_and_si128(wide, _mm_set1_epi16(0xBF80u16.cast_signed()));
+            (_mm256_mul_ps(_mm256_cvtph_ps(bits), _mm256_set1_ps(SCALE_UNIT)), zero)
         }
         Scales::Bytes => {
             let number = |k: usize| _mm256_cvtepi8_epi32(eight(step, at + 16 * k + 8 * half));

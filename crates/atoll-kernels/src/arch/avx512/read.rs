@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use crate::TILE_ROWS;
 use crate::arch::drive::Kind;
 use crate::layout::Scales;
-use crate::unpack::IQ4_VALUES;
+use crate::own::SCALE_UNIT;
 
 /// A step, expanded.
 pub(super) struct Step {
@@ -27,7 +27,7 @@ pub(super) struct Head {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn head<K: Kind>(group: &[u8]) -> Head {
     let mut head = Head { d: _mm512_setzero_ps(), minus_dmin: _mm512_setzero_ps() };
-    if K::LAYOUT.scales != Scales::Halves {
+    if K::LAYOUT.has_head() {
         head.d = halves(group, 0);
         if K::LAYOUT.has_offsets {
             head.minus_dmin = _mm512_xor_ps(halves(group, 32), _mm512_set1_ps(-0.0));
@@ -50,18 +50,34 @@ pub(super) fn step<K: Kind>(group: &[u8], head: Head, s: usize) -> Step {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn values<K: Kind>(bytes: &[u8]) -> [__m512i; 8] {
-    match K::LAYOUT.bits {
+    let codes = match K::LAYOUT.bits {
         2 => twos(bytes, 0),
         3 => or(twos(bytes, 0), ones::<2>(bytes, 128)),
-        4 if K::LAYOUT.is_table => {
-            let table = load(&TABLE, 0);
-            fours(bytes).map(|v| _mm512_shuffle_epi8(table, v))
-        }
+        5 if K::LAYOUT.is_table() => return thirty_two_values::<K>(bytes),
         4 => fours(bytes),
         5 => or(fours(bytes), ones::<4>(bytes, 256)),
         6 => or(fours(bytes), twos_high(bytes, 256)),
         _ => [0, 1, 2, 3, 4, 5, 6, 7].map(|j| load(bytes, 64 * j)),
+    };
+    if !K::LAYOUT.is_table() {
+        return codes;
     }
+    let table = load(const { &table(K::LAYOUT.sixteen_values(0)) }, 0);
+    codes.map(|v| _mm512_shuffle_epi8(table, v))
+}
+
+/// Codes of 5 bits into a table: the fifth bit says into which half of it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn thirty_two_values<K: Kind>(bytes: &[u8]) -> [__m512i; 8] {
+    let low = load(const { &table(K::LAYOUT.sixteen_values(0)) }, 0);
+    let high = load(const { &table(K::LAYOUT.sixteen_values(16)) }, 0);
+    let (mut values, fifth) = (fours(bytes), load(bytes, 256));
+    for (j, v) in values.iter_mut().enumerate() {
+        let set = _mm512_test_epi8_mask(fifth, _mm512_set1_epi8((1u8 << j).cast_signed()));
+        *v = _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(low, *v), set, high, *v);
+    }
+    values
 }
 
 #[inline]
@@ -130,15 +146,15 @@ fn ones<const TO: u8>(bytes: &[u8], at: usize) -> [__m512i; 8] {
     values
 }
 
-/// The unsigned values of a table, for each of the four lanes of a shuffle.
-static TABLE: [u8; 64] = {
+/// The unsigned values of 16 codes, for each of the four lanes of a shuffle.
+const fn table(values: [i8; 16]) -> [u8; 64] {
     let (mut bytes, mut i) = ([0; 64], 0);
     while i < 64 {
-        bytes[i] = IQ4_VALUES[i % 16].cast_unsigned() ^ 0x80;
+        bytes[i] = values[i % 16].cast_unsigned() ^ 0x80;
         i += 1;
     }
     bytes
-};
+}
 
 /// 16 halves.
 #[inline]
@@ -189,6 +205,12 @@ fn numbers<K: Kind>(group: &[u8], step: &[u8], head: Head, s: usize) -> ([__m512
                 if l.has_offsets {
                     offsets[h] = halves(step, at + 32 * (n + h));
                 }
+            }
+            Scales::Small => {
+                // The sign moves to the top, the rest to the end of the exponent.
+                let wide = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(sixteen(step, at)));
+                let bits = _mm256_and_si256(wide, _mm256_set1_epi16(0xBF80u16.cast_signed()));
+                scales[h] = _mm512_mul_ps(_mm512_cvtph_ps(bits), _mm512_set1_ps(SCALE_UNIT));
             }
             Scales::Bytes => {
                 scales[h] = times(head.d, _mm512_cvtepi8_epi32(sixteen(step, at + 16 * h)));

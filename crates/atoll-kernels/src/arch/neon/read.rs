@@ -5,7 +5,8 @@ use core::arch::aarch64::*;
 use super::widen;
 use crate::arch::drive::Kind;
 use crate::layout::{Layout, Scales};
-use crate::unpack::{IQ4_VALUES, RUN};
+use crate::own::SCALE_UNIT;
+use crate::unpack::RUN;
 
 /// A step as it is stored.
 pub(super) struct Step<'a> {
@@ -32,7 +33,7 @@ pub(super) fn step<K: Kind>(group: &[u8], _head: Head, s: usize) -> Step<'_> {
 
 /// Whether values are expanded with their sign.
 pub(super) const fn is_signed(l: Layout) -> bool {
-    l.bits == 8 || l.is_table
+    l.bits == 8 || l.is_table()
 }
 
 /// Codes of a run, 16 columns each.
@@ -53,28 +54,31 @@ impl Step<'_> {
     #[target_feature(enable = "neon")]
     pub(super) fn values<K: Kind>(&self, quarter: usize) -> [int8x16_t; 8] {
         let (bytes, at, l) = (self.bytes, 16 * quarter, K::LAYOUT);
-        match l.bits {
-            2 => signed(twos(bytes, at)),
-            3 => signed(or(twos(bytes, at), ones::<4>(bytes, 128 + at))),
-            4 if l.is_table => {
-                // SAFETY: the table is 16 bytes long; the load needs no alignment.
-                let table = unsafe { vld1q_s8(IQ4_VALUES.as_ptr()) };
-                fours(bytes, at).map(|v| vqtbl1q_s8(table, v))
-            }
-            4 => signed(fours(bytes, at)),
-            5 => signed(or(fours(bytes, at), ones::<16>(bytes, 256 + at))),
+        let codes = match l.bits {
+            2 => twos(bytes, at),
+            3 => or(twos(bytes, at), ones::<4>(bytes, 128 + at)),
+            4 => fours(bytes, at),
+            5 => or(fours(bytes, at), ones::<16>(bytes, 256 + at)),
             6 => {
                 let high = twos(bytes, 256 + at).map(|v| vshlq_n_u8::<4>(v));
-                signed(or(fours(bytes, at), high))
+                or(fours(bytes, at), high)
             }
             _ => {
                 let mut values = [vdupq_n_u8(0); 8];
                 for j in 0..8 {
                     values[j] = veorq_u8(sixteen(bytes, 64 * j + at), vdupq_n_u8(0x80));
                 }
-                signed(values)
+                values
             }
+        };
+        if !l.is_table() {
+            return signed(codes);
         }
+        let tables = int8x16x2_t(
+            table(const { &K::LAYOUT.sixteen_values(0) }),
+            table(const { &K::LAYOUT.sixteen_values(16) }),
+        );
+        codes.map(|v| if l.bits == 5 { vqtbl2q_s8(tables, v) } else { vqtbl1q_s8(tables.0, v) })
     }
 
     /// Scales and offsets of a quarter.
@@ -85,8 +89,8 @@ impl Step<'_> {
         let (mut scales, mut offsets) = ([zero; 2], [zero; 2]);
         let (at, n) = (l.code_bytes(), l.n_scales);
         let half = |bytes: &[u8], k: usize| widen(four_shorts(bytes, 32 * k + 8 * quarter));
-        let d = if l.scales == Scales::Halves { zero } else { half(self.group, 0) };
-        let has_dmin = l.scales != Scales::Halves && l.has_offsets;
+        let d = if l.has_head() { half(self.group, 0) } else { zero };
+        let has_dmin = l.has_head() && l.has_offsets;
         let minus_dmin = if has_dmin { vnegq_f32(half(self.group, 1)) } else { zero };
         for h in 0..n {
             match l.scales {
@@ -95,6 +99,14 @@ impl Step<'_> {
                     if l.has_offsets {
                         offsets[h] = half(&self.bytes[at..], n + h);
                     }
+                }
+                Scales::Small => {
+                    // The sign moves to the top, the rest to the end of the exponent.
+                    let bytes = four(self.bytes, at + 4 * quarter);
+                    let wide = vget_low_s16(vmovl_s8(vreinterpret_s8_u8(bytes)));
+                    let bits = vreinterpret_u16_s16(vshl_n_s16::<7>(wide));
+                    let bits = vand_u16(bits, vdup_n_u16(0xBF80));
+                    scales[h] = vmulq_n_f32(widen(bits), SCALE_UNIT);
                 }
                 Scales::Bytes => {
                     let number = |k: usize| {
@@ -126,6 +138,13 @@ impl Step<'_> {
         }
         (scales, offsets)
     }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn table(values: &[i8; 16]) -> int8x16_t {
+    // SAFETY: the table is 16 bytes long; the load needs no alignment.
+    unsafe { vld1q_s8(values.as_ptr()) }
 }
 
 /// Moves the bits of `v` right by `2 * pairs`.
