@@ -5,9 +5,10 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use atoll_sim::Schedule;
+use atoll_sim::{Report, Schedule};
 use clap::{Args, Parser, ValueEnum};
 
+mod bench;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod regression;
@@ -21,6 +22,8 @@ use swarm::Outcome;
 enum Arguments {
     /// Runs many seeds and holds every event against the invariants.
     Swarm(SwarmArguments),
+    /// Runs many devices once and says what it took.
+    Bench(bench::Bench),
     /// Makes a failing seed's schedule small and keeps it in `regressions/`.
     Shrink {
         /// Which seed.
@@ -109,28 +112,38 @@ impl Kind {
 fn main() -> Result<()> {
     match Arguments::parse() {
         Arguments::Swarm(arguments) => run_swarm(&arguments),
+        Arguments::Bench(bench) => {
+            let (report, value) = bench.run()?;
+            let text = if bench.json { value.to_string() } else { format!("{value:#}") };
+            writeln!(std::io::stdout(), "{text}").context("writing the result")?;
+            fail_if_broken(&report)
+        }
         Arguments::Shrink { seed, nodes, kind, name } => {
             let small = Regression::of(&kind.schedule(seed, check_nodes(nodes)?))?;
             let path = small.write(&name)?;
             writeln!(std::io::stdout(), "{}: {} faults", path.display(), small.faults())?;
             Ok(())
         }
-        Arguments::Replay { file } => {
-            let report = Regression::replay(&file)?;
-            for (name, what) in &report.violations {
-                writeln!(std::io::stdout(), "{name} {what}")?;
-            }
-            let n = report.violations.len();
-            ensure!(n == 0, "{n} invariants broke");
-            Ok(())
-        }
+        Arguments::Replay { file } => fail_if_broken(&Regression::replay(&file)?),
         #[cfg(feature = "planted-bugs")]
         Arguments::Planted { nodes, seeds } => run_planted(nodes, seeds),
     }
 }
 
+fn fail_if_broken(report: &Report) -> Result<()> {
+    for (name, what) in &report.violations {
+        writeln!(std::io::stderr(), "{name} {what}")?;
+    }
+    let n = report.violations.len();
+    ensure!(n == 0, "{n} invariants broke");
+    Ok(())
+}
+
 fn check_nodes(nodes: usize) -> Result<usize> {
-    ensure!((5..=128).contains(&nodes), "--nodes is {nodes}; 5 to 128 can be simulated");
+    ensure!(
+        (5..=128).contains(&nodes),
+        "--nodes is {nodes}; 5 to 128 are taken, `bench` takes more"
+    );
     Ok(nodes)
 }
 

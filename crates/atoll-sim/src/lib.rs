@@ -10,6 +10,7 @@
 //! ```
 
 mod chaos;
+mod city;
 mod device;
 mod hash_model;
 mod invariants;

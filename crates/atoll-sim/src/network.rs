@@ -8,28 +8,26 @@ use atoll_proto::Message;
 use crate::Random;
 use crate::schedule::Link;
 
+mod pairs;
+mod wifi;
+
+use self::pairs::{Pair, Pairs};
+
+/// What a transport waits before it sends again what was lost, µs.
+const AGAIN_US: u64 = 200_000;
 /// Bytes of a message beside its activation.
 const HEADER_BYTES: u64 = 120;
 
 /// All links.
 #[derive(Debug)]
 pub(crate) struct Network {
-    n: usize,
+    seed: u64,
     link: Link,
     random: Random,
-    /// By `from * n + to`; what both directions share stands where `from < to`.
-    pairs: Vec<Pair>,
+    /// What both directions share stands where `from < to`.
+    pairs: Pairs,
     uplinks: Vec<Uplink>,
     weather: Vec<Weather>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Pair {
-    open: bool,
-    /// Counts connections: a message belongs to the one that it was sent on.
-    generation: u32,
-    last_arrival: u64,
-    held_until: u64,
 }
 
 /// What disturbs the messages that a node sends.
@@ -62,17 +60,17 @@ struct Uplink {
 impl Network {
     pub(crate) fn new(seed: u64, n: usize, link: Link) -> Self {
         Self {
-            n,
+            seed,
             link,
             random: Random::new(seed, "network"),
-            pairs: vec![Pair::default(); n * n],
+            pairs: Pairs::new(n),
             uplinks: vec![Uplink::default(); n],
             weather: vec![Weather::default(); n],
         }
     }
 
     fn shared(&mut self, a: usize, b: usize) -> &mut Pair {
-        &mut self.pairs[a.min(b) * self.n + a.max(b)]
+        self.pairs.at(a.min(b), a.max(b))
     }
 
     /// Opens a connection. `None`: there is one, or it would be to itself.
@@ -99,7 +97,7 @@ impl Network {
 
     /// When something sent now arrives, after what was sent before it.
     pub(crate) fn arrival(&mut self, now: u64, from: usize, to: usize, bytes: u64) -> u64 {
-        let way = self.way(now, from, bytes);
+        let way = self.way(now, (from, to), bytes);
         self.in_order(from, to, way)
     }
 
@@ -118,7 +116,7 @@ impl Network {
         if strikes(weather.loss, &mut self.random) {
             return [None, None];
         }
-        let way = self.way(now, from, bytes);
+        let way = self.way(now, (from, to), bytes);
         let first = if weather.reorder.until > now {
             let spread = self.random.below(20_000);
             self.past_hold(from, to, way + spread)
@@ -130,7 +128,7 @@ impl Network {
     }
 
     /// Through the uplink and the air.
-    fn way(&mut self, now: u64, from: usize, bytes: u64) -> u64 {
+    fn way(&mut self, now: u64, (from, to): (usize, usize), bytes: u64) -> u64 {
         let uplink = &mut self.uplinks[from];
         uplink.bytes += bytes;
         uplink.free_at =
@@ -139,33 +137,37 @@ impl Network {
         let extra = if delay.until > now { delay.permille } else { 0 };
         // What the transport loses it sends again after a while.
         let lost = loss.until > now && self.random.below(1000) < loss.permille;
-        let again = if lost { 200_000 } else { 0 };
+        let again = if lost { AGAIN_US } else { 0 };
         let air = self.link.latency_us + self.random.below(self.link.jitter_us + 1);
-        uplink.free_at + air + extra + again
+        let (leaves, under_way) = (uplink.free_at, air + extra + again);
+        let Some(wifi) = &self.link.wifi else { return leaves + under_way };
+        let again = wifi.sent_again_us(&mut self.random);
+        let leaves = wifi.past_stall(self.seed, from, leaves);
+        wifi.past_stall(self.seed, to, leaves + under_way + again)
     }
 
     fn in_order(&mut self, from: usize, to: usize, at: u64) -> u64 {
         let at = self.past_hold(from, to, at);
-        let last = &mut self.pairs[from * self.n + to].last_arrival;
+        let last = &mut self.pairs.at(from, to).last_arrival;
         *last = at.max(*last + 1);
         *last
     }
 
     /// While nothing passes, what is sent waits.
     fn past_hold(&self, from: usize, to: usize, at: u64) -> u64 {
-        let held = self.pairs[from * self.n + to].held_until;
+        let held = self.pairs.of(from, to).held_until;
         if at < held { held + self.link.latency_us } else { at }
     }
 
     /// Nothing passes from one node to another until then.
     pub(crate) fn hold(&mut self, from: usize, to: usize, until: u64) {
-        let held = &mut self.pairs[from * self.n + to].held_until;
+        let held = &mut self.pairs.at(from, to).held_until;
         *held = until.max(*held);
     }
 
     /// Whether a connection can be made.
     pub(crate) fn is_passable(&self, now: u64, a: usize, b: usize) -> bool {
-        let held = |from: usize, to: usize| self.pairs[from * self.n + to].held_until > now;
+        let held = |from: usize, to: usize| self.pairs.of(from, to).held_until > now;
         !held(a, b) && !held(b, a)
     }
 
@@ -176,7 +178,7 @@ impl Network {
     /// Nothing disturbs any more.
     pub(crate) fn heal(&mut self) {
         self.weather.fill(Weather::default());
-        self.pairs.iter_mut().for_each(|pair| pair.held_until = 0);
+        self.pairs.each(|pair| pair.held_until = 0);
     }
 
     /// Bytes that have left a node by `now`; what waits for its uplink does not count.

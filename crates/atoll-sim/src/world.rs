@@ -9,6 +9,7 @@ use atoll_proto::{
     SessionId, Time,
 };
 
+use self::around::Around;
 use crate::Random;
 use crate::device::{Device, ENDS_BYTES, KV_BYTES};
 use crate::hash_model::{LAYERS, mix};
@@ -18,6 +19,7 @@ use crate::queue::Queue;
 use crate::report::Report;
 use crate::schedule::{LAYER_BYTES, Placement, Schedule};
 
+mod around;
 mod effects;
 mod ending;
 mod strike;
@@ -61,6 +63,7 @@ struct World<'a> {
     queue: Queue<Happening>,
     nodes: Vec<Slot>,
     network: Network,
+    around: Around,
     noise: Random,
     invariants: Invariants,
     /// When each running request last gave a token, and its longest wait for one so far.
@@ -151,6 +154,7 @@ impl<'a> World<'a> {
             queue: Queue::default(),
             nodes: Vec::with_capacity(n),
             network: Network::new(schedule.seed, n, schedule.link.clone()),
+            around: Around::new(schedule.seed, n, schedule.hears_of),
             noise: Random::new(schedule.seed, "compute"),
             invariants: Invariants::new(schedule),
             waits: BTreeMap::new(),
@@ -198,8 +202,8 @@ impl<'a> World<'a> {
                 weight_bytes_per_s: device.weight_bytes_per_s,
             };
             self.own(0, i, Input::Command(Command::Measured(profile)));
-            for peer in (0..i).map(id) {
-                self.own(device.joins_us, i, Input::Discovered { peer });
+            for peer in self.around.of(i).into_iter().take_while(|peer| *peer < i) {
+                self.own(device.joins_us, i, Input::Discovered { peer: id(peer) });
             }
         }
         let serve = Command::Serve { model: model(), policy: policy(&schedule.placement) };

@@ -91,7 +91,7 @@ impl World<'_> {
 
     /// The process is gone, and with it everything it knew.
     fn go_down(&mut self, node: usize) {
-        for peer in 0..self.nodes.len() {
+        for peer in self.around.of(node) {
             self.disconnect(node, peer, "connection reset");
         }
         let Slot { life, breaks_unheard, .. } = self.nodes[node];
@@ -110,7 +110,7 @@ impl World<'_> {
             weight_bytes_per_s: device.weight_bytes_per_s,
         };
         self.handle(node, Input::Command(Command::Measured(profile)));
-        for peer in 0..self.nodes.len() {
+        for peer in self.around.of(node) {
             self.rediscover(node, peer);
         }
     }
@@ -154,7 +154,7 @@ impl World<'_> {
             }
         }
         for a in 0..self.nodes.len() {
-            for b in 0..a {
+            for b in self.around.of(a).into_iter().take_while(|b| *b < a) {
                 self.rediscover(a, b);
             }
         }

@@ -1,0 +1,68 @@
+//! Many devices, each of which knows a few others; some die and some of those come back.
+
+use crate::Random;
+use crate::schedule::{Device, Fault, LAYER_BYTES, Link, Placement, Schedule, What, asked};
+
+/// Others that a node hears of, as from a distributed hash table with buckets of this size.
+const HEARS_OF: usize = 16;
+/// Devices come within so long, µs.
+const JOINS_US: u64 = 5_000_000;
+/// One in so many is killed in two minutes.
+const DEATHS_ONE_IN: u64 = 50;
+/// Longest time that a request may take, µs.
+const DEADLINE_US: u64 = 30_000_000;
+/// The last so long is without faults, µs.
+const MENDED_US: u64 = 20_000_000;
+
+impl Schedule {
+    /// `n` devices for `lasts_us`, of which one in fifty is killed every two minutes, while one
+    /// origin serves a request every two seconds. `lasts_us` is 30 s at least.
+    #[must_use]
+    pub fn city(seed: u64, n: usize, lasts_us: u64) -> Self {
+        let lasts_us = lasts_us.max(30_000_000);
+        let (mut hardware, mut work) = (Random::new(seed, "devices"), Random::new(seed, "work"));
+        let mut random = Random::new(seed, "faults");
+        let device = |i: usize| Device {
+            joins_us: if i == 0 { 0 } else { hardware.below(JOINS_US) },
+            memory_bytes: hardware.within(8..20) * LAYER_BYTES,
+            weight_bytes_per_s: hardware.within(2..20) * 1_000_000_000,
+        };
+        let devices: Vec<_> = (0..n).map(device).collect();
+        let heal_us = lasts_us - MENDED_US;
+        let n_deaths = n as u64 * lasts_us / 120_000_000 / DEATHS_ONE_IN;
+        let death = |_| {
+            let node = 1 + random.index(n - 1);
+            let back_us = (random.below(3) > 0).then(|| random.within(200_000..20_000_000));
+            let at_us = random.within(JOINS_US..heal_us);
+            // One in four strikes who holds a stage then.
+            let stage = (random.below(4) == 0).then(|| random.index(4));
+            Fault { at_us, what: What::Kill { node, back_us }, stage }
+        };
+        let mut faults: Vec<_> = (0..n_deaths).map(death).collect();
+        faults.sort_by_key(|fault| fault.at_us);
+        let n_requests = heal_us / 2_000_000;
+        let requests = (0..n_requests).map(|_| {
+            let mut asked = asked(&mut work, (JOINS_US + 3_000_000, heal_us), 128);
+            asked.deadline_us = DEADLINE_US;
+            asked
+        });
+        Self {
+            seed,
+            heal_us,
+            core: (0..n).collect(),
+            end_us: lasts_us,
+            placement: Placement {
+                at_us: JOINS_US + 1_000_000,
+                stages: 4,
+                sessions: 4,
+                spares: 1,
+                boundary_bytes: 32 << 20,
+            },
+            link: Link::wired(),
+            hears_of: Some(HEARS_OF),
+            devices,
+            requests: requests.collect(),
+            faults,
+        }
+    }
+}
