@@ -2,9 +2,9 @@
 
 use atoll_model::rope::RopeTable;
 use atoll_model::{Compute, ModelConfig};
-use ndarray::{Array2, Axis, s};
+use ndarray::{Array1, Array2, Axis, s};
 
-use crate::floats::{FloatLayer, Inputs};
+use crate::floats::{self, FloatLayer, Inputs};
 use crate::gram::Gram;
 
 /// Second moments of the inputs of a layer's products.
@@ -67,6 +67,15 @@ impl Sequences {
             }
         }
         moments
+    }
+
+    /// The moments of the head's input: the states, normalized.
+    pub(crate) fn head_moments(&self, norm: &Array1<f32>, eps: f32, compute: &Compute) -> Gram {
+        let mut gram = Gram::new(self.states.ncols());
+        for chunk in self.states.axis_chunks_iter(Axis(0), self.length) {
+            gram.add(floats::norm(chunk, norm, eps).view(), &compute.pool);
+        }
+        gram
     }
 
     /// Takes every sequence through `layer`.

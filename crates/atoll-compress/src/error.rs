@@ -28,6 +28,22 @@ pub enum CompressError {
     /// A method that needs a calibration text, and there is none.
     #[error("{0} needs a calibration text")]
     NeedsText(&'static str),
+    /// Fewer bytes than the smallest result has.
+    #[error("{bytes} bytes are too few; the least possible is {least}")]
+    Budget {
+        /// What was asked for.
+        bytes: u64,
+        /// Bytes of the smallest file.
+        least: u64,
+    },
+    /// A matrix that no type fits.
+    #[error("{name} has {cols} columns, and no type that is written has blocks that divide them")]
+    Columns {
+        /// The matrix.
+        name: String,
+        /// Its columns.
+        cols: usize,
+    },
     /// A metadata key whose value was not kept when the model was read.
     #[error("the metadata key {0} is of a kind that is not written")]
     Key(String),

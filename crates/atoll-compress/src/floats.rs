@@ -38,7 +38,23 @@ pub(crate) struct FloatLayer {
     pub(crate) down: Array2<f32>,
 }
 
+/// Names of a layer's matrices without `blk.N.` and `.weight`, in the order of
+/// [`FloatLayer::matrices`].
+pub(crate) const KINDS: [&str; 7] =
+    ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+
 impl FloatLayer {
+    /// Its matrices.
+    pub(crate) const fn matrices(&self) -> [&Array2<f32>; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
+    /// As [`Self::matrices`], to be changed.
+    pub(crate) const fn matrices_mut(&mut self) -> [&mut Array2<f32>; 7] {
+        let Self { q, k, v, o, gate, up, down, .. } = self;
+        [q, k, v, o, gate, up, down]
+    }
+
     /// Reads layer `layer_idx`.
     ///
     /// # Errors

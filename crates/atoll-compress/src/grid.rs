@@ -1,12 +1,10 @@
 //! The grid of a row of weights: what each of its codes stands for, under the numbers that the
 //! block type can store.
 
-use atoll_model::{
-    BlockType, E3_VALUES, E4_VALUES, E5_VALUES, IQ4_VALUES, byte_of_scale, scale_of_byte,
-};
+use atoll_model::{BlockType, byte_of_scale, scale_of_byte};
 use half::f16;
 
-use crate::search::{Levels, affine, symmetric, symmetric_byte};
+use crate::search::{E3, E4, E5, IQ4, Levels, affine, symmetric, symmetric_byte};
 
 /// Block types that are written.
 #[cfg(test)]
@@ -62,18 +60,18 @@ impl Shape {
             BlockType::Q4_0 => uniform(-8, 7, Scales::Halves),
             BlockType::Q5_0 => uniform(-16, 15, Scales::Halves),
             BlockType::Q8_0 => uniform(-127, 127, Scales::Halves),
-            BlockType::IQ4NL => table(&IQ4_VALUES, Scales::Halves),
+            BlockType::IQ4NL => table(&IQ4, Scales::Halves),
             BlockType::Q4_1 => affine(32, 15, Scales::Halves),
             BlockType::Q5_1 => affine(32, 31, Scales::Halves),
             BlockType::Q2K => affine(16, 3, Scales::Codes(0, 15)),
             BlockType::Q4K => affine(32, 15, Scales::Codes(0, 63)),
             BlockType::Q5K => affine(32, 31, Scales::Codes(0, 63)),
             BlockType::Q3K => shape(16, Levels::Uniform(-4, 3), false, Scales::Codes(-32, 31)),
-            BlockType::IQ4XS => table(&IQ4_VALUES, Scales::Codes(-32, 31)),
+            BlockType::IQ4XS => table(&IQ4, Scales::Codes(-32, 31)),
             BlockType::Q6K => shape(16, Levels::Uniform(-32, 31), false, Scales::Codes(-128, 127)),
-            BlockType::E3 => table(&E3_VALUES, Scales::Byte),
-            BlockType::E4 => table(&E4_VALUES, Scales::Byte),
-            BlockType::E5 => table(&E5_VALUES, Scales::Byte),
+            BlockType::E3 => table(&E3, Scales::Byte),
+            BlockType::E4 => table(&E4, Scales::Byte),
+            BlockType::E5 => table(&E5, Scales::Byte),
             BlockType::E6 => uniform(-32, 31, Scales::Byte),
             BlockType::F32 | BlockType::F16 | BlockType::BF16 => None,
         }

@@ -11,10 +11,14 @@
 //! - the layer's output with the new weights is the next layer's input, so that later layers see
 //!   the errors of earlier ones.
 //!
+//! For a number of bytes ([`Target::Bytes`]), what each matrix costs in each type is measured
+//! first, and the bytes go where they save most.
+//!
 //! At equal bytes, quantization beats pruning: pruning pays in operations, not in quality per byte.
 //!
 //! Read [`compress`] and [`Options`] first.
 
+mod allocate;
 mod calibrate;
 mod compress;
 mod error;
@@ -22,15 +26,18 @@ mod floats;
 mod gram;
 mod grid;
 mod linalg;
+mod out;
 mod pack;
+mod plan;
 mod prune;
 mod round;
 mod search;
+mod sensitivity;
 
 #[cfg(test)]
 mod tests;
 
-pub use compress::{Options, Progress, Report, compress};
+pub use compress::{Options, Progress, Report, Target, compress};
 pub use error::CompressError;
 pub use gram::Gram;
 pub use prune::PruneMethod;

@@ -44,6 +44,11 @@ impl Columns {
         Self { weights: vec![1.0; cols], carry: None }
     }
 
+    /// An error of each column costs its weight and no error is carried.
+    pub(crate) const fn weighed(weights: Vec<f32>) -> Self {
+        Self { weights, carry: None }
+    }
+
     /// Of `h`, (cols, cols), the mean of `x xᵀ` over the inputs `x`.
     ///
     /// # Errors
@@ -108,15 +113,21 @@ fn round_rows(
             let done = errors.slice(s![.., ..from]);
             general_mat_mul(1.0, &done, &carry.slice(s![..from, from..to]), 1.0, &mut target);
         }
-        for row in 0..rows {
+        for (row, mut target) in target.rows_mut().into_iter().enumerate() {
+            let target = target.as_slice_mut().expect("contiguous");
             for col in from..to {
-                let carried: f32 = carry.map_or(0.0, |carry| {
-                    (from..col).map(|i| errors[[row, i]] * carry[[i, col]]).sum()
-                });
-                let (code, value) = grids[row].nearest(col, target[[row, col - from]] + carried);
+                let (code, value) = grids[row].nearest(col, target[col - from]);
+                let error = w[[row, col]] - value;
                 codes[[row, col]] = code;
                 values[[row, col]] = value;
-                errors[[row, col]] = w[[row, col]] - value;
+                errors[[row, col]] = error;
+                if let Some(carry) = carry {
+                    let after = carry.slice(s![col, col + 1..to]);
+                    let after = after.to_slice().expect("rows are contiguous");
+                    for (target, by) in target[col + 1 - from..].iter_mut().zip(after) {
+                        *target += error * by;
+                    }
+                }
             }
         }
     }

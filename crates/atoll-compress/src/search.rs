@@ -1,18 +1,53 @@
 //! Finds scale and offset of a run of weights, each column weighed by its importance.
 
-use atoll_model::{byte_of_scale, scale_of_byte};
+use atoll_model::{E3_VALUES, E4_VALUES, E5_VALUES, IQ4_VALUES, byte_of_scale, scale_of_byte};
+
+/// Up to 32 ascending values that codes stand for.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Table {
+    values: [f32; 32],
+    /// The code nearest to every half from -128 to 127.5, and to what lies up to the next.
+    nearest: [u8; 512],
+}
+
+pub(crate) static IQ4: Table = Table::of(&IQ4_VALUES);
+pub(crate) static E3: Table = Table::of(&E3_VALUES);
+pub(crate) static E4: Table = Table::of(&E4_VALUES);
+pub(crate) static E5: Table = Table::of(&E5_VALUES);
+
+impl Table {
+    const fn of(integers: &[i8]) -> Self {
+        let (mut values, mut nearest) = ([0.0; 32], [0; 512]);
+        let mut code = 0;
+        while code < integers.len() {
+            values[code] = integers[code] as f32;
+            code += 1;
+        }
+        let (mut place, mut twice, mut code) = (0, -256, 0);
+        while place < 512 {
+            while code + 1 < integers.len()
+                && twice >= integers[code] as i32 + integers[code + 1] as i32
+            {
+                code += 1;
+            }
+            nearest[place] = code.to_le_bytes()[0];
+            (place, twice) = (place + 1, twice + 1);
+        }
+        Self { values, nearest }
+    }
+}
 
 /// What an integer code can stand for, before scale and offset.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Levels {
     /// Every integer from the first to the second.
     Uniform(i16, i16),
-    /// The values of a table, ascending.
-    Table(&'static [i8]),
+    /// The values of a table.
+    Table(&'static Table),
 }
 
 impl Levels {
-    /// Code and value nearest to `x`; NaN gives the first.
+    /// Code and value nearest to `x`; some value for NaN.
     #[expect(clippy::cast_possible_truncation, reason = "codes are within 0..=255")]
     pub(crate) fn nearest(self, x: f32) -> (u8, f32) {
         match self {
@@ -21,12 +56,11 @@ impl Levels {
                 let value = if value.is_nan() { min.into() } else { value };
                 ((value - f32::from(min)) as u8, value)
             }
-            Self::Table(values) => {
-                let above = values.partition_point(|&value| f32::from(value) < x);
-                let above = above.min(values.len() - 1);
-                let below = above.saturating_sub(1);
-                let (low, high) = (f32::from(values[below]), f32::from(values[above]));
-                if x - low < high - x { (below as u8, low) } else { (above as u8, high) }
+            Self::Table(table) => {
+                // Borders between neighbours are whole or half numbers. NaN becomes 0.
+                let place = ((x * 2.0).floor() as i32).clamp(-256, 255) + 256;
+                let code = table.nearest[place.cast_unsigned() as usize];
+                (code, table.values[usize::from(code)])
             }
         }
     }
@@ -36,7 +70,7 @@ impl Levels {
     pub(crate) fn value(self, code: u8) -> f32 {
         match self {
             Self::Uniform(min, _) => f32::from(i16::from(code) + min),
-            Self::Table(values) => f32::from(values[usize::from(code)]),
+            Self::Table(table) => table.values[usize::from(code)],
         }
     }
 
@@ -148,12 +182,11 @@ fn error(x: &[f32], weights: &[f32], levels: Levels, (d, m): (f32, f32)) -> f32 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use atoll_model::{E3_VALUES, IQ4_VALUES};
     use quickcheck::quickcheck;
 
     #[test]
     fn nearest_is_nearest() {
-        let (iq4, e3) = (Levels::Table(&IQ4_VALUES), Levels::Table(&E3_VALUES));
+        let (iq4, e3) = (Levels::Table(&IQ4), Levels::Table(&E3));
         for levels in [Levels::Uniform(-8, 7), Levels::Uniform(0, 31), iq4, e3] {
             let n = if levels == Levels::Uniform(0, 31) {
                 32

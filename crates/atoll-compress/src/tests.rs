@@ -4,7 +4,7 @@ use atoll_model::{
     Architecture, BlockType, Compute, GgufFile, Isa, Part, Stage, StageInput, TensorSource, tiny,
 };
 
-use crate::{CompressError, Options, PruneMethod, Report, compress};
+use crate::{CompressError, Options, PruneMethod, Report, Target, compress};
 
 fn model(architecture: Architecture) -> GgufFile {
     let bytes = tiny::random_model(&tiny::config(architecture), BlockType::F32, 7);
@@ -17,7 +17,7 @@ fn text() -> Vec<u32> {
 
 fn options(ty: BlockType) -> Options {
     Options {
-        ty,
+        target: Target::Type(ty),
         prune_neurons: 0.0,
         method: PruneMethod::Sobs,
         calibration: text(),
@@ -91,6 +91,32 @@ fn pruned_models_are_narrower_and_say_so() {
 }
 
 #[test]
+fn a_number_of_bytes_is_kept_and_spent_well() {
+    let want = last_row(model(Architecture::Llama));
+    let within = |bytes| {
+        let options = Options { target: Target::Bytes(bytes), ..options(BlockType::Q4_0) };
+        compressed(model(Architecture::Llama), &options)
+    };
+    let Err(CompressError::Budget { least, .. }) = within(1000) else {
+        panic!("1000 bytes are too few");
+    };
+    assert!(matches!(within(least - 1), Err(CompressError::Budget { .. })));
+    let mut before = f32::INFINITY;
+    for bytes in [least, least * 4 / 3, least * 2, least * 3] {
+        let (file, report) = within(bytes).expect("enough");
+        let size = file.bytes_len() as u64;
+        assert!(size <= bytes && size * 10 >= bytes * 9, "{size} of {bytes}: {report:?}");
+        let off = distance(&last_row(file), &want);
+        assert!(off < before, "{bytes}: {off} after {before}");
+        before = off;
+    }
+    // What is given is exact.
+    let (file, report) = within(model(Architecture::Llama).bytes_len() as u64).expect("enough");
+    assert_eq!(last_row(file), want);
+    assert_eq!(report.matrices.keys().collect::<Vec<_>>(), ["as given"]);
+}
+
+#[test]
 fn what_cannot_be_made_is_refused() {
     let refused = |options: Options| {
         compressed(model(Architecture::Llama), &options).expect_err("refused").to_string()
@@ -103,6 +129,8 @@ fn what_cannot_be_made_is_refused() {
     let blind = refused(Options { calibration: vec![], prune_neurons: 0.5, ..plain() });
     assert!(blind.contains("needs a calibration text"), "{blind}");
     assert!(refused(options(BlockType::F16)).contains("F16"));
+    let blind = Options { calibration: vec![], target: Target::Bytes(1 << 30), ..plain() };
+    assert!(refused(blind).contains("a budget of bytes needs a calibration text"));
 }
 
 #[test]

@@ -18,7 +18,11 @@ pub(crate) struct CompressArgs {
     /// Block type of the layers' matrices: q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl,
     /// iq4_xs, q3_k, q2_k, or e6, e5, e4, e3, which only Atoll reads
     #[arg(long = "type", value_name = "TYPE", value_parser = block_type)]
-    pub(crate) ty: BlockType,
+    #[arg(required_unless_present = "bytes")]
+    pub(crate) ty: Option<BlockType>,
+    /// Bytes of the whole file at most, spent where they matter most; needs --calib
+    #[arg(long, value_name = "N", conflicts_with = "ty", requires = "calib")]
+    pub(crate) bytes: Option<u64>,
     /// Text to calibrate on; never the text that the result will be judged by
     #[arg(long, value_name = "FILE")]
     pub(crate) calib: Option<PathBuf>,

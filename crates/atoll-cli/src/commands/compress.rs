@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use atoll_compress::{Options, Progress, compress};
+use atoll_compress::{Options, Progress, Target, compress};
 use atoll_model::{ModelFiles, TensorSource};
 use serde::Serialize;
 
@@ -43,7 +43,11 @@ pub(crate) async fn run(
                 .because(format!("{} is a folder of safetensors", model.path.display())));
         };
         let options = Options {
-            ty: args.ty,
+            target: match (args.bytes, args.ty) {
+                (Some(bytes), _) => Target::Bytes(bytes),
+                (None, Some(ty)) => Target::Type(ty),
+                (None, None) => return Err(Failure::usage("--type or --bytes is needed")),
+            },
             prune_neurons: args.prune_neurons,
             method: args.method.into(),
             calibration: calibration(&args, &opened)?,
@@ -79,17 +83,26 @@ fn calibration(args: &CompressArgs, opened: &ModelFiles) -> Result<Vec<u32>, Fai
 
 fn text_of(report: &Report) -> String {
     let done = &report.done;
-    format!(
-        "{}: {:.2} bits per weight (before: {:.2})\n\
-         neurons after over before  {:.3}\n\
-         weights after over before  {:.3}\n\
-         calibrated on {} tokens, {:.0} s",
-        output::bytes_text(report.file_bytes),
-        done.bits_after,
-        done.bits_before,
-        done.neurons_after_over_before,
-        done.weights_after_over_before,
-        done.calibration_tokens,
-        report.seconds,
-    )
+    let mut lines = vec![
+        format!(
+            "{}: {:.2} bits per weight (before: {:.2})",
+            output::bytes_text(report.file_bytes),
+            done.bits_after,
+            done.bits_before
+        ),
+        format!("neurons after over before  {:.3}", done.neurons_after_over_before),
+        format!("weights after over before  {:.3}", done.weights_after_over_before),
+    ];
+    for (name, matrices) in &done.matrices {
+        lines.push(format!("  {name:<9} {matrices:>4} matrices"));
+    }
+    if done.is_tied_anew {
+        lines.push("the head's matrix serves as the embedding, too".to_owned());
+    }
+    if let Some(expected) = done.divergence_expected {
+        lines.push(format!("divergence expected        {expected:.4} nats"));
+    }
+    let (tokens, seconds) = (done.calibration_tokens, report.seconds);
+    lines.push(format!("calibrated on {tokens} tokens, {seconds:.0} s"));
+    lines.join("\n")
 }

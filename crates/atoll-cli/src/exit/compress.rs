@@ -12,12 +12,13 @@ impl From<CompressError> for Failure {
             CompressError::TextTooShort { .. } => {
                 Self::usage("the calibration text is too short").because(text)
             }
-            CompressError::Type(_) | CompressError::Share { .. } => {
-                Self::usage("this cannot be made").because(text)
-            }
+            CompressError::Type(_)
+            | CompressError::Share { .. }
+            | CompressError::Budget { .. }
+            | CompressError::Columns { .. } => Self::usage("this cannot be made").because(text),
             CompressError::NeedsText(_) => Self::usage("a calibration text is missing")
                 .because(text)
-                .hint("--calib FILE, or --method magnitude"),
+                .hint("--calib FILE; choosing neurons can do without by --method magnitude"),
             CompressError::Inputs(_) | CompressError::Key(_) => {
                 Self::new(Exit::Failure, "this model cannot be compressed").because(text)
             }

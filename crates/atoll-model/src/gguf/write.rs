@@ -54,22 +54,52 @@ impl<'a> GgufWriter<'a> {
         bytes
     }
 
+    /// Bytes of the file if `tensors` were added, too.
+    #[must_use]
+    pub fn bytes_with(&self, tensors: &[TensorInfo]) -> u64 {
+        let all = || self.tensors.iter().map(|(info, _)| info).chain(tensors);
+        self.header(&mut all()).len() as u64 + all().map(Self::stored_bytes).sum::<u64>()
+    }
+
+    /// Bytes that a tensor takes in a file behind the header.
+    ///
+    /// # Panics
+    /// If its columns are not whole blocks.
+    #[must_use]
+    pub fn stored_bytes(info: &TensorInfo) -> u64 {
+        let bytes = info.bytes_len().expect("a tensor to write has a legal shape");
+        bytes.next_multiple_of(ALIGNMENT) as u64
+    }
+
     /// Writes the file.
     ///
     /// # Errors
     /// What `out` returns.
     pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.header(&mut self.tensors.iter().map(|(info, _)| info)))?;
+        for (_, bytes) in &self.tensors {
+            out.write_all(bytes)?;
+            out.write_all(
+                &[0; ALIGNMENT][..bytes.len().next_multiple_of(ALIGNMENT) - bytes.len()],
+            )?;
+        }
+        Ok(())
+    }
+
+    /// All before the tensors' bytes.
+    fn header(&self, tensors: &mut dyn Iterator<Item = &TensorInfo>) -> Vec<u8> {
+        let tensors: Vec<&TensorInfo> = tensors.collect();
         let mut header = Vec::new();
         header.extend(MAGIC);
         header.extend(3_u32.to_le_bytes());
-        header.extend((self.tensors.len() as u64).to_le_bytes());
+        header.extend((tensors.len() as u64).to_le_bytes());
         header.extend((self.keys.len() as u64).to_le_bytes());
         for (key, value) in &self.keys {
             put_string(&mut header, key);
             put_value(&mut header, value);
         }
         let mut offset = 0_u64;
-        for (info, bytes) in &self.tensors {
+        for info in tensors {
             put_string(&mut header, &info.name);
             let dims: &[usize] =
                 if info.rows == 1 { &[info.cols] } else { &[info.cols, info.rows] };
@@ -79,17 +109,10 @@ impl<'a> GgufWriter<'a> {
             }
             header.extend(info.dtype.ggml_id().to_le_bytes());
             header.extend(offset.to_le_bytes());
-            offset += bytes.len().next_multiple_of(ALIGNMENT) as u64;
+            offset += Self::stored_bytes(info);
         }
         pad(&mut header);
-        out.write_all(&header)?;
-        for (_, bytes) in &self.tensors {
-            out.write_all(bytes)?;
-            out.write_all(
-                &[0; ALIGNMENT][..bytes.len().next_multiple_of(ALIGNMENT) - bytes.len()],
-            )?;
-        }
-        Ok(())
+        header
     }
 }
 

@@ -1,0 +1,274 @@
+//! What it costs to round each tensor to each type, in nats of divergence from the model as given.
+//!
+//! The cost of a matrix is taken to be proportional to the share `t²` of its output's energy that
+//! rounding loses (HIGGS, Malinovskii et al. 2024, arXiv 2411.17525). How much a share of a matrix
+//! costs is measured in some layers, one matrix at a time: it is rounded, the rest of the model is
+//! computed, and the change of the distribution over tokens is the Kullback-Leibler divergence.
+//! Layers between take what lies between. The head and the embedding are measured the same way.
+
+use std::collections::BTreeMap;
+
+use atoll_model::rope::{Rope, RopeTable};
+use atoll_model::{BlockType, Compute, ModelConfig, Tensor, TensorSource};
+use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
+
+use crate::error::CompressError;
+use crate::floats::{FloatLayer, KINDS, norm};
+use crate::round::{Columns, round};
+
+/// Types that a matrix may be rounded to, by bytes.
+pub(crate) const TYPES: [BlockType; 5] =
+    [BlockType::E3, BlockType::E4, BlockType::E5, BlockType::E6, BlockType::Q8_0];
+/// The type whose cost is measured.
+const PROBE: usize = 1;
+/// Pieces of the text that are looked at, from all over it.
+const PIECES: usize = 4;
+/// Tokens of a piece.
+const PIECE: usize = 96;
+/// Tokens needed for that.
+pub(crate) const TOKENS_MIN: usize = PIECES * PIECE;
+/// Rows of a matrix that are rounded to see what a type loses.
+const ROWS: usize = 128;
+/// Tokens, of those in the text, between which the distribution is looked at.
+const TOKENS_MAX: usize = 4096;
+/// Every so many layers one is measured, and the first two and the last.
+const STRIDE: usize = 4;
+
+/// Costs in nats, each by [`TYPES`].
+#[derive(Debug)]
+pub(crate) struct Costs {
+    /// By layer and [`KINDS`].
+    pub(crate) layers: Vec<[[f64; TYPES.len()]; KINDS.len()]>,
+    pub(crate) embed: [f64; TYPES.len()],
+    /// Of the head's own matrix, or of the embedding as the head's matrix.
+    pub(crate) head: [f64; TYPES.len()],
+    /// What it costs to read the head's matrix as the embedding, if the model has both.
+    pub(crate) tied: f64,
+}
+
+/// The model as given, and what is looked at.
+struct Probe<'a> {
+    config: &'a ModelConfig,
+    compute: &'a Compute,
+    rope: RopeTable,
+    layers: Vec<FloatLayer>,
+    output_norm: Array1<f32>,
+    /// Rows of the head, (tokens looked at, dim).
+    head: Array2<f32>,
+    /// Log-probabilities of the model as given, (rows, tokens looked at).
+    given: Array2<f32>,
+}
+
+/// Measures `source` on `tokens`, at least [`TOKENS_MIN`].
+///
+/// # Errors
+/// A missing tensor or one of the wrong shape.
+pub(crate) fn measure(
+    source: &TensorSource,
+    tokens: &[u32],
+    compute: &Compute,
+) -> Result<Costs, CompressError> {
+    let config = source.config();
+    let matrix = |name| source.require_shape(name, config.vocab_size, config.dim);
+    let (embed, head) = (matrix("token_embd.weight")?, matrix(head_name(config))?);
+    let apart = (tokens.len() - PIECE) / (PIECES - 1);
+    let seen: Vec<u32> = (0..PIECES).flat_map(|i| &tokens[i * apart..][..PIECE]).copied().collect();
+    let output_norm = source.require_shape("output_norm.weight", 1, config.dim)?.dequantize();
+    let layers = (0..config.n_layers).map(|layer_idx| FloatLayer::read(source, layer_idx));
+    let mut probe = Probe {
+        config,
+        compute,
+        rope: Rope::new(&config.rope).table(0..PIECE),
+        layers: layers.collect::<Result<_, _>>()?,
+        output_norm: Array1::from_vec(output_norm),
+        head: rows_of(head, &frequent(tokens))?,
+        given: Array2::zeros((0, 0)),
+    };
+    let mut x = rows_of(embed, &seen)?;
+    let (mut states, mut shares) = (Vec::new(), Vec::new());
+    for layer in &probe.layers {
+        states.push(x.clone());
+        let inputs = probe.through(layer, &mut x);
+        let share = |kind: usize, w: &Array2<f32>| lost_shares(w, &inputs[kind], compute);
+        let matrices = layer.matrices().into_iter().enumerate();
+        let found = matrices.map(|(kind, w)| share(kind, w)).collect::<Result<Vec<_>, _>>()?;
+        shares.push((found, inputs.map(|x| mean_squares(&x))));
+    }
+    let last = norm(x.view(), &probe.output_norm, config.norm_eps);
+    probe.given = log_softmax(last.dot(&probe.head.t()));
+    let mut costs = Costs {
+        layers: prices(&probe, &states, &shares)?,
+        embed: [0.0; TYPES.len()],
+        head: [0.0; TYPES.len()],
+        tied: 0.0,
+    };
+    let columns = Columns::weighed(mean_squares(&last));
+    for (cost, ty) in costs.head.iter_mut().zip(TYPES) {
+        let rounded = round(&probe.head, ty, &columns, &compute.pool)?.values;
+        *cost = divergence(&probe.given, &log_softmax(last.dot(&rounded.t())));
+    }
+    let (alike, all) = (Columns::alike(config.dim), energy(&states[0]));
+    let mut lost = [0.0; TYPES.len()];
+    let mut probed = 0.0;
+    for (ty_idx, ty) in TYPES.into_iter().enumerate() {
+        let rounded = round(&states[0], ty, &alike, &compute.pool)?.values;
+        lost[ty_idx] = energy(&(&rounded - &states[0])) / all;
+        if ty_idx == PROBE {
+            probed = probe.cost(0, None, rounded);
+        }
+    }
+    costs.embed = lost.map(|lost_by| probed * lost_by / lost[PROBE].max(TINY));
+    if !config.tied {
+        costs.tied = probe.cost(0, None, rows_of(head, &seen)?);
+    }
+    Ok(costs)
+}
+
+/// The name of the head's matrix.
+pub(crate) const fn head_name(config: &ModelConfig) -> &'static str {
+    if config.tied { "token_embd.weight" } else { "output.weight" }
+}
+
+/// Shares of a matrix's energy, by [`TYPES`].
+type Shares = [f64; TYPES.len()];
+
+/// Of a layer: the shares that each matrix loses, and the mean squares of its inputs' columns.
+type Layer = (Vec<Shares>, [Vec<f32>; KINDS.len()]);
+
+impl Probe<'_> {
+    /// Takes the pieces, (pieces * length, dim), through a layer; returns each matrix's inputs.
+    fn through(&self, layer: &FloatLayer, x: &mut Array2<f32>) -> [Array2<f32>; KINDS.len()] {
+        let pieces = x.axis_chunks_iter_mut(Axis(0), PIECE);
+        let inputs: Vec<[Array2<f32>; 4]> = pieces
+            .map(|mut piece| {
+                let seen = layer.forward(self.config, self.compute, &self.rope, &mut piece);
+                [seen.qkv, seen.output, seen.ffn, seen.down]
+            })
+            .collect();
+        let [qkv, output, ffn, down] = [0, 1, 2, 3].map(|which| {
+            let views: Vec<ArrayView2<'_, f32>> = inputs.iter().map(|i| i[which].view()).collect();
+            concatenate(Axis(0), &views).expect("one width")
+        });
+        [qkv.clone(), qkv.clone(), qkv, output, ffn.clone(), ffn, down]
+    }
+
+    /// The divergence if `x`, (rows, dim), goes into layer `from` and that layer is `changed`.
+    fn cost(&self, from: usize, changed: Option<&FloatLayer>, mut x: Array2<f32>) -> f64 {
+        let first = changed.or_else(|| self.layers.get(from));
+        for layer in first.into_iter().chain(self.layers.iter().skip(from + 1)) {
+            for mut piece in x.axis_chunks_iter_mut(Axis(0), PIECE) {
+                layer.forward(self.config, self.compute, &self.rope, &mut piece);
+            }
+        }
+        let last = norm(x.view(), &self.output_norm, self.config.norm_eps);
+        divergence(&self.given, &log_softmax(last.dot(&self.head.t())))
+    }
+}
+
+/// What every matrix costs in every type; `states` are what goes into each layer.
+fn prices(
+    probe: &Probe<'_>,
+    states: &[Array2<f32>],
+    shares: &[Layer],
+) -> Result<Vec<[Shares; KINDS.len()]>, CompressError> {
+    let n = states.len();
+    let is_measured = |idx: usize| idx.is_multiple_of(STRIDE) || idx == 1 || idx + 1 == n;
+    let mut measured: BTreeMap<usize, [f64; KINDS.len()]> = BTreeMap::new();
+    for idx in (0..n).filter(|&idx| is_measured(idx)) {
+        let (lost, weights) = &shares[idx];
+        let mut tasks = Vec::with_capacity(KINDS.len());
+        for (kind, weights) in weights.iter().enumerate() {
+            let mut layer = probe.layers[idx].clone();
+            let matrix = &mut *layer.matrices_mut()[kind];
+            let columns = Columns::weighed(weights.clone());
+            *matrix = round(matrix, TYPES[PROBE], &columns, &probe.compute.pool)?.values;
+            tasks.push((layer, 0.0));
+        }
+        probe.compute.pool.for_each(&mut tasks, |(layer, cost)| {
+            *cost = probe.cost(idx, Some(layer), states[idx].clone());
+        });
+        let mut per_share = [0.0; KINDS.len()];
+        for (kind, (_, cost)) in tasks.into_iter().enumerate() {
+            per_share[kind] = cost / lost[kind][PROBE].max(TINY);
+        }
+        measured.insert(idx, per_share);
+    }
+    let between = |idx: usize, kind: usize| {
+        let below = measured.range(..=idx).next_back().expect("the first is measured");
+        let above = measured.range(idx..).next().expect("the last is measured");
+        let way = (idx - below.0) as f64 / (above.0 - below.0).max(1) as f64;
+        below.1[kind] * (1.0 - way) + above.1[kind] * way
+    };
+    let layer = |(idx, (lost, _)): (usize, &Layer)| {
+        core::array::from_fn(|kind| lost[kind].map(|share| share * between(idx, kind)))
+    };
+    Ok(shares.iter().enumerate().map(layer).collect())
+}
+
+/// What divides by a share at least.
+const TINY: f64 = 1e-12;
+
+/// The share of the energy of `x wᵀ` that rounding `w` loses, of some of its rows.
+fn lost_shares(
+    w: &Array2<f32>,
+    x: &Array2<f32>,
+    compute: &Compute,
+) -> Result<Shares, CompressError> {
+    let apart = w.nrows().div_ceil(ROWS);
+    let some = w.slice(s![..;apart, ..]).to_owned();
+    let columns = Columns::weighed(mean_squares(x));
+    let all = energy(&x.dot(&some.t())).max(TINY);
+    let mut shares = [0.0; TYPES.len()];
+    for (share, ty) in shares.iter_mut().zip(TYPES) {
+        let rounded = round(&some, ty, &columns, &compute.pool)?.values;
+        *share = energy(&x.dot(&(&rounded - &some).t())) / all;
+    }
+    Ok(shares)
+}
+
+fn energy(x: &Array2<f32>) -> f64 {
+    x.iter().map(|&value| f64::from(value) * f64::from(value)).sum()
+}
+
+/// Of every column.
+fn mean_squares(x: &Array2<f32>) -> Vec<f32> {
+    (x * x).mean_axis(Axis(0)).map_or_else(Vec::new, |squares| squares.to_vec())
+}
+
+/// Rows of a tensor.
+fn rows_of(tensor: Tensor<'_>, rows: &[u32]) -> Result<Array2<f32>, CompressError> {
+    let mut values = Vec::with_capacity(rows.len() * tensor.info.cols);
+    for &row in rows {
+        values.extend(tensor.row(row as usize)?);
+    }
+    Ok(Array2::from_shape_vec((rows.len(), tensor.info.cols), values).expect("whole rows"))
+}
+
+/// The most frequent tokens, in ascending order.
+fn frequent(tokens: &[u32]) -> Vec<u32> {
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    tokens.iter().for_each(|&token| *counts.entry(token).or_default() += 1);
+    let mut by_count: Vec<(usize, u32)> = counts.into_iter().map(|(t, n)| (n, t)).collect();
+    by_count.sort_unstable_by(|a, b| b.cmp(a));
+    by_count.truncate(TOKENS_MAX);
+    let mut found: Vec<u32> = by_count.into_iter().map(|(_, token)| token).collect();
+    found.sort_unstable();
+    found
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "an f64 sum, rounded once")]
+fn log_softmax(mut logits: Array2<f32>) -> Array2<f32> {
+    for mut row in logits.rows_mut() {
+        let max = row.iter().fold(f32::NEG_INFINITY, |max, &logit| max.max(logit));
+        let sum: f64 = row.iter().map(|&logit| f64::from((logit - max).exp())).sum();
+        let by = max + sum.ln() as f32;
+        row.map_inplace(|logit| *logit -= by);
+    }
+    logits
+}
+
+/// Mean over the rows of the Kullback-Leibler divergence of `q` from `p`, both log-probabilities.
+fn divergence(p: &Array2<f32>, q: &Array2<f32>) -> f64 {
+    let terms = p.iter().zip(q).map(|(&p, &q)| f64::from(p.exp()) * f64::from(p - q));
+    (terms.sum::<f64>() / p.nrows().max(1) as f64).max(0.0)
+}
