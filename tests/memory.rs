@@ -1,9 +1,10 @@
 //! A node takes the memory of what it holds and little more.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tempfile::tempdir;
+use tempfile::{TempDir, tempdir};
 
 use crate::atoll::{self, Running};
 use crate::models::{Room, SMOLLM2};
@@ -11,10 +12,21 @@ use crate::models::{Room, SMOLLM2};
 /// What a node may take beyond its weights and its KV cache.
 const OVERHEAD_BYTES_MAX: u64 = 64 << 20;
 
-#[test]
-fn a_node_with_ten_layers_takes_its_weights_and_little_more() {
-    let Some(path) = SMOLLM2.path() else { return };
-    let datas = [tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap()];
+/// What a node's own memory may be when it holds nothing any more.
+const IDLE_BYTES_MAX: u64 = 12 << 20;
+
+struct Mesh {
+    owner: Running,
+    members: Vec<Running>,
+    /// The owner's data first.
+    datas: Vec<TempDir>,
+}
+
+/// An owner and members on loopback that serve SmolLM2 in three stages of ten layers, after an
+/// answer.
+fn mesh() -> Option<Mesh> {
+    let path = SMOLLM2.path()?;
+    let datas = vec![tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap()];
     let loopback = ["--no-mdns", "--json", "--listen", "/ip4/127.0.0.1/tcp/0"];
     let room = Room::of(path, 10, 512);
 
@@ -27,18 +39,42 @@ fn a_node_with_ten_layers_takes_its_weights_and_little_more() {
 
     let mut up = vec!["up", "--api", "127.0.0.1:0", "--join", &address, "--memory", &room.layers];
     up.extend(loopback);
-    let others: Vec<_> =
-        datas[1..].iter().map(|data| Running::start(atoll::command(data.path(), &up))).collect();
+    let members = datas[1..].iter().map(|data| Running::start(atoll::command(data.path(), &up)));
+    let members = members.collect();
     let api = owner.wait_for_event("api", Duration::from_secs(20));
     let serving = owner.wait_for_event("serving", Duration::from_secs(60));
     assert_eq!(serving["stages"].as_array().unwrap().len(), 3, "{serving}");
     let url = api["url"].as_str().unwrap();
     let text = crate::gateway::complete(url, "The capital of France is", 48);
     assert!(text.starts_with(" Paris"), "{text}");
+    Some(Mesh { owner, members, datas })
+}
 
-    for (other, data) in others.iter().zip(&datas[1..]) {
+#[test]
+fn a_node_with_ten_layers_takes_its_weights_and_little_more() {
+    let Some(mesh) = mesh() else { return };
+    for (member, data) in mesh.members.iter().zip(&mesh.datas[1..]) {
         let status = atoll::json(data.path(), &["status", "--json"]);
-        takes_little_more_than_it_holds(other, &status);
+        takes_little_more_than_it_holds(member, &status);
+    }
+}
+
+#[test]
+fn what_a_node_held_goes_back_to_the_system() {
+    let Some(Mesh { owner, members, datas }) = mesh() else { return };
+    drop(owner);
+    let deadline = Instant::now() + Duration::from_secs(40);
+    for (member, data) in members.iter().zip(&datas[1..]) {
+        let held = || atoll::json(data.path(), &["status", "--json"])["held"].clone();
+        while !held().as_array().unwrap().is_empty() {
+            assert!(Instant::now() < deadline, "it holds layers for an owner that is gone");
+            thread::sleep(Duration::from_millis(200));
+        }
+        // The board is written first, the memory freed with it; nothing else is under way.
+        thread::sleep(Duration::from_millis(500));
+        let own = member.own_bytes();
+        atoll::figure("own memory of an idle node", &format!("{own} bytes"));
+        assert!(own <= IDLE_BYTES_MAX, "{own} bytes kept");
     }
 }
 

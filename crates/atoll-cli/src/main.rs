@@ -29,6 +29,7 @@ use crate::interrupt::Stop;
 use crate::settings::Settings;
 
 fn main() -> ExitCode {
+    atoll_model::heap::give_back_freed_memory();
     let cli = Cli::parse();
     let json = cli.global.json;
     match begin(cli) {

@@ -27,6 +27,7 @@ pub mod config;
 pub mod error;
 pub mod files;
 pub mod gguf;
+pub mod heap;
 pub mod manifest;
 pub mod mapped;
 pub mod safetensors;
