@@ -54,7 +54,13 @@ impl Answer {
             answer.gap = answer.gap.max(when.saturating_duration_since(last));
             last = last.max(when);
             match line {
-                Ok(Ok((_, data))) if data == "[DONE]" => return Ok(answer),
+                Ok(Ok((_, data))) if data == "[DONE]" => {
+                    if strike.is_some() {
+                        let n = answer.pieces;
+                        answer.error = Some(format!("over with {n} pieces, before the strike"));
+                    }
+                    return Ok(answer);
+                }
                 Ok(Ok((_, data))) => answer.add(&data),
                 Ok(Err(error)) => answer.error = Some(format!("{error:#}")),
                 Err(RecvTimeoutError::Timeout) => {
@@ -157,6 +163,13 @@ mod tests {
         let limit = Duration::from_secs(60);
         let answer = Answer::hear(&receive, limit, 1, || Ok(at(10_600))).expect("it strikes");
         assert_eq!(answer.gap, Duration::from_millis(400));
+    }
+
+    #[test]
+    fn an_answer_that_was_never_struck_shows_nothing() {
+        let b = piece("b", "\"length\"");
+        let fault = hear(&[&b, "[DONE]"], 2).fault("b").unwrap_or_default();
+        assert!(fault.contains("before the strike"), "{fault}");
     }
 
     #[test]

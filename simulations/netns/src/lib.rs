@@ -14,6 +14,7 @@
 mod answer;
 pub mod control;
 mod emulator;
+mod footprint;
 pub mod host;
 mod http;
 mod lan;

@@ -42,6 +42,9 @@ enum Arguments {
         /// Delay of each link.
         #[arg(long, default_value_t = 1_000, value_name = "US")]
         delay_us: u64,
+        /// Only the rounds of this kind, with the moments that they have among all.
+        #[arg(long, value_name = "KIND")]
+        only: Option<rounds::End>,
         /// Leave out the two rounds without spares.
         #[arg(long)]
         no_last: bool,
@@ -72,6 +75,9 @@ struct MeshArguments {
     /// Nodes over which the model is spread.
     #[arg(long, default_value_t = 4)]
     stages: usize,
+    /// Longest sequence, tokens.
+    #[arg(long, default_value_t = 512)]
+    ctx: u64,
     /// The program [default: `atoll` beside this one].
     #[arg(long)]
     atoll: Option<PathBuf>,
@@ -98,8 +104,10 @@ fn main() -> Result<ExitCode> {
             linkd::run(&options, std::io::stdout())?;
             Ok(ExitCode::SUCCESS)
         }
-        Arguments::Run { mesh, rounds, delay_us, no_last } => mesh.run(7, |site| {
-            rounds::run(&rounds::Options { site, rounds, delay_us, last: !no_last }, progress())
+        Arguments::Run { mesh, rounds, delay_us, only, no_last } => mesh.run(7, |site| {
+            let last = !no_last;
+            let options = rounds::Options { site, rounds, delay_us, only, last };
+            rounds::run(&options, progress())
         }),
         Arguments::Soak { mesh, seconds, streams } => mesh.run(8, |site| {
             let duration = Duration::from_secs(seconds);
@@ -123,6 +131,7 @@ impl MeshArguments {
             seed: self.seed,
             hosts: self.hosts.unwrap_or(hosts),
             stages: self.stages,
+            context: self.ctx,
             folder: self.keep.clone().unwrap_or_else(|| own.path().to_path_buf()),
         })?;
         let text = if self.json { report.json().to_string() } else { report.text() };

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::Receiver;
 use std::thread::sleep;
@@ -13,14 +13,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
+use crate::footprint::Footprint;
 use crate::http::{self, API, Line};
 
 /// How long nodes may take to be one mesh with a plan.
 const MESH_LIMIT: Duration = Duration::from_secs(90);
 /// Sessions that `atoll serve` makes room for.
 const SESSIONS: u64 = 16;
-/// Longest sequence.
-pub(crate) const CONTEXT: u64 = 512;
 
 /// What runs, and where.
 #[derive(Clone, Debug)]
@@ -37,6 +36,8 @@ pub struct Site {
     pub hosts: usize,
     /// Of which so many are stages.
     pub stages: usize,
+    /// Longest sequence, tokens.
+    pub context: u64,
     /// Where data and logs are kept.
     pub folder: PathBuf,
 }
@@ -137,7 +138,7 @@ impl Mesh {
         if host == 0 {
             let (stages, wait) = (site.stages.to_string(), self.wait_s.to_string());
             command.arg("serve").arg(&site.model).args(["--stages", &stages, "--wait", &wait]);
-            command.args(["--ctx", &CONTEXT.to_string()]);
+            command.args(["--ctx", &site.context.to_string()]);
         } else {
             command.arg("up");
         }
@@ -209,15 +210,10 @@ impl Mesh {
         http::stream(&self.members[0].namespace, &body, limit)
     }
 
-    /// Resident bytes and open descriptors of a node.
-    pub(crate) fn footprint(&self, host: usize) -> Result<(u64, u64)> {
+    /// What a node takes of this machine.
+    pub(crate) fn footprint(&self, host: usize) -> Result<Footprint> {
         let process = self.members[host].process.as_ref().context("it is dead")?;
-        let folder = Path::new("/proc").join(process.id().to_string());
-        let status = fs::read_to_string(folder.join("status"))?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = kib.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
-        let descriptors = fs::read_dir(folder.join("fd"))?.count();
-        Ok((kib.parse::<u64>()? * 1024, descriptors as u64))
+        Footprint::of(process.id(), &self.status(host)?)
     }
 }
 
@@ -244,7 +240,7 @@ fn room(site: &Site) -> Result<(u64, u64)> {
     let layers = shown["layers"].as_array().context("atoll show says no layers")?;
     let size = |key: &str| number(&shown["config"][key]);
     // Keys and values, two bytes each.
-    let kv_bytes = 2 * 2 * size("n_kv_heads")? * size("head_dim")? * CONTEXT * SESSIONS;
+    let kv_bytes = 2 * 2 * size("n_kv_heads")? * size("head_dim")? * site.context * SESSIONS;
     let layer_bytes = layers.iter().map(number).collect::<Result<Vec<_>>>()?;
     let layer_bytes = layer_bytes.into_iter().max().context("the model has no layers")?;
     let n = layers.len().div_ceil(site.stages) as u64;

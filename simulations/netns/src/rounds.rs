@@ -34,16 +34,22 @@ pub struct Options {
     pub rounds: usize,
     /// Each link's delay.
     pub delay_us: u64,
+    /// Of the rounds that the seed gives, only those of this kind.
+    pub only: Option<End>,
     /// Also without spares, and with a newcomer that must fetch its layers.
     pub last: bool,
 }
 
 /// How stages end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum End {
+    /// One, by SIGKILL, while tokens come.
     Killed,
+    /// One, by SIGKILL, while a long prompt is taken in.
     KilledInPrefill,
+    /// Two, one behind the other, by SIGKILL.
     TwoKilled,
+    /// One, by SIGSTOP, until the answer is over.
     Stopped,
 }
 
@@ -88,7 +94,8 @@ fn schedule(options: &Options) -> Vec<Round> {
             delay: Duration::from_millis(random.below(if prefill { 400 } else { 60 })),
         }
     };
-    (0..options.rounds).map(round).collect()
+    let rounds = (0..options.rounds).map(round);
+    rounds.filter(|round| options.only.is_none_or(|only| only == round.end)).collect()
 }
 
 /// Runs all rounds; progress goes to `say`.
@@ -114,9 +121,10 @@ pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
         ensure!(answer.error.is_none(), "undisturbed: {answer:?}");
         run.wanted.push(answer.text);
     }
-    for (index, round) in schedule(options).into_iter().enumerate() {
+    let rounds = schedule(options);
+    for (index, &round) in rounds.iter().enumerate() {
         let said = run.round(round).with_context(|| format!("round {index}: {round:?}"))?;
-        say(&format!("{}/{} {said}", index + 1, options.rounds));
+        say(&format!("{}/{} {said}", index + 1, rounds.len()));
     }
     if options.last {
         run.mesh.mend(true)?;

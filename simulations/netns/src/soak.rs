@@ -14,6 +14,7 @@ use crate::LinkChange;
 use crate::answer::Answer;
 use crate::control::Request;
 use crate::emulator::Emulator;
+use crate::footprint::{Footprint, growth};
 use crate::host::CpuTime;
 use crate::mesh::{Mesh, Site};
 use crate::report::Report;
@@ -25,10 +26,10 @@ const WAIT_S: u64 = 60;
 const ANSWER_LIMIT: Duration = Duration::from_secs(180);
 /// Something happens so often.
 const EVERY: Duration = Duration::from_secs(10);
-/// What is compared at the end is measured first after this share of the time.
-const WARM: f64 = 0.25;
-/// Growth of memory that is allowed, in per cent.
-const GROWTH_MAX: u64 = 5;
+/// How long it may take after the last blow until nothing is open that was not at the start.
+const CALM_LIMIT: Duration = Duration::from_secs(60);
+/// Connections between two nodes that both may have dialled.
+const CONNECTIONS_PER_PEER_MAX: u64 = 2;
 const PROMPTS: [&str; 4] =
     ["Once upon a time", "The capital of France is", "Water boils when", "A good friend"];
 
@@ -101,6 +102,9 @@ pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
         asked: 0,
         tokens: 0,
         report: Report::default(),
+        calm: followed(&mesh)
+            .map(|host| Ok((host, mesh.footprint(host)?)))
+            .collect::<Result<_>>()?,
         footprints: BTreeMap::new(),
     };
     soak.report.what = format!("soak --seed {} {:?}", site.seed, options.duration);
@@ -133,8 +137,10 @@ struct Soak {
     asked: usize,
     tokens: usize,
     report: Report,
-    /// By host: resident bytes and descriptors, in time.
-    footprints: BTreeMap<usize, Vec<(u64, u64)>>,
+    /// By host: before anything happened.
+    calm: BTreeMap<usize, Footprint>,
+    /// By host, in time.
+    footprints: BTreeMap<usize, Vec<Footprint>>,
 }
 
 impl Soak {
@@ -189,7 +195,41 @@ impl Soak {
             sleep(Duration::from_millis(20));
         }
         self.measure(mesh)?;
+        if let Some((_, turn)) = back {
+            undo(&turn, lan, mesh)?;
+        }
+        lan.ask(&Request::Set { from: None, to: None, link: perfect() })?;
+        mesh.mend(false)?;
+        self.calms(mesh)?;
         Ok(blows)
+    }
+
+    /// When all is well again, nothing stays open that was not before: descriptors that are no
+    /// connections are as many as at the start or fewer, and no peer has more connections than two
+    /// that dial each other make.
+    fn calms(&mut self, mesh: &Mesh) -> Result<()> {
+        let peers = mesh.len() as u64 - 1;
+        let start = Instant::now();
+        for (host, before) in self.calm.clone() {
+            loop {
+                let now = mesh.footprint(host)?;
+                let flat = now.descriptors <= before.descriptors
+                    && now.connections <= peers * CONNECTIONS_PER_PEER_MAX;
+                if flat || start.elapsed() > CALM_LIMIT {
+                    let figure = json!({
+                        "descriptors": [before.descriptors, now.descriptors],
+                        "connections": [before.connections, now.connections],
+                    });
+                    if !flat {
+                        self.report.faults.push(format!("n{host}: still open: {figure}"));
+                    }
+                    self.report.figures.insert(format!("n{host}_open"), figure);
+                    break;
+                }
+                sleep(Duration::from_millis(500));
+            }
+        }
+        Ok(())
     }
 
     fn judge(&mut self, prompt: usize, answer: Result<Answer>, now: Duration) {
@@ -209,40 +249,39 @@ impl Soak {
 
     /// Follows the owner and the member that is never killed.
     fn measure(&mut self, mesh: &Mesh) -> Result<()> {
-        for host in [0, mesh.len() - 1] {
+        for host in followed(mesh) {
             let footprint = mesh.footprint(host).with_context(|| format!("n{host} is gone"))?;
             self.footprints.entry(host).or_default().push(footprint);
         }
         Ok(())
     }
 
-    /// Compares the first quarter behind the warm-up with the last.
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a share")]
-    #[expect(clippy::cast_sign_loss, reason = "a share of a length")]
     fn ended(mut self) -> Report {
         for (host, all) in &self.footprints {
-            let warm = &all[(all.len() as f64 * WARM) as usize..];
-            let n = (warm.len() / 4).max(1);
-            let most = |part: &[(u64, u64)]| {
-                let bytes = part.iter().map(|(bytes, _)| *bytes).max().unwrap_or(0);
-                (bytes, part.iter().map(|(_, open)| *open).max().unwrap_or(0))
-            };
-            let (first, last) = (most(&warm[..n]), most(&warm[warm.len() - n..]));
-            let figure = json!({
-                "resident_bytes": [first.0, last.0], "descriptors": [first.1, last.1],
-            });
-            self.report.figures.insert(format!("n{host}"), figure);
-            if last.0 * 100 > first.0 * (100 + GROWTH_MAX) {
-                let grown = format!("n{host}: memory grew from {} to {}", first.0, last.0);
-                self.report.faults.push(grown);
-            }
-            // Each peer that is back has up to four connections for a moment.
-            if last.1 > first.1 + 8 {
-                let grown = format!("n{host}: descriptors grew from {} to {}", first.1, last.1);
-                self.report.faults.push(grown);
-            }
+            let name = format!("n{host}");
+            let (figures, faults) = growth(&name, all);
+            self.report.figures.insert(name, figures);
+            self.report.faults.extend(faults);
         }
         self.report
+    }
+}
+
+/// The owner, and the member that is never killed.
+fn followed(mesh: &Mesh) -> impl Iterator<Item = usize> + use<> {
+    [0, mesh.len() - 1].into_iter()
+}
+
+const fn perfect() -> LinkChange {
+    LinkChange {
+        rate_bits_per_s: None,
+        queue_bytes: None,
+        delay_us: Some(0),
+        jitter_us: Some(0),
+        loss_ppm: Some(0),
+        duplicate_ppm: Some(0),
+        reorder_ppm: Some(0),
+        up: Some(true),
     }
 }
 
