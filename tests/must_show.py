@@ -210,6 +210,25 @@ def simulator(args):
     row(9, "50 nodes, 1,000 seeds", said, "0 violations, none failed", whole)
 
 
+def namespaces(args):
+    """Real nodes in namespaces, killed and stopped in the middle of answers."""
+    path = args.models / "smollm2-135m.gguf"
+    command = [ATOLL.with_name("netns"), "run", path, "--seed", "1", "--json"]
+    command += ["--rounds", str(args.namespace_rounds)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    what = f"{args.namespace_rounds} rounds in namespaces"
+    if done.returncode == 8:
+        row("P2", what, " ".join(done.stderr.split())[-300:], "0 faults", None)
+        return
+    found = json.loads(done.stdout)
+    row("P2", what, f"{len(found['faults'])} faults", "0 faults", not found["faults"])
+    for kind, gap in found["gaps"].items():
+        figure = f"p50 {gap['gap_ms_p50']:.0f} ms, p99 {gap['gap_ms_p99']:.0f} ms"
+        late = [line for line in found["late"] if line.startswith(f"{kind}:")]
+        # Times count only where the machine was not too busy to give any.
+        row("P2", f"silence: {kind}", figure, "its limit", not late if found["valid"] else None)
+
+
 def recovery(args):
     """Stages killed and stopped in the middle of answers."""
     os.environ["ATOLL_RECOVERY_ROUNDS"] = str(args.recovery_rounds)
@@ -238,7 +257,7 @@ def bits(args):
 
 
 PARTS = [demo, equal, bits, outside, network, memory, hop, speed, gateway, simulator]
-PARTS += [recovery, refusals]
+PARTS += [recovery, namespaces, refusals]
 
 
 def main():
@@ -250,6 +269,7 @@ def main():
     parser.add_argument("--bits-tokens", type=int, default=256, help="tokens of each generation")
     help_rounds = "how often each kind of end of a node is tried"
     parser.add_argument("--recovery-rounds", type=int, default=50, help=help_rounds)
+    parser.add_argument("--namespace-rounds", type=int, default=40, help="ends of real nodes")
     names = [part.__name__ for part in PARTS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     args = parser.parse_args()
