@@ -1,7 +1,8 @@
 //! Whole tiny models, compressed and opened again.
 
 use atoll_model::{
-    Architecture, BlockType, Compute, GgufFile, Isa, Part, Stage, StageInput, TensorSource, tiny,
+    Architecture, BlockType, Compute, GgufFile, GgufWriter, Isa, Part, Stage, StageInput,
+    TensorSource, tiny,
 };
 
 use crate::{CompressError, Options, PruneMethod, Report, Target, compress};
@@ -114,6 +115,28 @@ fn a_number_of_bytes_is_kept_and_spent_well() {
     let (file, report) = within(model(Architecture::Llama).bytes_len() as u64).expect("enough");
     assert_eq!(last_row(file), want);
     assert_eq!(report.matrices.keys().collect::<Vec<_>>(), ["as given"]);
+}
+
+#[test]
+fn one_table_serves_twice_where_two_are_alike() {
+    let given = model(Architecture::Qwen2);
+    let (table, mut writer) = ("output.weight", GgufWriter::new());
+    for (key, value) in given.metadata().iter() {
+        writer.key(key, value.clone());
+    }
+    for info in given.tensors() {
+        let from = if info.name == "token_embd.weight" { table } else { &info.name };
+        writer.tensor(info.clone(), given.tensor(from).expect("it is there").bytes);
+    }
+    let alike = writer.to_bytes();
+    let open = || GgufFile::parse(alike.clone()).expect("a whole model");
+    let bytes = (alike.len() - given.tensor(table).expect("the head").bytes.len() / 2) as u64;
+    let options = Options { target: Target::Bytes(bytes), ..options(BlockType::Q4_0) };
+    let (file, report) = compressed(open(), &options).expect("enough");
+    assert!(report.is_tied_anew && file.config().tied && file.tensor(table).is_none());
+    assert_eq!(last_row(file), last_row(open()));
+    let (_, report) = compressed(given, &options).expect("enough");
+    assert!(!report.is_tied_anew, "its embedding and head are nothing alike");
 }
 
 #[test]
