@@ -1,7 +1,11 @@
 //! Weights as the kernels read them: tiles of 16 rows, all columns of a tile in one run of bytes.
 //!
-//! A tile of a quantized matrix is a sequence of groups, one for the columns of a block: 32 or 256.
-//! A group is its head, then one step for every 32 columns: codes, then numbers.
+//! A tile of a quantized matrix is a sequence of groups, a group is its head, then one step for
+//! every 32 columns: 8 steps where a block has 256 columns, else 1, 2 or 4. A step is codes and
+//! numbers. Everything read by vectors of 64 bytes stands at a multiple of 64, since a load across
+//! two cache lines costs two: so the numbers of as many steps as fill 64 bytes stand together,
+//! behind the codes of the first of them, and a head is filled up to 64. In the last group of a
+//! tile steps may be missing; their numbers keep their room.
 //!
 //! Codes are bit planes over vectors of 64 bytes; byte `4 * row + i` of chunk `j` belongs to column
 //! `4 * j + i`:
@@ -15,6 +19,8 @@
 //! Numbers stand 16 at a time, one per row (see [`Scales`]). No type takes more than 1.03 times the
 //! bytes of its file. A tile of a float matrix is, column by column, 16 numbers of its type.
 
+use core::ops::Range;
+
 use crate::own::{E3_VALUES, E4_VALUES, E5_VALUES, SCALE_UNIT, half_of_byte};
 use crate::unpack::{IQ4_VALUES, RUN, Run, has_half_scales, has_offsets};
 use crate::vector::f32_from_f16;
@@ -25,13 +31,13 @@ use crate::{BlockType, TILE_ROWS};
 pub(crate) enum Scales {
     /// No head; each step ends with its scales, then its offsets, as f16.
     Halves,
-    /// No head; each step ends with its scales, as bytes of our own types ([`crate::own`]).
+    /// No head; the numbers of a step are its scales, as bytes of our own types ([`crate::own`]).
     Small,
-    /// Each step ends with its scales, then its minima, as int8.
+    /// The numbers of a step are its scales, then its minima, as int8.
     Bytes,
-    /// Each step ends with bytes of scale (low nibble) and minimum (high).
+    /// The numbers of a step are bytes of scale (low nibble) and minimum (high).
     Nibbles,
-    /// Scales of 6 bits, biased by 32. Each step ends with bytes of the low nibbles of both scales;
+    /// Scales of 6 bits, biased by 32. The numbers of a step are bytes of the low nibbles of both;
     /// the head goes on with four times 16 bytes: byte `t` has bits 4 and 5 of the scales of steps
     /// `2 * t` and `2 * t + 1`, at bits 0, 2, 4 and 6.
     Sixes,
@@ -115,39 +121,86 @@ impl Layout {
 
     /// Steps of a group.
     pub(crate) const fn steps(self) -> usize {
-        if self.has_head() { 8 } else { 1 }
+        if self.has_head() { 8 } else { self.bundle() }
     }
 
-    pub(crate) const fn head_bytes(self) -> usize {
-        match self.scales {
-            Scales::Halves | Scales::Small => 0,
-            Scales::Sixes => 32 + 64,
-            Scales::Bytes | Scales::Nibbles => 32 * (1 + self.has_offsets as usize),
+    /// Steps of a group of `bytes`, which may be a tile's last.
+    #[inline(always)]
+    pub(crate) const fn steps_in(self, bytes: usize) -> usize {
+        if self.has_head() {
+            self.steps()
+        } else {
+            (bytes - self.bundle() * self.number_bytes()) / self.code_bytes()
         }
     }
 
-    pub(crate) const fn code_bytes(self) -> usize {
+    /// Steps whose numbers stand together: as many as fill 64 bytes.
+    const fn bundle(self) -> usize {
+        match self.number_bytes() {
+            16 => 4,
+            32 => 2,
+            _ => 1,
+        }
+    }
+
+    const fn head_bytes(self) -> usize {
+        match self.scales {
+            Scales::Halves | Scales::Small => 0,
+            Scales::Sixes => 128,
+            Scales::Bytes | Scales::Nibbles => 64,
+        }
+    }
+
+    /// Bytes of the codes of a step.
+    const fn code_bytes(self) -> usize {
         self.bits * 64
     }
 
-    pub(crate) const fn step_bytes(self) -> usize {
+    /// Bytes of the numbers of a step.
+    const fn number_bytes(self) -> usize {
         let per_row = match self.scales {
             Scales::Halves => 2 * self.n_scales * (1 + self.has_offsets as usize),
             Scales::Bytes => self.n_scales * (1 + self.has_offsets as usize),
             Scales::Nibbles => self.n_scales,
             Scales::Sixes | Scales::Small => 1,
         };
-        self.code_bytes() + TILE_ROWS * per_row
+        TILE_ROWS * per_row
     }
 
     pub(crate) const fn group_bytes(self) -> usize {
-        self.head_bytes() + self.steps() * self.step_bytes()
+        self.head_bytes() + self.steps() * (self.code_bytes() + self.number_bytes())
     }
 
-    /// The bytes of step `s` of a group.
+    /// Bytes of a tile of `steps` steps.
+    pub(crate) const fn tile_bytes(self, steps: usize) -> usize {
+        let bytes = steps / self.steps() * self.group_bytes();
+        match steps % self.steps() {
+            0 => bytes,
+            n => bytes + n * self.code_bytes() + self.bundle() * self.number_bytes(),
+        }
+    }
+
+    /// Where the codes and the numbers of step `s` of a group stand.
+    const fn places(self, s: usize) -> (Range<usize>, Range<usize>) {
+        let (codes, numbers, bundle) = (self.code_bytes(), self.number_bytes(), self.bundle());
+        let first = self.head_bytes() + s / bundle * bundle * (codes + numbers);
+        let s = s % bundle;
+        let behind = first + codes + bundle * numbers;
+        let code_at = if s == 0 { first } else { behind + (s - 1) * codes };
+        let number_at = first + codes + s * numbers;
+        (code_at..code_at + codes, number_at..number_at + numbers)
+    }
+
+    /// The codes of step `s` of a group.
     #[inline(always)]
-    pub(crate) fn step(self, group: &[u8], s: usize) -> &[u8] {
-        &group[self.head_bytes() + s * self.step_bytes()..][..self.step_bytes()]
+    pub(crate) fn codes(self, group: &[u8], s: usize) -> &[u8] {
+        &group[self.places(s).0]
+    }
+
+    /// The numbers of step `s` of a group.
+    #[inline(always)]
+    pub(crate) fn numbers(self, group: &[u8], s: usize) -> &[u8] {
+        &group[self.places(s).1]
     }
 
     /// What is added to a signed value to make it unsigned.
@@ -157,9 +210,14 @@ impl Layout {
 
     /// Scales and offsets of row `r` in step `s` of a group.
     #[inline(always)]
-    pub(crate) fn numbers(self, group: &[u8], s: usize, r: usize) -> ([f32; 2], [f32; 2]) {
+    pub(crate) fn scales_and_offsets(
+        self,
+        group: &[u8],
+        s: usize,
+        r: usize,
+    ) -> ([f32; 2], [f32; 2]) {
         let n = self.n_scales;
-        let bytes = &self.step(group, s)[self.code_bytes()..];
+        let bytes = self.numbers(group, s);
         let half = |bytes: &[u8], k: usize| {
             let at = 2 * (k * TILE_ROWS + r);
             f32_from_f16(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
@@ -198,17 +256,17 @@ impl Layout {
 
     /// The code at `lane` of chunk `chunk` of a step.
     #[inline(always)]
-    fn code(self, step: &[u8], chunk: usize, lane: usize) -> u8 {
-        let four = |at: usize| (step[at + chunk / 2 * 64 + lane] >> (4 * (chunk % 2))) & 15;
-        let two = |at: usize| (step[at + chunk / 4 * 64 + lane] >> (2 * (chunk % 4))) & 3;
-        let one = |at: usize| (step[at + lane] >> chunk) & 1;
+    fn code(self, codes: &[u8], chunk: usize, lane: usize) -> u8 {
+        let four = |at: usize| (codes[at + chunk / 2 * 64 + lane] >> (4 * (chunk % 2))) & 15;
+        let two = |at: usize| (codes[at + chunk / 4 * 64 + lane] >> (2 * (chunk % 4))) & 3;
+        let one = |at: usize| (codes[at + lane] >> chunk) & 1;
         match self.bits {
             2 => two(0),
             3 => two(0) | one(128) << 2,
             4 => four(0),
             5 => four(0) | one(256) << 4,
             6 => four(0) | two(256) << 4,
-            _ => step[chunk * 64 + lane],
+            _ => codes[chunk * 64 + lane],
         }
     }
 
@@ -229,8 +287,8 @@ impl Layout {
 
     /// The unsigned value at `lane` of chunk `chunk` of a step.
     #[inline(always)]
-    pub(crate) fn value(self, step: &[u8], chunk: usize, lane: usize) -> u8 {
-        let code = self.code(step, chunk, lane);
+    pub(crate) fn value(self, codes: &[u8], chunk: usize, lane: usize) -> u8 {
+        let code = self.code(codes, chunk, lane);
         if self.is_table() { self.table[usize::from(code)].cast_unsigned() ^ 0x80 } else { code }
     }
 }
@@ -250,14 +308,14 @@ impl Step {
     /// Expands step `s` of a group.
     #[inline(always)]
     pub(crate) fn read(&mut self, layout: Layout, group: &[u8], s: usize) {
-        let step = layout.step(group, s);
+        let codes = layout.codes(group, s);
         for chunk in 0..8 {
             for lane in 0..64 {
-                self.values[chunk * 64 + lane] = layout.value(step, chunk, lane);
+                self.values[chunk * 64 + lane] = layout.value(codes, chunk, lane);
             }
         }
         for row in 0..TILE_ROWS {
-            let (scales, offsets) = layout.numbers(group, s, row);
+            let (scales, offsets) = layout.scales_and_offsets(group, s, row);
             for n in 0..layout.n_scales {
                 (self.scales[n][row], self.offsets[n][row]) = (scales[n], offsets[n]);
             }
@@ -293,16 +351,13 @@ pub(crate) fn write_step(layout: Layout, runs: &[Run], group: &mut [u8], s: usiz
         }
         write_numbers(layout, run, group, s, r);
     }
-    let at = layout.head_bytes() + s * layout.step_bytes();
-    layout.write_codes(&mut group[at..][..layout.code_bytes()], &codes);
+    layout.write_codes(&mut group[layout.places(s).0], &codes);
 }
 
 /// Writes scales and offsets of row `r` of step `s` of a group, where all bits are 0.
 fn write_numbers(layout: Layout, run: &Run, group: &mut [u8], s: usize, r: usize) {
     let d = if layout.has_head() { Some([run.d, run.dmin]) } else { None };
-    let at = layout.head_bytes() + s * layout.step_bytes();
-    let step = &mut group[at..][..layout.step_bytes()];
-    let numbers = &mut step[layout.code_bytes()..];
+    let numbers = &mut group[layout.places(s).1];
     let n = layout.n_scales;
     for h in 0..n {
         let (scale, min) = (run.scale[h].cast_unsigned(), run.min[h].cast_unsigned());

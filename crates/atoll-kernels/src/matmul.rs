@@ -40,8 +40,8 @@ pub(crate) fn float_tile(w: &PackedMatrix, tile: &[u8], x: &Activations, out: &m
 fn quantized_tile(w: &PackedMatrix, tile: &[u8], x: &Activations, out: &mut [f32]) {
     let layout = Layout::of(w.block_type());
     let mut step = Step::ZERO;
-    let groups = tile.chunks_exact(layout.group_bytes());
-    let steps = groups.flat_map(|group| (0..layout.steps()).map(move |s| (group, s)));
+    let groups = tile.chunks(layout.group_bytes());
+    let steps = groups.flat_map(|group| (0..layout.steps_in(group.len())).map(move |s| (group, s)));
     for (s, (group, step_idx)) in steps.enumerate() {
         step.read(layout, group, step_idx);
         for (row, acc) in out.chunks_exact_mut(TILE_ROWS).enumerate() {

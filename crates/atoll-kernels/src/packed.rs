@@ -124,14 +124,15 @@ impl PackedMatrix {
             return;
         }
         let layout = Layout::of(self.ty);
-        let steps = tile.chunks_exact(layout.group_bytes());
-        let steps = steps.flat_map(|group| (0..layout.steps()).map(move |s| (group, s)));
+        let groups = tile.chunks(layout.group_bytes());
+        let steps =
+            groups.flat_map(|group| (0..layout.steps_in(group.len())).map(move |s| (group, s)));
         for (values, (group, s)) in out.chunks_exact_mut(RUN).zip(steps) {
-            let (scales, offsets) = layout.numbers(group, s, r);
-            let step = layout.step(group, s);
+            let (scales, offsets) = layout.scales_and_offsets(group, s, r);
+            let codes = layout.codes(group, s);
             for (k, value) in values.iter_mut().enumerate() {
                 let n = if layout.n_scales == 2 { k / 16 } else { 0 };
-                let q = i32::from(layout.value(step, k / 4, 4 * r + k % 4)) - layout.bias();
+                let q = i32::from(layout.value(codes, k / 4, 4 * r + k % 4)) - layout.bias();
                 *value = scales[n] * q as f32;
                 if layout.has_offsets {
                     *value += offsets[n];
@@ -207,7 +208,8 @@ fn pack_steps(ty: BlockType, cols: usize, blocks: &[u8], tile: &mut [u8]) -> boo
             runs.push(run);
         }
         let at = step / layout.steps() * layout.group_bytes();
-        let group = &mut tile[at..at + layout.group_bytes()];
+        let end = tile.len().min(at + layout.group_bytes());
+        let group = &mut tile[at..end];
         write_step(layout, &runs, group, step % layout.steps());
     }
     finite
@@ -217,6 +219,6 @@ const fn tile_bytes(ty: BlockType, cols: usize) -> usize {
     if is_float(ty) {
         cols * TILE_ROWS * ty.block_bytes()
     } else {
-        cols / ty.block_len() * Layout::of(ty).group_bytes()
+        Layout::of(ty).tile_bytes(cols / RUN)
     }
 }

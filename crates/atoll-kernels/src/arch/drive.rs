@@ -74,9 +74,9 @@ macro_rules! drive {
         ) {
             let mut sums = [zero(); N];
             let mut i = row;
-            for group in tile.chunks_exact(K::LAYOUT.group_bytes()) {
+            for group in tile.chunks(K::LAYOUT.group_bytes()) {
                 let head = head::<K>(group);
-                for s in 0..K::LAYOUT.steps() {
+                for s in 0..K::LAYOUT.steps_in(group.len()) {
                     let (codes, numbers) = x.runs(i);
                     add::<K, N>(&step::<K>(group, head, s), codes, numbers, &mut sums);
                     i += x.rows;
@@ -97,9 +97,9 @@ macro_rules! drive {
                 let rows = first..(first + ROWS_MAX).min(x.rows);
                 for (tile, out) in tiles.clone().zip(out.chunks_exact_mut(x.rows * TILE_ROWS)) {
                     let mut i = 0;
-                    for group in w.tile(tile).chunks_exact(K::LAYOUT.group_bytes()) {
+                    for group in w.tile(tile).chunks(K::LAYOUT.group_bytes()) {
                         let head = head::<K>(group);
-                        for s in 0..K::LAYOUT.steps() {
+                        for s in 0..K::LAYOUT.steps_in(group.len()) {
                             many_rows::<K>(&step::<K>(group, head, s), i, rows.clone(), x, out);
                             i += x.rows;
                         }

@@ -52,7 +52,7 @@ pub(super) fn head<K: Kind>(group: &[u8]) -> Head {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn step<K: Kind>(group: &[u8], head: Head, s: usize) -> Step {
-    let (bytes, l) = (K::LAYOUT.step(group, s), K::LAYOUT);
+    let l = K::LAYOUT;
     let (none, zero) = (_mm256_setzero_si256(), _mm256_setzero_ps());
     let mut step = Step {
         values: [[none; 8]; 2],
@@ -60,13 +60,13 @@ pub(super) fn step<K: Kind>(group: &[u8], head: Head, s: usize) -> Step {
         scales: [[zero; 2]; 2],
         offsets: [[zero; 2]; 2],
     };
-    step.values = values::<K>(bytes);
+    step.values = values::<K>(l.codes(group, s));
     if is_signed(l) {
         step.sizes = step.values.map(|half| half.map(|v| _mm256_abs_epi8(v)));
     }
     for half in 0..2 {
         for h in 0..l.n_scales {
-            let (scale, offset) = numbers::<K>(group, bytes, head, s, h, half);
+            let (scale, offset) = numbers::<K>(group, head, s, h, half);
             (step.scales[h][half], step.offsets[h][half]) = (scale, offset);
         }
     }
@@ -224,42 +224,35 @@ fn eight(bytes: &[u8], at: usize) -> __m128i {
 /// Scale and offset `h` of a half of step `s`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn numbers<K: Kind>(
-    group: &[u8],
-    step: &[u8],
-    head: Head,
-    s: usize,
-    h: usize,
-    half: usize,
-) -> (__m256, __m256) {
+fn numbers<K: Kind>(group: &[u8], head: Head, s: usize, h: usize, half: usize) -> (__m256, __m256) {
     let (l, zero) = (K::LAYOUT, _mm256_setzero_ps());
-    let (at, n) = (l.code_bytes(), l.n_scales);
+    let (bytes, n) = (l.numbers(group, s), l.n_scales);
     let (d, minus_dmin) = (head.d[half], head.minus_dmin[half]);
     let times = |d: __m256, ints: __m256i| _mm256_mul_ps(d, _mm256_cvtepi32_ps(ints));
     match l.scales {
         Scales::Halves => {
-            let number = |k: usize| halves(step, at + 32 * k + 16 * half);
+            let number = |k: usize| halves(bytes, 32 * k + 16 * half);
             (number(h), if l.has_offsets { number(n + h) } else { zero })
         }
         Scales::Small => {
             // The sign moves to the top, the rest to the end of the exponent.
-            let wide = _mm_slli_epi16::<7>(_mm_cvtepi8_epi16(eight(step, at + 8 * half)));
+            let wide = _mm_slli_epi16::<7>(_mm_cvtepi8_epi16(eight(bytes, 8 * half)));
             let bits = _mm_and_si128(wide, _mm_set1_epi16(0xBF80u16.cast_signed()));
             (_mm256_mul_ps(_mm256_cvtph_ps(bits), _mm256_set1_ps(SCALE_UNIT)), zero)
         }
         Scales::Bytes => {
-            let number = |k: usize| _mm256_cvtepi8_epi32(eight(step, at + 16 * k + 8 * half));
+            let number = |k: usize| _mm256_cvtepi8_epi32(eight(bytes, 16 * k + 8 * half));
             let offset = if l.has_offsets { times(minus_dmin, number(n + h)) } else { zero };
             (times(d, number(h)), offset)
         }
         Scales::Nibbles => {
-            let both = _mm256_cvtepu8_epi32(eight(step, at + 16 * h + 8 * half));
+            let both = _mm256_cvtepu8_epi32(eight(bytes, 16 * h + 8 * half));
             let scale = _mm256_and_si256(both, _mm256_set1_epi32(15));
             (times(d, scale), times(minus_dmin, _mm256_srli_epi32::<4>(both)))
         }
         Scales::Sixes => {
             let count = |n: usize| _mm_cvtsi64_si128(n.cast_signed() as i64);
-            let low = _mm256_cvtepu8_epi32(eight(step, at + 8 * half));
+            let low = _mm256_cvtepu8_epi32(eight(bytes, 8 * half));
             let high = _mm256_cvtepu8_epi32(eight(group, 32 + 16 * (s / 2) + 8 * half));
             let low = _mm256_srl_epi32(low, count(4 * h));
             let high = _mm256_srl_epi32(high, count(4 * (s % 2) + 2 * h));

@@ -40,10 +40,9 @@ pub(super) fn head<K: Kind>(group: &[u8]) -> Head {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn step<K: Kind>(group: &[u8], head: Head, s: usize) -> Step {
-    let bytes = K::LAYOUT.step(group, s);
     // In ascending order of addresses: out of order, the memory prefetcher reads half as fast.
-    let values = values::<K>(bytes);
-    let (scales, offsets) = numbers::<K>(group, bytes, head, s);
+    let values = values::<K>(K::LAYOUT.codes(group, s));
+    let (scales, offsets) = numbers::<K>(group, head, s);
     Step { values, scales, offsets }
 }
 
@@ -193,39 +192,39 @@ fn sixteen(bytes: &[u8], at: usize) -> __m128i {
 /// Scales and offsets of a step.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn numbers<K: Kind>(group: &[u8], step: &[u8], head: Head, s: usize) -> ([__m512; 2], [__m512; 2]) {
+fn numbers<K: Kind>(group: &[u8], head: Head, s: usize) -> ([__m512; 2], [__m512; 2]) {
     let (l, zero) = (K::LAYOUT, _mm512_setzero_ps());
     let (mut scales, mut offsets) = ([zero; 2], [zero; 2]);
-    let (at, n) = (l.code_bytes(), l.n_scales);
+    let (bytes, n) = (l.numbers(group, s), l.n_scales);
     let times = |d: __m512, ints: __m512i| _mm512_mul_ps(d, _mm512_cvtepi32_ps(ints));
     for h in 0..n {
         match l.scales {
             Scales::Halves => {
-                scales[h] = halves(step, at + 32 * h);
+                scales[h] = halves(bytes, 32 * h);
                 if l.has_offsets {
-                    offsets[h] = halves(step, at + 32 * (n + h));
+                    offsets[h] = halves(bytes, 32 * (n + h));
                 }
             }
             Scales::Small => {
                 // The sign moves to the top, the rest to the end of the exponent.
-                let wide = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(sixteen(step, at)));
+                let wide = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(sixteen(bytes, 0)));
                 let bits = _mm256_and_si256(wide, _mm256_set1_epi16(0xBF80u16.cast_signed()));
                 scales[h] = _mm512_mul_ps(_mm512_cvtph_ps(bits), _mm512_set1_ps(SCALE_UNIT));
             }
             Scales::Bytes => {
-                scales[h] = times(head.d, _mm512_cvtepi8_epi32(sixteen(step, at + 16 * h)));
+                scales[h] = times(head.d, _mm512_cvtepi8_epi32(sixteen(bytes, 16 * h)));
                 if l.has_offsets {
-                    let min = _mm512_cvtepi8_epi32(sixteen(step, at + 16 * (n + h)));
+                    let min = _mm512_cvtepi8_epi32(sixteen(bytes, 16 * (n + h)));
                     offsets[h] = times(head.minus_dmin, min);
                 }
             }
             Scales::Nibbles => {
-                let both = _mm512_cvtepu8_epi32(sixteen(step, at + 16 * h));
+                let both = _mm512_cvtepu8_epi32(sixteen(bytes, 16 * h));
                 scales[h] = times(head.d, _mm512_and_si512(both, _mm512_set1_epi32(15)));
                 offsets[h] = times(head.minus_dmin, _mm512_srli_epi32::<4>(both));
             }
             Scales::Sixes => {
-                let low = _mm512_cvtepu8_epi32(sixteen(step, at));
+                let low = _mm512_cvtepu8_epi32(sixteen(bytes, 0));
                 let high = _mm512_cvtepu8_epi32(sixteen(group, 32 + 16 * (s / 2)));
                 let count = |n: usize| _mm_cvtsi64_si128(n.cast_signed() as i64);
                 let low = _mm512_srl_epi32(low, count(4 * h));

@@ -11,7 +11,8 @@ use crate::unpack::RUN;
 /// A step as it is stored.
 pub(super) struct Step<'a> {
     group: &'a [u8],
-    bytes: &'a [u8],
+    codes: &'a [u8],
+    numbers: &'a [u8],
     /// Its index in the group.
     s: usize,
 }
@@ -28,7 +29,7 @@ pub(super) const fn head<K: Kind>(_group: &[u8]) -> Head {
 /// Step `s` of a group.
 #[inline]
 pub(super) fn step<K: Kind>(group: &[u8], _head: Head, s: usize) -> Step<'_> {
-    Step { group, bytes: K::LAYOUT.step(group, s), s }
+    Step { group, codes: K::LAYOUT.codes(group, s), numbers: K::LAYOUT.numbers(group, s), s }
 }
 
 /// Whether values are expanded with their sign.
@@ -53,7 +54,7 @@ impl Step<'_> {
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) fn values<K: Kind>(&self, quarter: usize) -> [int8x16_t; 8] {
-        let (bytes, at, l) = (self.bytes, 16 * quarter, K::LAYOUT);
+        let (bytes, at, l) = (self.codes, 16 * quarter, K::LAYOUT);
         let codes = match l.bits {
             2 => twos(bytes, at),
             3 => or(twos(bytes, at), ones::<4>(bytes, 128 + at)),
@@ -87,7 +88,7 @@ impl Step<'_> {
     pub(super) fn numbers<K: Kind>(&self, quarter: usize) -> ([float32x4_t; 2], [float32x4_t; 2]) {
         let (l, zero) = (K::LAYOUT, vdupq_n_f32(0.0));
         let (mut scales, mut offsets) = ([zero; 2], [zero; 2]);
-        let (at, n) = (l.code_bytes(), l.n_scales);
+        let n = l.n_scales;
         let half = |bytes: &[u8], k: usize| widen(four_shorts(bytes, 32 * k + 8 * quarter));
         let d = if l.has_head() { half(self.group, 0) } else { zero };
         let has_dmin = l.has_head() && l.has_offsets;
@@ -95,14 +96,14 @@ impl Step<'_> {
         for h in 0..n {
             match l.scales {
                 Scales::Halves => {
-                    scales[h] = half(&self.bytes[at..], h);
+                    scales[h] = half(self.numbers, h);
                     if l.has_offsets {
-                        offsets[h] = half(&self.bytes[at..], n + h);
+                        offsets[h] = half(self.numbers, n + h);
                     }
                 }
                 Scales::Small => {
                     // The sign moves to the top, the rest to the end of the exponent.
-                    let bytes = four(self.bytes, at + 4 * quarter);
+                    let bytes = four(self.numbers, 4 * quarter);
                     let wide = vget_low_s16(vmovl_s8(vreinterpret_s8_u8(bytes)));
                     let bits = vreinterpret_u16_s16(vshl_n_s16::<7>(wide));
                     let bits = vand_u16(bits, vdup_n_u16(0xBF80));
@@ -110,7 +111,7 @@ impl Step<'_> {
                 }
                 Scales::Bytes => {
                     let number = |k: usize| {
-                        let bytes = four(self.bytes, at + 16 * k + 4 * quarter);
+                        let bytes = four(self.numbers, 16 * k + 4 * quarter);
                         let shorts = vmovl_s8(vreinterpret_s8_u8(bytes));
                         vcvtq_f32_s32(vmovl_s16(vget_low_s16(shorts)))
                     };
@@ -120,13 +121,13 @@ impl Step<'_> {
                     }
                 }
                 Scales::Nibbles => {
-                    let both = four_words(self.bytes, at + 16 * h + 4 * quarter);
+                    let both = four_words(self.numbers, 16 * h + 4 * quarter);
                     let scale = vandq_u32(both, vdupq_n_u32(15));
                     scales[h] = vmulq_f32(d, vcvtq_f32_u32(scale));
                     offsets[h] = vmulq_f32(minus_dmin, vcvtq_f32_u32(vshrq_n_u32::<4>(both)));
                 }
                 Scales::Sixes => {
-                    let low = four_words(self.bytes, at + 4 * quarter);
+                    let low = four_words(self.numbers, 4 * quarter);
                     let high = four_words(self.group, 32 + 16 * (self.s / 2) + 4 * quarter);
                     let low = vandq_u32(right(low, 2 * h), vdupq_n_u32(15));
                     let high = right(high, 2 * (self.s % 2) + h);
