@@ -72,7 +72,8 @@ struct Round {
     victim: usize,
     /// The second one's distance from the first.
     other: usize,
-    /// Before this piece of the answer, and so much later.
+    /// Before this piece of the answer (by remainder, where it has fewer pieces than tokens), and so
+    /// much later.
     at: usize,
     delay: Duration,
 }
@@ -119,7 +120,9 @@ pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
     for which in 0..run.prompts.len() {
         let answer = run.hear(which, 0, |_| Ok(Instant::now()))?;
         ensure!(answer.error.is_none(), "undisturbed: {answer:?}");
-        run.wanted.push(answer.text);
+        // The last piece may be empty, with the reason of the end.
+        ensure!(answer.pieces > 2, "undisturbed, an answer of too few pieces: {answer:?}");
+        run.wanted.push(answer);
     }
     let rounds = schedule(options);
     for (index, &round) in rounds.iter().enumerate() {
@@ -150,7 +153,7 @@ struct Run {
     mesh: Mesh,
     prompts: [String; 2],
     /// What each is answered with when nothing happens.
-    wanted: Vec<String>,
+    wanted: Vec<Answer>,
     report: Report,
 }
 
@@ -176,8 +179,9 @@ impl Run {
             victims.push(stages[(first + 1 + round.other % (n - 1)) % n]);
         }
         let which = usize::from(round.end == End::KilledInPrefill);
+        let at = round.at % (self.wanted[which].pieces - 1);
         let struck = victims.clone();
-        let answer = self.hear(which, round.at, |mesh| {
+        let answer = self.hear(which, at, |mesh| {
             sleep(round.delay);
             let began = Instant::now();
             struck.iter().try_for_each(|&host| match round.end {
@@ -186,9 +190,8 @@ impl Run {
             })?;
             Ok(began)
         })?;
-        let place =
-            format!("{} n{victims:?} before piece {} + {:?}", round.end, round.at, round.delay);
-        if let Some(fault) = answer.fault(&self.wanted[which]) {
+        let place = format!("{} n{victims:?} before piece {at} + {:?}", round.end, round.delay);
+        if let Some(fault) = answer.fault(&self.wanted[which].text) {
             self.report.faults.push(format!("{place}: {fault}"));
         }
         self.report.gaps.entry(round.end.to_string()).or_default().push(answer.gap);
@@ -206,13 +209,13 @@ impl Run {
         spares.iter().try_for_each(|&host| self.mesh.kill(host))?;
         let newcomer = spares[0];
         self.mesh.wipe(newcomer)?;
-        let answer = self.hear(0, TOKENS / 2, |mesh| {
+        let answer = self.hear(0, self.wanted[0].pieces / 2, |mesh| {
             let began = Instant::now();
             mesh.kill(stages[0])?;
             mesh.revive(newcomer)?;
             Ok(began)
         })?;
-        if let Some(fault) = answer.fault(&self.wanted[0]) {
+        if let Some(fault) = answer.fault(&self.wanted[0].text) {
             self.report.faults.push(format!("layers fetched from a peer: {fault}"));
         }
         let kind = "layers fetched from a peer".to_owned();
@@ -228,14 +231,14 @@ impl Run {
         spares.iter().try_for_each(|&host| self.mesh.kill(host))?;
         // The owner hears of it, so that what is lost next is lost without a spare.
         sleep(Duration::from_secs(1));
-        let at = TOKENS / 2;
+        let at = self.wanted[0].pieces / 2;
         let answer = self.hear(0, at, |mesh| {
             let began = Instant::now();
             mesh.kill(stages[0])?;
             Ok(began)
         })?;
         let limit = Duration::from_secs(WAIT_S) + END_SLACK;
-        let kept = self.wanted[0].starts_with(&answer.text) && answer.pieces >= at;
+        let kept = self.wanted[0].text.starts_with(&answer.text) && answer.pieces >= at;
         let said = answer.error.clone().unwrap_or_default();
         if !kept || said.is_empty() || said.contains("broke off") || answer.gap > limit {
             self.report.faults.push(format!("no spare: {answer:?}"));
