@@ -72,7 +72,7 @@ struct Round {
     victim: usize,
     /// The second one's distance from the first.
     other: usize,
-    /// Before this piece of the answer (by remainder, where it has fewer pieces than tokens), and so
+    /// Before this piece of the answer, by remainder where it has fewer pieces than tokens, and so
     /// much later.
     at: usize,
     delay: Duration,
