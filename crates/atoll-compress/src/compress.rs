@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use crate::calibrate::Sequences;
 use crate::error::CompressError;
-use crate::floats::{FloatLayer, KINDS};
-use crate::out::{Out, Seconds, matrix_name};
-use crate::plan::{Plan, Way};
+use crate::floats::{FloatLayer, KINDS, matrix_name};
+use crate::out::{Out, Seconds};
+use crate::plan::{EMBED, Plan, Way};
 use crate::prune::{PruneMethod, prune};
 use crate::sensitivity::TOKENS_MIN;
 
@@ -50,9 +50,20 @@ pub enum Target {
     Bytes(u64),
 }
 
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Finding out what each matrix costs, for a number of bytes.
+    Measuring,
+    /// Making the result.
+    Compressing,
+}
+
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
+    /// With what.
+    pub work: Work,
     /// Layers done.
     pub layers_done: usize,
     /// Layers of the model.
@@ -125,7 +136,7 @@ pub fn compress<'a>(
         Target::Bytes(bytes) => {
             let vectors = vectors(source);
             let kept = (&out.writer, &vectors[..]);
-            Plan::within(bytes, source, kept, keep, &options.calibration, compute)?
+            Plan::within(bytes, source, kept, keep, &options.calibration, compute, progress)?
         }
     };
     let rope_factors = source.tensor("rope_freqs.weight").map(|_| "rope_freqs.weight");
@@ -140,7 +151,7 @@ pub fn compress<'a>(
         let moments = text.map(|text| text.moments(&layer, config, compute));
         let kept = match is_pruned {
             true => {
-                let name = format!("blk.{layer_idx}.ffn_down.weight");
+                let name = matrix_name(layer_idx, "ffn_down");
                 let down = moments.as_ref().map(|moments| &moments.down);
                 Some(prune(&name, &mut layer, keep, options.method, down, &compute.pool)?)
             }
@@ -152,7 +163,11 @@ pub fn compress<'a>(
         if let Some(text) = &mut sequences {
             text.advance(&layer, config, compute);
         }
-        progress(Progress { layers_done: layer_idx + 1, layers: config.n_layers });
+        progress(Progress {
+            work: Work::Compressing,
+            layers_done: layer_idx + 1,
+            layers: config.n_layers,
+        });
     }
     out.tables(source, &plan, sequences.as_ref(), compute)?;
     let (before_weights, before_bytes) = size_of(source)?;
@@ -220,7 +235,7 @@ fn sequences(source: &TensorSource, options: &Options) -> Result<Option<Sequence
         return Err(CompressError::TextTooShort { tokens: tokens.len(), needed: SEQUENCE });
     }
     let n = (tokens.len() / SEQUENCE).min(options.sequences_max);
-    let embed = source.require_shape("token_embd.weight", config.vocab_size, config.dim)?;
+    let embed = source.require_shape(EMBED, config.vocab_size, config.dim)?;
     let mut states = Array2::zeros((n * SEQUENCE, config.dim));
     for (mut state, &token) in states.rows_mut().into_iter().zip(tokens) {
         let row = embed.row(token as usize)?;

@@ -43,6 +43,11 @@ pub(crate) struct FloatLayer {
 pub(crate) const KINDS: [&str; 7] =
     ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
 
+/// The name of a layer's matrix of a kind ([`KINDS`]).
+pub(crate) fn matrix_name(layer_idx: usize, kind: &str) -> String {
+    format!("blk.{layer_idx}.{kind}.weight")
+}
+
 impl FloatLayer {
     /// Its matrices.
     pub(crate) const fn matrices(&self) -> [&Array2<f32>; 7] {

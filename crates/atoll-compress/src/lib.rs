@@ -37,7 +37,7 @@ mod sensitivity;
 #[cfg(test)]
 mod tests;
 
-pub use compress::{Options, Progress, Report, Target, compress};
+pub use compress::{Options, Progress, Report, Target, Work, compress};
 pub use error::CompressError;
 pub use gram::Gram;
 pub use prune::PruneMethod;

@@ -5,16 +5,11 @@ use ndarray::{Array2, Axis};
 
 use crate::calibrate::{Moments, Sequences};
 use crate::error::CompressError;
-use crate::floats::FloatLayer;
+use crate::floats::{FloatLayer, matrix_name};
 use crate::gram::Gram;
 use crate::plan::{EMBED, Plan, Way};
 use crate::round::{Columns, round};
 use crate::sensitivity::head_name;
-
-/// The name of a layer's matrix of a kind ([`crate::floats::KINDS`]).
-pub(crate) fn matrix_name(layer_idx: usize, kind: &str) -> String {
-    format!("blk.{layer_idx}.{kind}.weight")
-}
 
 /// Second moments of a layer's inputs, if there is a text, and the neurons that were kept.
 pub(crate) struct Seconds {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use atoll_model::{BlockType, Compute, GgufWriter, ModelConfig, TensorInfo, TensorSource};
 
 use crate::allocate::{Choice, allocate};
+use crate::compress::Progress;
 use crate::error::CompressError;
-use crate::floats::KINDS;
+use crate::floats::{KINDS, matrix_name};
 use crate::sensitivity::{TYPES, head_name, measure};
 
 /// The embedding's name.
@@ -64,9 +65,10 @@ impl Plan {
         neurons: usize,
         tokens: &[u32],
         compute: &Compute,
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, CompressError> {
         let config = source.config();
-        let costs = measure(source, tokens, compute)?;
+        let costs = measure(source, tokens, compute, progress)?;
         let mut layers = Vec::new();
         let shapes = matrices(config, neurons).collect::<Vec<_>>();
         for (idx, (name, shape)) in shapes.into_iter().enumerate() {
@@ -168,9 +170,6 @@ fn pick(
     let Some(picks) = allocate(&choices, bytes_max.saturating_sub(rest)) else {
         return Ok((None, least));
     };
-    if bytes_max < least {
-        return Ok((None, least));
-    }
     let cost = choices.iter().zip(&picks).map(|(choices, &pick)| choices[pick].cost).sum();
     let ways = items.iter().zip(&picks).map(|(item, &pick)| (item.name.clone(), item.ways[pick]));
     Ok((Some((cost, ways.collect())), least))
@@ -189,8 +188,8 @@ fn matrices(
     let shapes =
         [(q, dim), (kv, dim), (kv, dim), (dim, q), (neurons, dim), (neurons, dim), (dim, neurons)];
     (0..config.n_layers).flat_map(move |layer_idx| {
-        let name = move |kind| format!("blk.{layer_idx}.{kind}.weight");
-        KINDS.into_iter().zip(shapes).map(move |(kind, shape)| (name(kind), shape))
+        let named = move |(kind, shape)| (matrix_name(layer_idx, kind), shape);
+        KINDS.into_iter().zip(shapes).map(named)
     })
 }
 

@@ -12,8 +12,10 @@ use atoll_model::rope::{Rope, RopeTable};
 use atoll_model::{BlockType, Compute, ModelConfig, Tensor, TensorSource};
 use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
 
+use crate::compress::{Progress, Work};
 use crate::error::CompressError;
 use crate::floats::{FloatLayer, KINDS, norm};
+use crate::plan::EMBED;
 use crate::round::{Columns, round};
 
 /// Types that a matrix may be rounded to, by bytes.
@@ -67,10 +69,11 @@ pub(crate) fn measure(
     source: &TensorSource,
     tokens: &[u32],
     compute: &Compute,
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<Costs, CompressError> {
     let config = source.config();
     let matrix = |name| source.require_shape(name, config.vocab_size, config.dim);
-    let (embed, head) = (matrix("token_embd.weight")?, matrix(head_name(config))?);
+    let (embed, head) = (matrix(EMBED)?, matrix(head_name(config))?);
     let apart = (tokens.len() - PIECE) / (PIECES - 1);
     let seen: Vec<u32> = (0..PIECES).flat_map(|i| &tokens[i * apart..][..PIECE]).copied().collect();
     let output_norm = source.require_shape("output_norm.weight", 1, config.dim)?.dequantize();
@@ -89,15 +92,17 @@ pub(crate) fn measure(
     for layer in &probe.layers {
         states.push(x.clone());
         let inputs = probe.through(layer, &mut x);
-        let share = |kind: usize, w: &Array2<f32>| lost_shares(w, &inputs[kind], compute);
-        let matrices = layer.matrices().into_iter().enumerate();
-        let found = matrices.map(|(kind, w)| share(kind, w)).collect::<Result<Vec<_>, _>>()?;
-        shares.push((found, inputs.map(|x| mean_squares(&x))));
+        let weights = inputs.each_ref().map(mean_squares);
+        let share = |(w, input): (&Array2<f32>, usize)| {
+            lost_shares(w, &inputs[input], &weights[input], compute)
+        };
+        let matrices = layer.matrices().into_iter().zip(INPUTS);
+        shares.push((matrices.map(share).collect::<Result<Vec<_>, _>>()?, weights));
     }
     let last = norm(x.view(), &probe.output_norm, config.norm_eps);
     probe.given = log_softmax(last.dot(&probe.head.t()));
     let mut costs = Costs {
-        layers: prices(&probe, &states, &shares)?,
+        layers: prices(&probe, &states, &shares, progress)?,
         embed: [0.0; TYPES.len()],
         head: [0.0; TYPES.len()],
         tied: 0.0,
@@ -126,18 +131,23 @@ pub(crate) fn measure(
 
 /// The name of the head's matrix.
 pub(crate) const fn head_name(config: &ModelConfig) -> &'static str {
-    if config.tied { "token_embd.weight" } else { "output.weight" }
+    if config.tied { EMBED } else { "output.weight" }
 }
 
 /// Shares of a matrix's energy, by [`TYPES`].
 type Shares = [f64; TYPES.len()];
 
 /// Of a layer: the shares that each matrix loses, and the mean squares of its inputs' columns.
-type Layer = (Vec<Shares>, [Vec<f32>; KINDS.len()]);
+type Layer = (Vec<Shares>, [Vec<f32>; 4]);
+
+/// Which of a layer's four inputs (of q, k and v; of the output; of gate and up; of down) goes into
+/// each of its matrices, by [`KINDS`].
+const INPUTS: [usize; KINDS.len()] = [0, 0, 0, 1, 2, 2, 3];
 
 impl Probe<'_> {
-    /// Takes the pieces, (pieces * length, dim), through a layer; returns each matrix's inputs.
-    fn through(&self, layer: &FloatLayer, x: &mut Array2<f32>) -> [Array2<f32>; KINDS.len()] {
+    /// Takes the pieces, (pieces * length, dim), through a layer; returns what goes into its
+    /// products (see [`INPUTS`]).
+    fn through(&self, layer: &FloatLayer, x: &mut Array2<f32>) -> [Array2<f32>; 4] {
         let pieces = x.axis_chunks_iter_mut(Axis(0), PIECE);
         let inputs: Vec<[Array2<f32>; 4]> = pieces
             .map(|mut piece| {
@@ -145,11 +155,10 @@ impl Probe<'_> {
                 [seen.qkv, seen.output, seen.ffn, seen.down]
             })
             .collect();
-        let [qkv, output, ffn, down] = [0, 1, 2, 3].map(|which| {
+        [0, 1, 2, 3].map(|which| {
             let views: Vec<ArrayView2<'_, f32>> = inputs.iter().map(|i| i[which].view()).collect();
             concatenate(Axis(0), &views).expect("one width")
-        });
-        [qkv.clone(), qkv.clone(), qkv, output, ffn.clone(), ffn, down]
+        })
     }
 
     /// The divergence if `x`, (rows, dim), goes into layer `from` and that layer is `changed`.
@@ -170,6 +179,7 @@ fn prices(
     probe: &Probe<'_>,
     states: &[Array2<f32>],
     shares: &[Layer],
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<[Shares; KINDS.len()]>, CompressError> {
     let n = states.len();
     let is_measured = |idx: usize| idx.is_multiple_of(STRIDE) || idx == 1 || idx + 1 == n;
@@ -177,10 +187,10 @@ fn prices(
     for idx in (0..n).filter(|&idx| is_measured(idx)) {
         let (lost, weights) = &shares[idx];
         let mut tasks = Vec::with_capacity(KINDS.len());
-        for (kind, weights) in weights.iter().enumerate() {
+        for (kind, input) in INPUTS.into_iter().enumerate() {
             let mut layer = probe.layers[idx].clone();
             let matrix = &mut *layer.matrices_mut()[kind];
-            let columns = Columns::weighed(weights.clone());
+            let columns = Columns::weighed(weights[input].clone());
             *matrix = round(matrix, TYPES[PROBE], &columns, &probe.compute.pool)?.values;
             tasks.push((layer, 0.0));
         }
@@ -192,6 +202,7 @@ fn prices(
             per_share[kind] = cost / lost[kind][PROBE].max(TINY);
         }
         measured.insert(idx, per_share);
+        progress(Progress { work: Work::Measuring, layers_done: idx + 1, layers: n });
     }
     let between = |idx: usize, kind: usize| {
         let below = measured.range(..=idx).next_back().expect("the first is measured");
@@ -208,15 +219,17 @@ fn prices(
 /// What divides by a share at least.
 const TINY: f64 = 1e-12;
 
-/// The share of the energy of `x wᵀ` that rounding `w` loses, of some of its rows.
+/// The share of the energy of `x wᵀ` that rounding `w` loses, of some of its rows; `weights` are
+/// the mean squares of the columns of `x`.
 fn lost_shares(
     w: &Array2<f32>,
     x: &Array2<f32>,
+    weights: &[f32],
     compute: &Compute,
 ) -> Result<Shares, CompressError> {
     let apart = w.nrows().div_ceil(ROWS);
     let some = w.slice(s![..;apart, ..]).to_owned();
-    let columns = Columns::weighed(mean_squares(x));
+    let columns = Columns::weighed(weights.to_vec());
     let all = energy(&x.dot(&some.t())).max(TINY);
     let mut shares = [0.0; TYPES.len()];
     for (share, ty) in shares.iter_mut().zip(TYPES) {

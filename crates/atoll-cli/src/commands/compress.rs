@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use atoll_compress::{Options, Progress, Target, compress};
+use atoll_compress::{Options, Progress, Target, Work, compress};
 use atoll_model::{ModelFiles, TensorSource};
 use serde::Serialize;
 
@@ -55,6 +55,10 @@ pub(crate) async fn run(
         };
         let mut task = Task::new("compressing, layers", Unit::Items, None);
         let mut progress = |at: Progress| {
+            task.rename(match at.work {
+                Work::Measuring => "measuring what layers cost",
+                Work::Compressing => "compressing, layers",
+            });
             task.set_total(Some(at.layers as u64));
             task.at(at.layers_done as u64);
         };
