@@ -143,7 +143,7 @@ impl Layout {
         }
     }
 
-    const fn head_bytes(self) -> usize {
+    pub(crate) const fn head_bytes(self) -> usize {
         match self.scales {
             Scales::Halves | Scales::Small => 0,
             Scales::Sixes => 128,
@@ -181,7 +181,7 @@ impl Layout {
     }
 
     /// Where the codes and the numbers of step `s` of a group stand.
-    const fn places(self, s: usize) -> (Range<usize>, Range<usize>) {
+    pub(crate) const fn places(self, s: usize) -> (Range<usize>, Range<usize>) {
         let (codes, numbers, bundle) = (self.code_bytes(), self.number_bytes(), self.bundle());
         let first = self.head_bytes() + s / bundle * bundle * (codes + numbers);
         let s = s % bundle;

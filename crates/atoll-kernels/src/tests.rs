@@ -1,6 +1,8 @@
 //! Every instruction set gives the bits of the plain code; the plain code is near f64.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use crate::layout::Layout;
+use crate::unpack::is_float;
 use crate::{
     ATTENTION_TILE, Activations, ActivationsPart, BlockType, Isa, KV_TILE, Kernels, KvHead,
     KvHeadMut, PackedMatrix, QUERIES_MAX, Queries, TILE_ROWS, attention_state_len, dequantize,
@@ -315,5 +317,30 @@ fn no_type_grows_beyond_its_file() {
         let packed = PackedMatrix::pack(ty, 32, 512, &bytes).bytes();
         let ratio = packed as f64 / bytes.len() as f64;
         assert!((1.0..=1.03).contains(&ratio), "{ty:?}: {ratio}");
+    }
+}
+
+#[test]
+fn a_step_has_its_place_and_its_codes_begin_a_line() {
+    for ty in BlockType::all().filter(|&ty| !is_float(ty)) {
+        let layout = Layout::of(ty);
+        // A tile's last group may lack steps where it has no head.
+        let least = if layout.has_head() { layout.steps() } else { 1 };
+        for steps in least..=layout.steps() {
+            let bytes = layout.tile_bytes(steps);
+            assert_eq!(layout.steps_in(bytes), steps, "{ty:?}");
+            assert_eq!(bytes % 64, 0, "{ty:?}: what follows begins a line, too");
+            let (mut taken, mut end) = (Vec::new(), layout.head_bytes());
+            for (codes, numbers) in (0..steps).map(|s| layout.places(s)) {
+                assert_eq!(codes.start % 64, 0, "{ty:?}: {codes:?} of {steps} steps");
+                taken.extend([codes, numbers]);
+            }
+            taken.sort_by_key(|place| place.start);
+            for place in taken {
+                assert!(place.start >= end, "{ty:?}: {place:?} begins before {end}");
+                end = place.end;
+            }
+            assert!(end <= bytes, "{ty:?}: {end} of {bytes}");
+        }
     }
 }

@@ -9,7 +9,6 @@ use crate::Random;
 use crate::schedule::Link;
 
 mod pairs;
-mod wifi;
 
 use self::pairs::{Pair, Pairs};
 
@@ -21,7 +20,6 @@ const HEADER_BYTES: u64 = 120;
 /// All links.
 #[derive(Debug)]
 pub(crate) struct Network {
-    seed: u64,
     link: Link,
     random: Random,
     /// What both directions share stands where `from < to`.
@@ -60,7 +58,6 @@ struct Uplink {
 impl Network {
     pub(crate) fn new(seed: u64, n: usize, link: Link) -> Self {
         Self {
-            seed,
             link,
             random: Random::new(seed, "network"),
             pairs: Pairs::new(n),
@@ -97,7 +94,7 @@ impl Network {
 
     /// When something sent now arrives, after what was sent before it.
     pub(crate) fn arrival(&mut self, now: u64, from: usize, to: usize, bytes: u64) -> u64 {
-        let way = self.way(now, (from, to), bytes);
+        let way = self.way(now, from, bytes);
         self.in_order(from, to, way)
     }
 
@@ -116,7 +113,7 @@ impl Network {
         if strikes(weather.loss, &mut self.random) {
             return [None, None];
         }
-        let way = self.way(now, (from, to), bytes);
+        let way = self.way(now, from, bytes);
         let first = if weather.reorder.until > now {
             let spread = self.random.below(20_000);
             self.past_hold(from, to, way + spread)
@@ -128,7 +125,7 @@ impl Network {
     }
 
     /// Through the uplink and the air.
-    fn way(&mut self, now: u64, (from, to): (usize, usize), bytes: u64) -> u64 {
+    fn way(&mut self, now: u64, from: usize, bytes: u64) -> u64 {
         let uplink = &mut self.uplinks[from];
         uplink.bytes += bytes;
         uplink.free_at =
@@ -139,11 +136,7 @@ impl Network {
         let lost = loss.until > now && self.random.below(1000) < loss.permille;
         let again = if lost { AGAIN_US } else { 0 };
         let air = self.link.latency_us + self.random.below(self.link.jitter_us + 1);
-        let (leaves, under_way) = (uplink.free_at, air + extra + again);
-        let Some(wifi) = &self.link.wifi else { return leaves + under_way };
-        let again = wifi.sent_again_us(&mut self.random);
-        let leaves = wifi.past_stall(self.seed, from, leaves);
-        wifi.past_stall(self.seed, to, leaves + under_way + again)
+        uplink.free_at + air + extra + again
     }
 
     fn in_order(&mut self, from: usize, to: usize, at: u64) -> u64 {

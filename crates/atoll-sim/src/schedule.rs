@@ -61,45 +61,12 @@ pub struct Link {
     pub jitter_us: u64,
     /// What a node's uplink carries.
     pub uplink_bytes_per_s: u64,
-    /// What the radios of the nodes do to it; absent: they are wired.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wifi: Option<Wifi>,
 }
 
 impl Link {
     /// A home's switch.
     pub(crate) const fn wired() -> Self {
-        Self { latency_us: 200, jitter_us: 3_000, uplink_bytes_per_s: 100_000_000, wifi: None }
-    }
-}
-
-/// What a node's radio does to what it sends and hears.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Wifi {
-    /// Once in so long it stalls: nothing comes or goes, and then all of it does, µs.
-    pub stall_every_us: u64,
-    /// Half of the stalls are shorter than this, half of the others shorter than twice this, and
-    /// so on, µs.
-    pub stall_half_us: u64,
-    /// None is longer, µs.
-    pub stall_us_max: u64,
-    /// Of a thousand messages, those lost and sent again by the transport, which waits 200 ms and
-    /// each further time twice as long.
-    pub loss_permille: u64,
-}
-
-impl Wifi {
-    /// One access point, far away and in use: more than 1 % of round trips take over 500 ms, as
-    /// measured in a home (`simulations/README.md`).
-    #[must_use]
-    pub const fn bad() -> Self {
-        Self {
-            stall_every_us: 15_000_000,
-            stall_half_us: 250_000,
-            stall_us_max: 2_000_000,
-            loss_permille: 20,
-        }
+        Self { latency_us: 200, jitter_us: 3_000, uplink_bytes_per_s: 100_000_000 }
     }
 }
 
