@@ -93,6 +93,7 @@ fn matmul(filter: &Filter, isas: &[Isa]) {
             (1, 1, 24),
             (1, 4, all),
             (1, 8, all),
+            (1, 8, 24),
             (1, 16, all),
             (1, 32, all),
             (1, 256, 64),

@@ -33,6 +33,13 @@ pub(super) fn matmul(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out
 drive!("avx2,fma,f16c", few: 4 in groups of 1 2 3 4, many: 2);
 drive_floats!("avx2,fma,f16c", rows: 2 1);
 
+/// Asks for a line for the L2 cache.
+#[inline]
+fn prefetch(at: *const u8) {
+    // SAFETY: a hint reads nothing, so that any address will do.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+}
+
 #[inline]
 #[target_feature(enable = "avx2")]
 fn zero() -> Sums {

@@ -33,6 +33,13 @@ drive!(
 );
 drive_floats!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni", rows: 4 2 1);
 
+/// Asks for a line for the L2 cache.
+#[inline]
+fn prefetch(at: *const u8) {
+    // SAFETY: a hint reads nothing, so that any address will do.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+}
+
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn zero() -> Sums {

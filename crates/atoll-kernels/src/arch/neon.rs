@@ -153,6 +153,19 @@ fn multiply_add(w: Sums, x: f32, mut sums: Sums) -> Sums {
     sums
 }
 
+/// Asks for a line for the L2 cache.
+#[inline]
+fn prefetch(at: *const u8) {
+    // SAFETY: a hint reads nothing, so that any address will do. (The intrinsic is not stable.)
+    unsafe {
+        asm!(
+            "prfm pldl2keep, [{at}]",
+            at = in(reg) at,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+}
+
 /// Widens 4 IEEE halves.
 #[inline]
 #[target_feature(enable = "neon")]
