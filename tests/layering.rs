@@ -10,13 +10,24 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("atoll-kernels", &[]),
     ("atoll-model", &["atoll-kernels"]),
     ("atoll-compress", &["atoll-model"]),
+    ("atoll-plan", &[]),
     ("atoll-proto", &[]),
     ("atoll-sim", &["atoll-proto"]),
     ("atoll-node", &["atoll-model", "atoll-proto"]),
     ("atoll-gateway", &["atoll-node"]),
-    ("atoll-cli", &["atoll-compress", "atoll-gateway", "atoll-model", "atoll-node", "atoll-sim"]),
+    (
+        "atoll-cli",
+        &[
+            "atoll-compress",
+            "atoll-gateway",
+            "atoll-model",
+            "atoll-node",
+            "atoll-plan",
+            "atoll-sim",
+        ],
+    ),
     ("atoll-examples", &["atoll-model", "atoll-node"]),
-    ("atoll-simulations", &["atoll-sim"]),
+    ("atoll-simulations", &["atoll-plan", "atoll-sim"]),
     ("atoll-netns", &["atoll-sim"]),
     ("atoll-tests", &[]),
 ];
@@ -28,6 +39,7 @@ const FORBIDDEN_BELOW: &[(&str, &[&str])] = &[
         &["anyhow", "axum", "clap", "libp2p", "memmap2", "ndarray", "rayon", "thiserror", "tokio"],
     ),
     ("atoll-model", &["axum", "clap", "hyper", "libp2p", "tokio"]),
+    ("atoll-plan", &["axum", "clap", "libp2p", "ndarray", "rand", "rayon", "tokio"]),
     (
         "atoll-proto",
         &["axum", "chrono", "clap", "foca", "libp2p", "ndarray", "rand", "rayon", "time", "tokio"],
@@ -41,12 +53,17 @@ const FORBIDDEN_DIRECT: &[(&str, &[&str])] = &[
     ("atoll-gateway", &["atoll-kernels", "atoll-model", "atoll-proto", "libp2p", "ndarray"]),
     ("atoll-cli", &["atoll-kernels", "atoll-proto", "libp2p", "ndarray"]),
     ("atoll-node", &["ndarray", "tokenizers"]),
+    ("atoll-plan", &["getrandom"]),
     ("atoll-proto", &["getrandom"]),
     ("atoll-sim", &["getrandom"]),
 ];
 
 /// Words that a crate's sources must not hold outside comments.
 const FORBIDDEN_WORDS: &[(&str, &[&str])] = &[
+    (
+        "atoll-plan",
+        &["HashMap", "HashSet", "Instant", "SystemTime", "unsafe", "thread", "fs", "env"],
+    ),
     (
         "atoll-proto",
         &["HashMap", "HashSet", "Instant", "SystemTime", "unsafe", "thread", "tokio", "libp2p"],
