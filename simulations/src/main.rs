@@ -9,6 +9,7 @@ use atoll_sim::{Report, Schedule};
 use clap::{Args, Parser, ValueEnum};
 
 mod bench;
+mod fleets;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod regression;
@@ -24,6 +25,8 @@ enum Arguments {
     Swarm(SwarmArguments),
     /// Runs many devices once and says what it took.
     Bench(bench::Bench),
+    /// Plans a corpus of fleets and compares with the rules of other systems.
+    Fleets(fleets::Fleets),
     /// Makes a failing seed's schedule small and keeps it in `regressions/`.
     Shrink {
         /// Which seed.
@@ -117,6 +120,9 @@ fn main() -> Result<()> {
             let text = if bench.json { value.to_string() } else { format!("{value:#}") };
             writeln!(std::io::stdout(), "{text}").context("writing the result")?;
             fail_if_broken(&report)
+        }
+        Arguments::Fleets(fleets) => {
+            writeln!(std::io::stdout(), "{}", fleets.run()?).context("writing the result")
         }
         Arguments::Shrink { seed, nodes, kind, name } => {
             let small = Regression::of(&kind.schedule(seed, check_nodes(nodes)?))?;
