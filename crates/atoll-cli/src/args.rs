@@ -4,6 +4,7 @@
 mod compress;
 mod generation;
 mod parse;
+mod plan;
 
 use std::path::PathBuf;
 
@@ -13,11 +14,13 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use compress::CompressArgs;
 pub(crate) use generation::GenerationArgs;
 pub(crate) use parse::{ApiAddress, byte_size};
+pub(crate) use plan::PlanArgs;
 
 /// Runs one language model on several small computers together.
 #[derive(Debug, Parser)]
 #[command(name = "atoll", version, disable_help_subcommand = true, max_term_width = 100)]
-#[command(help_template = "{about}\n{usage-heading} {usage}\n{all-args}")]
+#[command(help_template = "{about}\n{usage-heading} {usage}\n\
+    Commands:\n{subcommands}\nOptions:\n{options}")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,
@@ -68,6 +71,8 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Remove fetched models
     Rm(RmArgs),
+    /// Plan a model for a fleet of devices, which need not be here
+    Plan(PlanArgs),
     /// Make a smaller model of a model: prune and quantize it
     Compress(CompressArgs),
     /// Measure a model's quality: perplexity, divergence from another

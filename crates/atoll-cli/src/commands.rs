@@ -6,6 +6,7 @@ mod compress;
 mod demo;
 mod eval;
 mod ls;
+mod plan;
 mod pull;
 mod rm;
 mod run;
@@ -35,6 +36,7 @@ pub(crate) async fn dispatch(
         Command::Eval(args) => eval::run(settings, args, stop).await,
         Command::Bench(args) => bench::run(settings, args, stop).await,
         Command::Status(args) => simple(settings, stop, move |on| status::run(on, &args)).await,
+        Command::Plan(args) => simple(settings, stop, move |on| plan::run(on, &args)).await,
         Command::Pull(args) => {
             let cancel = stop.flag();
             simple(settings, stop, move |on| pull::run(on, &args, cancel)).await

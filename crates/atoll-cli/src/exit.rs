@@ -3,6 +3,7 @@
 mod compress;
 mod model;
 mod node;
+mod plan;
 
 use std::fmt;
 use std::io;

@@ -28,6 +28,8 @@ fn lines_that_are_understood() {
     check("atoll bench m --kv int8 --batch 4 --context 4096", true);
     check("atoll bench m --vs llama.cpp --peer-python venv/bin/python", true);
     check("atoll eval m --text f --kv int8", true);
+    check("atoll plan --fleet f", true);
+    check("atoll plan m --fleet f --explain --json --without a --pin 0..2=b --loss 0.05", true);
     check("atoll serve", true);
     check("atoll pull", true);
     check("atoll rm a b", true);
@@ -40,6 +42,9 @@ fn lines_that_are_refused() {
     check("atoll bench m --vs another", false);
     check("atoll bench m --batch 0", false);
     check("atoll plan m", false);
+    check("atoll plan m --fleet f --pin 2..0=b", false);
+    check("atoll plan m --fleet f --pin 0..2", false);
+    check("atoll plan m --fleet f --loss -1", false);
     check("atoll run", false);
     check("atoll run m p --local --stages 2", false);
     check("atoll run m p --stages 0", false);

@@ -3,6 +3,7 @@
 
 mod atoll;
 mod local;
+mod plan;
 mod pull;
 mod server;
 mod usage;
