@@ -14,7 +14,7 @@ use atoll_kernels::{
 
 use crate::attend::{AttentionPlan, Group, Span};
 use crate::kv_cache::{HeadKv, KvCache};
-use crate::pool::split::Parts;
+use crate::pool::split::{Columns, Parts};
 use crate::pool::with_scratch;
 use crate::rope::RopeTable;
 use crate::stage::Stage;
@@ -141,12 +141,23 @@ impl Stage {
         self.add_product(&weights.down, &pass.inner, &mut pass.product, &mut pass.x);
     }
 
-    /// `matrix(norm(x))` of `x`, `(rows, dim)` in tiles: logits, in tiles.
-    pub(crate) fn head(&self, head: &HeadWeights, rows: usize, x: &[f32], out: &mut [f32]) {
+    /// `matrix(norm(x))` of `x`, `(rows, dim)` in tiles: logits, `(rows, vocab_size)` row-major.
+    pub(crate) fn head(&self, head: &HeadWeights, rows: usize, x: &[f32], logits: &mut [f32]) {
         let (mut scales, mut input) = (vec![0.0; rows], Activations::new());
         input.reset(rows, self.config.dim, &[&head.matrix]);
         self.normed(x, &head.norm, &mut scales, &mut input);
-        self.product(&[&head.matrix], &input, out);
+        let (kernels, per_task) =
+            (&self.compute.kernels, self.tiles_per_task(&[&head.matrix], rows));
+        let parts = Columns::new(logits, rows, per_task * TILE_ROWS);
+        self.compute.pool.split(parts, |index, mut out| {
+            let (first, n) = (index * per_task, out.cols().div_ceil(TILE_ROWS));
+            with_scratch(n * rows * TILE_ROWS, |tiles| {
+                kernels.matmul(&head.matrix, first..first + n, &input, tiles);
+                for row in 0..rows {
+                    gather(tiles, rows, row, 0, out.row(row));
+                }
+            });
+        });
     }
 
     /// Makes `rms_norm(x) * weight` the input of products with `readers`.

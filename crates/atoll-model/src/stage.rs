@@ -9,7 +9,6 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::kv_cache::KvCache;
 use crate::pool::Compute;
-use crate::pool::split::Parts;
 use crate::rope::Rope;
 use crate::tensor::TensorSource;
 use crate::tiles::{gather, scatter, tiled_len};
@@ -193,10 +192,7 @@ impl Stage {
     /// # Errors
     /// [`ModelError::InvalidInput`] if the part has no head or the row has the wrong width.
     pub fn logits(&self, row: ArrayView1<'_, f32>) -> Result<Vec<f32>, ModelError> {
-        let rows = row.insert_axis(Axis(0));
-        let mut logits = self.logits_tiles(rows)?;
-        logits.truncate(self.config.vocab_size);
-        Ok(logits)
+        Ok(self.logits_of_rows(row.insert_axis(Axis(0)))?.into_raw_vec_and_offset().0)
     }
 
     /// As [`Stage::logits`] for several rows, `(n, vocab_size)`; the caller bounds `n`.
@@ -204,32 +200,21 @@ impl Stage {
     /// # Errors
     /// As [`Stage::logits`].
     pub fn logits_of_rows(&self, rows: ArrayView2<'_, f32>) -> Result<Array2<f32>, ModelError> {
-        let (n, vocab_size) = (rows.nrows(), self.config.vocab_size);
-        let tiles = self.logits_tiles(rows)?;
-        let mut logits = vec![0.0; n * vocab_size];
-        self.compute.pool.split(Parts::new(&mut logits, vocab_size), |row_idx, out| {
-            gather(&tiles, n, row_idx, 0, out);
-        });
-        Ok(Array2::from_shape_vec((n, vocab_size), logits).expect("every row has vocab_size"))
-    }
-
-    /// The head's product with `rows`, `(n_tiles, rows, TILE_ROWS)`.
-    fn logits_tiles(&self, rows: ArrayView2<'_, f32>) -> Result<Vec<f32>, ModelError> {
         let invalid = |why| ModelError::InvalidInput { what: "row for the head", why };
         let Some(head) = &self.weights.head else {
             return Err(invalid("this part has no head".to_owned()));
         };
-        let (n, dim) = rows.dim();
+        let ((n, dim), vocab_size) = (rows.dim(), self.config.vocab_size);
         if dim != self.config.dim {
             return Err(invalid(format!("{dim} columns, the model has {}", self.config.dim)));
         }
-        let mut tiles = vec![0.0; tiled_len(n, self.config.vocab_size)];
         let mut x = vec![0.0; tiled_len(n, dim)];
         for (row_idx, row) in rows.rows().into_iter().enumerate() {
             scatter_row(row, &mut x, n, row_idx);
         }
-        self.head(head, n, &x, &mut tiles);
-        Ok(tiles)
+        let mut logits = vec![0.0; n * vocab_size];
+        self.head(head, n, &x, &mut logits);
+        Ok(Array2::from_shape_vec((n, vocab_size), logits).expect("every row has vocab_size"))
     }
 
     fn check(

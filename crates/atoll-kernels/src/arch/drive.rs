@@ -275,8 +275,8 @@ macro_rules! drive_floats {
     };
 }
 
-/// How many bytes ahead of a step weights are asked for: the best of 2.5 to 10 KiB on Zen 4 for Q4_1,
-/// Q6_K and Q8_0 and 4, 8 and 16 rows.
+/// How many bytes ahead of a step weights are asked for: on Zen 4 the best of 2.5 to 10 KiB for
+/// Q4_1, Q6_K and Q8_0 and 4, 8 and 16 rows.
 pub(crate) const AHEAD: usize = 8 * 1024;
 
 pub(crate) const F32: u8 = 0;

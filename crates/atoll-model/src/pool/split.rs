@@ -62,6 +62,79 @@ unsafe impl<'a, T: Send> Split for Parts<'a, T> {
     }
 }
 
+/// A matrix, `(rows, cols)`, row-major, in parts of some columns of every row; the last may have
+/// fewer.
+#[derive(Debug)]
+pub(crate) struct Columns<'a, T> {
+    start: *mut T,
+    rows: usize,
+    cols: usize,
+    part_cols: usize,
+    matrix: PhantomData<&'a mut [T]>,
+}
+
+/// A part of [`Columns`].
+#[derive(Debug)]
+pub(crate) struct ColumnsPart<'a, T> {
+    /// Its first column of the first row.
+    start: *mut T,
+    rows: usize,
+    cols: usize,
+    /// Columns of the whole matrix.
+    stride: usize,
+    matrix: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: as for `Parts`.
+unsafe impl<T: Send> Sync for Columns<'_, T> {}
+
+impl<'a, T> Columns<'a, T> {
+    /// Cuts `matrix`, `rows` rows of one length, into parts of `part_cols` columns, at least 1.
+    pub(crate) fn new(matrix: &'a mut [T], rows: usize, part_cols: usize) -> Self {
+        assert!(part_cols > 0, "parts hold something");
+        let cols = matrix.len() / rows.max(1);
+        assert_eq!(rows * cols, matrix.len(), "rows of one length");
+        Self { start: matrix.as_mut_ptr(), rows, cols, part_cols, matrix: PhantomData }
+    }
+}
+
+// SAFETY: part `i` is columns `i * part_cols..(i + 1) * part_cols`, cut off at the last column.
+unsafe impl<'a, T: Send> Split for Columns<'a, T> {
+    type Part = ColumnsPart<'a, T>;
+
+    fn n_parts(&self) -> usize {
+        self.cols.div_ceil(self.part_cols)
+    }
+
+    unsafe fn part(&self, index: usize) -> ColumnsPart<'a, T> {
+        let from = index.saturating_mul(self.part_cols).min(self.cols);
+        let cols = self.part_cols.min(self.cols - from);
+        // SAFETY: `from` is at most the length of the first row, and of the matrix if it is empty.
+        let start = unsafe { self.start.add(from) };
+        ColumnsPart { start, rows: self.rows, cols, stride: self.cols, matrix: PhantomData }
+    }
+}
+
+impl<T> ColumnsPart<'_, T> {
+    /// Number of columns.
+    pub(crate) const fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Its columns of a row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub(crate) fn row(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        // SAFETY: row `row` of the matrix begins `row * stride` elements behind the first.
+        let start = unsafe { self.start.add(row * self.stride) };
+        // SAFETY: the range is inside that row; the matrix is borrowed, no other part has these
+        // columns, and `self` is borrowed for as long as the slice.
+        unsafe { std::slice::from_raw_parts_mut(start, self.cols) }
+    }
+}
+
 // SAFETY: as its members. The first decides how many parts there are.
 unsafe impl<A: Split, B: Split> Split for (A, B) {
     type Part = (A::Part, B::Part);
@@ -75,5 +148,31 @@ unsafe impl<A: Split, B: Split> Split for (A, B) {
         let first = unsafe { self.0.part(index) };
         // SAFETY: the caller's duty.
         (first, unsafe { self.1.part(index) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_columns_have_every_element_once() {
+        for (rows, cols, part_cols) in [(1, 7, 3), (3, 8, 4), (2, 5, 9), (4, 0, 1), (0, 0, 2)] {
+            let mut matrix = vec![usize::MAX; rows * cols];
+            let split = Columns::new(&mut matrix, rows, part_cols);
+            let mut first = 0;
+            for index in 0..split.n_parts() {
+                // SAFETY: every part once.
+                let mut part = unsafe { split.part(index) };
+                for row in 0..rows {
+                    for (col, value) in part.row(row).iter_mut().enumerate() {
+                        assert_eq!(*value, usize::MAX, "no two parts have it");
+                        *value = row * cols + first + col;
+                    }
+                }
+                first += part.cols();
+            }
+            assert_eq!(matrix, (0..rows * cols).collect::<Vec<_>>());
+        }
     }
 }
