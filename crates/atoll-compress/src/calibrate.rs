@@ -1,20 +1,12 @@
-//! Takes calibration sequences through a layer, several at a time.
+//! Takes calibration sequences through a layer, one product at a time, so that each product's
+//! inputs are those that the products before it leave once they are rounded.
 
 use atoll_model::rope::RopeTable;
-use atoll_model::{Compute, ModelConfig};
-use ndarray::{Array1, Array2, Axis, s};
+use atoll_model::{Compute, ModelConfig, Pool};
+use ndarray::{Array1, Array2, ArrayView2, Axis};
 
-use crate::floats::{self, FloatLayer, Inputs};
+use crate::floats::{self, FloatLayer};
 use crate::gram::Gram;
-
-/// Second moments of the inputs of a layer's products.
-#[derive(Debug)]
-pub(crate) struct Moments {
-    pub(crate) qkv: Gram,
-    pub(crate) output: Gram,
-    pub(crate) ffn: Gram,
-    pub(crate) down: Gram,
-}
 
 /// What calibration sequences have become after the layers so far.
 #[derive(Debug)]
@@ -36,54 +28,86 @@ impl Sequences {
         self.states.nrows()
     }
 
-    /// The moments of `layer`'s inputs; the sequences stay where they are.
-    pub(crate) fn moments(
+    /// What goes into q, k and v of `layer`, (tokens, dim).
+    pub(crate) fn attention_inputs(
         &self,
         layer: &FloatLayer,
         config: &ModelConfig,
-        compute: &Compute,
-    ) -> Moments {
-        let mut moments = Moments {
-            qkv: Gram::new(config.dim),
-            output: Gram::new(config.q_dim()),
-            ffn: Gram::new(config.dim),
-            down: Gram::new(layer.down.ncols()),
-        };
-        let together = compute.pool.threads() * self.length;
-        for chunk in self.states.axis_chunks_iter(Axis(0), together) {
-            let mut slots: Vec<Option<Inputs>> = Vec::new();
-            slots.resize_with(chunk.nrows() / self.length, || None);
-            let mut tasks: Vec<_> = slots.iter_mut().enumerate().collect();
-            compute.pool.for_each(&mut tasks, |(idx, slot)| {
-                let rows = s![*idx * self.length..(*idx + 1) * self.length, ..];
-                let mut x = chunk.slice(rows).to_owned();
-                **slot = Some(layer.forward(config, compute, &self.rope, &mut x.view_mut()));
-            });
-            for inputs in slots.into_iter().flatten() {
-                moments.qkv.add(inputs.qkv.view(), &compute.pool);
-                moments.output.add(inputs.output.view(), &compute.pool);
-                moments.ffn.add(inputs.ffn.view(), &compute.pool);
-                moments.down.add(inputs.down.view(), &compute.pool);
-            }
-        }
-        moments
+        pool: &Pool,
+    ) -> Array2<f32> {
+        let input = |x: ArrayView2<'_, f32>| layer.attention_input(config, x);
+        self.each(&self.states, config.dim, pool, input)
     }
 
-    /// The moments of the head's input: the states, normalized.
-    pub(crate) fn head_moments(&self, norm: &Array1<f32>, eps: f32, compute: &Compute) -> Gram {
-        let mut gram = Gram::new(self.states.ncols());
-        for chunk in self.states.axis_chunks_iter(Axis(0), self.length) {
-            gram.add(floats::norm(chunk, norm, eps).view(), &compute.pool);
+    /// What goes into `layer`'s output of attention, (tokens, q_dim), of [`Self::attention_inputs`].
+    pub(crate) fn attended(
+        &self,
+        layer: &FloatLayer,
+        inputs: &Array2<f32>,
+        config: &ModelConfig,
+        compute: &Compute,
+    ) -> Array2<f32> {
+        self.each(inputs, config.q_dim(), &compute.pool, |x| {
+            layer.attention(config, compute, &self.rope, x)
+        })
+    }
+
+    /// What goes into gate and up of `layer`, (tokens, dim).
+    pub(crate) fn ffn_inputs(
+        &self,
+        layer: &FloatLayer,
+        config: &ModelConfig,
+        pool: &Pool,
+    ) -> Array2<f32> {
+        self.each(&self.states, config.dim, pool, |x| layer.ffn_input(config, x))
+    }
+
+    /// What goes into down of `layer`, (tokens, ffn_dim), of [`Self::ffn_inputs`].
+    pub(crate) fn neurons(
+        &self,
+        layer: &FloatLayer,
+        inputs: &Array2<f32>,
+        pool: &Pool,
+    ) -> Array2<f32> {
+        self.each(inputs, layer.gate.nrows(), pool, |x| layer.neurons(x))
+    }
+
+    /// Adds the product of `inputs`, (tokens, cols), with `matrix`, (dim, cols), to the states.
+    pub(crate) fn add(&mut self, inputs: &Array2<f32>, matrix: &Array2<f32>, pool: &Pool) {
+        let states = self.states.axis_chunks_iter_mut(Axis(0), self.length);
+        let mut tasks: Vec<_> = states.zip(inputs.axis_chunks_iter(Axis(0), self.length)).collect();
+        pool.for_each(&mut tasks, |(x, input)| *x += &input.dot(&matrix.t()));
+    }
+
+    /// The second moments of some inputs, (tokens, cols).
+    pub(crate) fn moments(&self, inputs: &Array2<f32>, pool: &Pool) -> Gram {
+        let mut gram = Gram::new(inputs.ncols());
+        for chunk in inputs.axis_chunks_iter(Axis(0), self.length) {
+            gram.add(chunk, pool);
         }
         gram
     }
 
-    /// Takes every sequence through `layer`.
-    pub(crate) fn advance(&mut self, layer: &FloatLayer, config: &ModelConfig, compute: &Compute) {
-        let rope = &self.rope;
-        let sequences = self.states.axis_chunks_iter_mut(Axis(0), self.length);
-        compute.pool.for_each(&mut sequences.collect::<Vec<_>>(), |x| {
-            layer.forward(config, compute, rope, x);
-        });
+    /// The moments of the head's input: the states, normalized.
+    pub(crate) fn head_moments(&self, norm: &Array1<f32>, eps: f32, pool: &Pool) -> Gram {
+        let input = |x: ArrayView2<'_, f32>| floats::norm(x, norm, eps);
+        self.moments(&self.each(&self.states, self.states.ncols(), pool, input), pool)
+    }
+
+    /// What `step` makes of each sequence of `from`: (tokens, cols).
+    fn each(
+        &self,
+        from: &Array2<f32>,
+        cols: usize,
+        pool: &Pool,
+        step: impl Fn(ArrayView2<'_, f32>) -> Array2<f32> + Sync,
+    ) -> Array2<f32> {
+        let mut to = Array2::zeros((from.nrows(), cols));
+        let mut tasks: Vec<_> = from
+            .axis_chunks_iter(Axis(0), self.length)
+            .zip(to.axis_chunks_iter_mut(Axis(0), self.length))
+            .collect();
+        pool.for_each(&mut tasks, |(from, to)| to.assign(&step(*from)));
+        to
     }
 }

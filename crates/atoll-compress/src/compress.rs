@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use crate::calibrate::Sequences;
 use crate::error::CompressError;
-use crate::floats::{FloatLayer, KINDS, matrix_name};
-use crate::out::{Out, Seconds};
-use crate::plan::{EMBED, Plan, Way};
-use crate::prune::{PruneMethod, prune};
+use crate::floats::FloatLayer;
+use crate::out::{Keep, Out};
+use crate::plan::{EMBED, Plan};
+use crate::prune::PruneMethod;
 use crate::sensitivity::TOKENS_MIN;
 
 /// Tokens of a calibration sequence.
@@ -98,8 +98,9 @@ pub struct Report {
 
 /// Compresses `source`; `keys` are the metadata of the result but for the feed-forward width.
 ///
-/// Holds one layer in f32 with its second moments, the calibration text's states (2 KiB per token
-/// and 512 columns), and the result; before that, for a number of bytes, all layers in f32.
+/// Holds one layer in f32, the second moments of one input, the calibration text's states and what
+/// goes into one product (4 bytes per token and column each), and the result; before that, for a
+/// number of bytes, all layers in f32.
 ///
 /// # Errors
 /// [`CompressError`], before anything is computed where that is possible.
@@ -143,26 +144,11 @@ pub fn compress<'a>(
     for name in ["output_norm.weight"].into_iter().chain(rope_factors) {
         out.copy(source, name)?;
     }
+    let kept = is_pruned.then_some(Keep { neurons: keep, method: options.method });
     for layer_idx in 0..config.n_layers {
-        let mut layer = FloatLayer::read(source, layer_idx)?;
-        let is_kept = !is_pruned
-            && KINDS.iter().all(|kind| plan.way(&matrix_name(layer_idx, kind)) == Way::Keep);
-        let text = sequences.as_ref().filter(|_| !is_kept);
-        let moments = text.map(|text| text.moments(&layer, config, compute));
-        let kept = match is_pruned {
-            true => {
-                let name = matrix_name(layer_idx, "ffn_down");
-                let down = moments.as_ref().map(|moments| &moments.down);
-                Some(prune(&name, &mut layer, keep, options.method, down, &compute.pool)?)
-            }
-            false => None,
-        };
         out.vectors(source, layer_idx)?;
-        let h = Seconds { moments, kept };
-        out.matrices(source, layer_idx, &mut layer, &plan, &h, compute)?;
-        if let Some(text) = &mut sequences {
-            text.advance(&layer, config, compute);
-        }
+        let (mut layer, text) = (FloatLayer::read(source, layer_idx)?, sequences.as_mut());
+        out.layer(source, layer_idx, &mut layer, &plan, kept, text, compute)?;
         progress(Progress {
             work: Work::Compressing,
             layers_done: layer_idx + 1,

@@ -117,7 +117,33 @@ impl FloatLayer {
         rope: &RopeTable,
         x: &mut ArrayViewMut2<'_, f32>,
     ) -> Inputs {
-        let qkv = norm(x.view(), &self.attn_norm, config.norm_eps);
+        let qkv = self.attention_input(config, x.view());
+        let output = self.attention(config, compute, rope, qkv.view());
+        *x += &output.dot(&self.o.t());
+        let ffn = self.ffn_input(config, x.view());
+        let down = self.neurons(ffn.view());
+        *x += &down.dot(&self.down.t());
+        Inputs { qkv, output, ffn, down }
+    }
+
+    /// What goes into q, k and v, (rows, dim), of `x`, (rows, dim).
+    pub(crate) fn attention_input(
+        &self,
+        config: &ModelConfig,
+        x: ArrayView2<'_, f32>,
+    ) -> Array2<f32> {
+        norm(x, &self.attn_norm, config.norm_eps)
+    }
+
+    /// What goes into the attention's output, (rows, q_dim), of what goes into q, k and v of one
+    /// sequence from position 0, (rows, dim).
+    pub(crate) fn attention(
+        &self,
+        config: &ModelConfig,
+        compute: &Compute,
+        rope: &RopeTable,
+        qkv: ArrayView2<'_, f32>,
+    ) -> Array2<f32> {
         let mut q = qkv.dot(&self.q.t());
         let mut k = qkv.dot(&self.k.t());
         let mut v = qkv.dot(&self.v.t());
@@ -129,15 +155,21 @@ impl FloatLayer {
         let norms = self.head_norms.as_ref();
         turn(&mut q, config, compute, rope, norms.map(|norms| &norms[0]));
         turn(&mut k, config, compute, rope, norms.map(|norms| &norms[1]));
-        let output = attend(config, &q, &k, &v);
-        *x += &output.dot(&self.o.t());
-        let ffn = norm(x.view(), &self.ffn_norm, config.norm_eps);
+        attend(config, &q, &k, &v)
+    }
+
+    /// What goes into gate and up, (rows, dim), of `x` after the attention, (rows, dim).
+    pub(crate) fn ffn_input(&self, config: &ModelConfig, x: ArrayView2<'_, f32>) -> Array2<f32> {
+        norm(x, &self.ffn_norm, config.norm_eps)
+    }
+
+    /// What goes into down, (rows, ffn_dim), of what goes into gate and up, (rows, dim).
+    pub(crate) fn neurons(&self, ffn: ArrayView2<'_, f32>) -> Array2<f32> {
         let mut down = ffn.dot(&self.gate.t());
         Zip::from(&mut down).and(&ffn.dot(&self.up.t())).for_each(|gate, &up| {
             *gate = *gate / (1.0 + (-*gate).exp()) * up;
         });
-        *x += &down.dot(&self.down.t());
-        Inputs { qkv, output, ffn, down }
+        down
     }
 }
 

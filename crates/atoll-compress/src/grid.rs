@@ -49,6 +49,14 @@ pub(crate) enum Scales {
 }
 
 impl Shape {
+    /// Columns whose scales are stored together.
+    pub(crate) const fn span(&self) -> usize {
+        match self.scales {
+            Scales::Halves | Scales::Byte => self.run,
+            Scales::Codes(..) => 256,
+        }
+    }
+
     /// The shape of a type of [`TYPES`].
     pub(crate) fn of(ty: BlockType) -> Option<Self> {
         let shape =
@@ -92,35 +100,68 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
+    /// The grid of a row of which nothing is fitted yet.
+    pub(crate) const fn new(shape: Shape) -> Self {
+        Self { shape, runs: Vec::new(), blocks: Vec::new(), codes: Vec::new() }
+    }
+
     /// Fits a grid to `row`, each column weighed by `weights`.
+    #[cfg(test)]
     pub(crate) fn fit(shape: Shape, row: &[f32], weights: &[f32]) -> Self {
-        let pairs = row.chunks(shape.run).zip(weights.chunks(shape.run));
-        let free: Vec<(f32, f32)> = pairs
-            .map(|(x, w)| match (shape.has_offsets, shape.levels) {
-                (true, Levels::Uniform(_, max)) => {
-                    affine(x, w, max, matches!(shape.scales, Scales::Codes(..)))
-                }
-                (true | false, levels) if shape.scales == Scales::Byte => {
-                    (scale_of_byte(symmetric_byte(x, w, levels)), 0.0)
-                }
-                (true | false, levels) => (symmetric(x, w, levels), 0.0),
-            })
-            .collect();
-        let mut grid = Self { shape, runs: Vec::new(), blocks: Vec::new(), codes: Vec::new() };
+        let mut grid = Self::new(shape);
+        let spans = row.chunks(shape.span()).zip(weights.chunks(shape.span()));
+        spans.for_each(|(x, w)| grid.fit_span(x, w));
+        grid
+    }
+
+    /// Fits the next [`Shape::span`] columns to `x`, each weighed by `weights`.
+    pub(crate) fn fit_span(&mut self, x: &[f32], weights: &[f32]) {
+        let shape = self.shape;
+        let pairs = x.chunks(shape.run).zip(weights.chunks(shape.run));
+        let free = pairs.map(|(x, w)| match (shape.has_offsets, shape.levels) {
+            (true, Levels::Uniform(_, max)) => {
+                affine(x, w, max, matches!(shape.scales, Scales::Codes(..)))
+            }
+            (true | false, levels) if shape.scales == Scales::Byte => {
+                (scale_of_byte(symmetric_byte(x, w, levels)), 0.0)
+            }
+            (true | false, levels) => (symmetric(x, w, levels), 0.0),
+        });
         match shape.scales {
-            Scales::Halves => free.into_iter().for_each(|run| grid.push_run(run)),
+            Scales::Halves => free.for_each(|run| self.push_run(run)),
             Scales::Byte => {
                 for run in free {
-                    grid.runs.push(run);
-                    grid.blocks.push((byte_of_scale(run.0).into(), 0));
-                    grid.codes.push((0, 0));
+                    self.runs.push(run);
+                    self.blocks.push((byte_of_scale(run.0).into(), 0));
+                    self.codes.push((0, 0));
                 }
             }
-            Scales::Codes(min, max) => {
-                free.chunks(256 / shape.run).for_each(|runs| grid.push_block(runs, (min, max)));
-            }
+            Scales::Codes(min, max) => self.push_block(&free.collect::<Vec<_>>(), (min, max)),
         }
-        grid
+    }
+
+    /// Multiplies the scale of column `col`'s run with nearly `by` and returns with what, if it
+    /// can change and does: if it stands alone in its block, without an offset.
+    pub(crate) fn rescale(&mut self, col: usize, by: f32) -> Option<f32> {
+        let run = col / self.shape.run;
+        let old = self.runs[run].0;
+        let (new, stored) = match self.shape.scales {
+            Scales::Byte => {
+                let byte = byte_of_scale(old * by);
+                (scale_of_byte(byte), byte.into())
+            }
+            Scales::Halves if !self.shape.has_offsets => {
+                let half = f16::from_f32(old * by);
+                (half.to_f32(), half.to_bits())
+            }
+            Scales::Halves | Scales::Codes(..) => return None,
+        };
+        let is_new = old != 0.0 && new != 0.0 && new != old && new.is_finite();
+        is_new.then(|| {
+            self.runs[run].0 = new;
+            self.blocks[run].0 = stored;
+            new / old
+        })
     }
 
     fn push_run(&mut self, (scale, offset): (f32, f32)) {
@@ -160,6 +201,12 @@ impl Grid {
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
         let (code, level) = self.shape.levels.nearest((x - offset) * inverse);
         (code, self.value_of(scale, offset, level))
+    }
+
+    /// What `code` stands for in column `col`.
+    pub(crate) fn value(&self, col: usize, code: u8) -> f32 {
+        let (scale, offset) = self.runs[col / self.shape.run];
+        self.value_of(scale, offset, self.shape.levels.value(code))
     }
 
     fn value_of(&self, scale: f32, offset: f32, level: f32) -> f32 {

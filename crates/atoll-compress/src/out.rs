@@ -1,39 +1,37 @@
 //! The result in the making: matrices are rounded or kept, and written down.
 
-use atoll_model::{Compute, GgufWriter, TensorInfo, TensorSource};
-use ndarray::{Array2, Axis};
+use atoll_model::{Compute, GgufWriter, Pool, TensorInfo, TensorSource};
+use ndarray::Array2;
 
-use crate::calibrate::{Moments, Sequences};
+use crate::calibrate::Sequences;
 use crate::error::CompressError;
 use crate::floats::{FloatLayer, matrix_name};
 use crate::gram::Gram;
 use crate::plan::{EMBED, Plan, Way};
+use crate::prune::{PruneMethod, prune};
 use crate::round::{Columns, round};
 use crate::sensitivity::head_name;
 
-/// Second moments of a layer's inputs, if there is a text, and the neurons that were kept.
-pub(crate) struct Seconds {
-    pub(crate) moments: Option<Moments>,
-    pub(crate) kept: Option<Vec<usize>>,
+/// How many neurons of the feed-forward block are kept, and how they are chosen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    pub(crate) neurons: usize,
+    pub(crate) method: PruneMethod,
 }
 
-impl Seconds {
-    fn of(&self, which: impl Fn(&Moments) -> &Gram) -> Option<Array2<f32>> {
-        self.moments.as_ref().map(|moments| which(moments).mean())
-    }
-
-    /// Those of the down projection's input: the values of kept neurons are what they were.
-    fn of_kept(&self) -> Option<Array2<f32>> {
-        let whole = self.of(|moments| &moments.down)?;
-        Some(match &self.kept {
-            Some(kept) => whole.select(Axis(0), kept).select(Axis(1), kept),
-            None => whole,
-        })
-    }
+/// Where a layer's matrices come from and how they are stored.
+struct Store<'a> {
+    source: &'a TensorSource,
+    layer_idx: usize,
+    plan: &'a Plan,
+    pool: &'a Pool,
 }
 
-/// A layer's matrices that share an input, with their names' suffixes, and the input's seconds.
-type Siblings<'a> = (Vec<(&'static str, &'a mut Array2<f32>)>, Option<Array2<f32>>);
+impl Store<'_> {
+    fn name(&self, kind: &str) -> String {
+        matrix_name(self.layer_idx, kind)
+    }
+}
 
 /// The result in the making.
 pub(crate) struct Out {
@@ -62,50 +60,85 @@ impl Out {
             .try_for_each(|spec| self.copy(source, &spec.name))
     }
 
-    /// Rounds every matrix of a layer, and leaves in `layer` what the result stands for.
-    pub(crate) fn matrices(
+    /// Stores every matrix of a layer, the feed-forward block pruned first if there is something
+    /// to `keep`, and takes `text` through what the result stands for.
+    pub(crate) fn layer(
         &mut self,
         source: &TensorSource,
         layer_idx: usize,
         layer: &mut FloatLayer,
         plan: &Plan,
-        seconds: &Seconds,
+        keep: Option<Keep>,
+        mut text: Option<&mut Sequences>,
         compute: &Compute,
     ) -> Result<(), CompressError> {
-        let qkv =
-            vec![("attn_q", &mut layer.q), ("attn_k", &mut layer.k), ("attn_v", &mut layer.v)];
-        let siblings: [Siblings<'_>; 4] = [
-            (qkv, seconds.of(|moments| &moments.qkv)),
-            (vec![("attn_output", &mut layer.o)], seconds.of(|moments| &moments.output)),
-            (
-                vec![("ffn_gate", &mut layer.gate), ("ffn_up", &mut layer.up)],
-                seconds.of(|moments| &moments.ffn),
-            ),
-            (vec![("ffn_down", &mut layer.down)], seconds.of_kept()),
-        ];
-        let name = |suffix: &str| matrix_name(layer_idx, suffix);
-        for (matrices, h) in siblings {
-            if matrices.iter().all(|(suffix, _)| plan.way(&name(suffix)) == Way::Keep) {
-                for (suffix, _) in matrices {
-                    self.copy(source, &name(suffix))?;
-                }
+        let (config, pool) = (source.config(), &compute.pool);
+        let store = Store { source, layer_idx, plan, pool };
+        let moments = |inputs: &Option<Array2<f32>>, text: &Option<&mut Sequences>| {
+            text.as_ref().zip(inputs.as_ref()).map(|(text, inputs)| text.moments(inputs, pool))
+        };
+
+        let inputs = text.as_ref().map(|text| text.attention_inputs(layer, config, pool));
+        let FloatLayer { q, k, v, .. } = &mut *layer;
+        let qkv = [("attn_q", q), ("attn_k", k), ("attn_v", v)];
+        self.siblings(&store, qkv, &|| moments(&inputs, &text))?;
+
+        let attended = |(text, inputs): (&&mut Sequences, &Array2<f32>)| {
+            text.attended(layer, inputs, config, compute)
+        };
+        let inputs = text.as_ref().zip(inputs.as_ref()).map(attended);
+        self.siblings(&store, [("attn_output", &mut layer.o)], &|| moments(&inputs, &text))?;
+        if let (Some(text), Some(inputs)) = (&mut text, &inputs) {
+            text.add(inputs, &layer.o, pool);
+        }
+
+        let inputs = text.as_ref().map(|text| text.ffn_inputs(layer, config, pool));
+        let neurons = |layer: &FloatLayer, text: &Option<&mut Sequences>| {
+            let both = text.as_ref().zip(inputs.as_ref());
+            both.map(|(text, inputs)| text.neurons(layer, inputs, pool))
+        };
+        if let Some(Keep { neurons: n, method }) = keep {
+            let seen = moments(&neurons(layer, &text), &text);
+            prune(&store.name("ffn_down"), layer, n, method, seen.as_ref(), pool)?;
+        }
+        let FloatLayer { gate, up, .. } = &mut *layer;
+        let both = [("ffn_gate", gate), ("ffn_up", up)];
+        self.siblings(&store, both, &|| moments(&inputs, &text))?;
+
+        let inputs = neurons(layer, &text);
+        self.siblings(&store, [("ffn_down", &mut layer.down)], &|| moments(&inputs, &text))?;
+        if let (Some(text), Some(inputs)) = (text, inputs) {
+            text.add(&inputs, &layer.down, pool);
+        }
+        Ok(())
+    }
+
+    /// Stores matrices of a layer that share an input, by what `moments` it has, and leaves in them
+    /// what the result stands for.
+    fn siblings<const N: usize>(
+        &mut self,
+        store: &Store<'_>,
+        matrices: [(&str, &mut Array2<f32>); N],
+        moments: &dyn Fn() -> Option<Gram>,
+    ) -> Result<(), CompressError> {
+        let mut columns: Option<Columns> = None;
+        for (kind, matrix) in matrices {
+            let name = store.name(kind);
+            let Way::Round(dtype) = store.plan.way(&name) else {
+                self.copy(store.source, &name)?;
                 continue;
-            }
-            let (first, cols) = (matrices[0].0, matrices[0].1.ncols());
-            let columns = match h {
-                Some(h) => Columns::of_inputs(&name(first), h, &compute.pool)?,
-                None => Columns::alike(cols),
             };
-            for (suffix, matrix) in matrices {
-                let Way::Round(dtype) = plan.way(&name(suffix)) else {
-                    self.copy(source, &name(suffix))?;
-                    continue;
-                };
-                let rounded = round(matrix, dtype, &columns, &compute.pool)?;
-                let rows = matrix.nrows();
-                self.push(TensorInfo { name: name(suffix), dtype, rows, cols }, rounded.bytes);
-                *matrix = rounded.values;
-            }
+            let (rows, cols) = matrix.dim();
+            let columns = match &mut columns {
+                Some(columns) => columns,
+                none => none.insert(match moments() {
+                    Some(gram) => Columns::of_inputs(&name, gram.mean(), store.pool)?,
+                    None => Columns::alike(cols),
+                }),
+            };
+            let rounded = round(matrix, dtype, columns, store.pool)?;
+            self.push(TensorInfo { name, dtype, rows, cols }, rounded.bytes);
+            *matrix = rounded.values;
         }
         Ok(())
     }
@@ -122,7 +155,8 @@ impl Out {
         let head = match sequences.filter(|_| plan.expected.is_some()) {
             Some(text) => {
                 let norm = source.require_shape("output_norm.weight", 1, config.dim)?;
-                let h = text.head_moments(&norm.dequantize().into(), config.norm_eps, compute);
+                let h =
+                    text.head_moments(&norm.dequantize().into(), config.norm_eps, &compute.pool);
                 Columns::of_inputs("the head", h.mean(), &compute.pool)?
             }
             None => Columns::alike(config.dim),
@@ -173,22 +207,13 @@ impl Out {
         Ok(())
     }
 }
-
 #[cfg(test)]
 mod tests {
+    use crate::floats::KINDS;
+    use atoll_model::rope::Rope;
     use atoll_model::{Architecture, BlockType, GgufFile, Isa, tiny};
 
     use super::*;
-
-    /// Moments that no other input of `n` columns has.
-    fn moments(n: usize, seed: usize, compute: &Compute) -> Gram {
-        let x = Array2::from_shape_fn((2 * n, n), |(i, j)| {
-            ((i * 31 + j * 17 * seed + i * j * seed) % 13) as f32 - 6.0
-        });
-        let mut gram = Gram::new(n);
-        gram.add(x.view(), &compute.pool);
-        gram
-    }
 
     #[test]
     fn each_matrix_is_rounded_by_the_moments_of_its_own_input() {
@@ -196,36 +221,46 @@ mod tests {
         let bytes = tiny::random_model(&config, BlockType::F32, 7);
         let source = TensorSource::Gguf(GgufFile::parse(bytes).expect("a whole model"));
         let compute = Compute::new(Isa::detect(), 1).expect("a thread");
-        let ty = BlockType::Q4_0;
-        let of = |n, seed| moments(n, seed, &compute);
-        let moments = Moments {
-            qkv: of(config.dim, 1),
-            output: of(config.q_dim(), 2),
-            ffn: of(config.dim, 3),
-            down: of(config.ffn_dim, 4),
+        let (ty, pool) = (BlockType::Q4_0, &compute.pool);
+        let text = || {
+            let states = Array2::from_shape_fn((256, config.dim), |(i, j)| {
+                ((i * 31 + j * 17 + i * j) % 13) as f32 - 6.0
+            });
+            Sequences::new(states, 64, Rope::new(&config.rope).table(0..64))
         };
         let given = FloatLayer::read(&source, 0).expect("a layer");
-        let wanted = [
-            (&given.q, &moments.qkv),
-            (&given.k, &moments.qkv),
-            (&given.v, &moments.qkv),
-            (&given.o, &moments.output),
-            (&given.gate, &moments.ffn),
-            (&given.up, &moments.ffn),
-            (&given.down, &moments.down),
-        ]
-        .map(|(matrix, gram)| {
-            let columns = Columns::of_inputs("it", gram.mean(), &compute.pool).expect("numbers");
-            round(matrix, ty, &columns, &compute.pool).expect("a type").values
-        });
-        let mut layer = given.clone();
-        let mut out = Out { writer: GgufWriter::new(), weights: 0, bytes: 0 };
-        let seconds = Seconds { moments: Some(moments), kept: None };
         let plan = Plan::layers_in(ty, &config, config.ffn_dim);
-        out.matrices(&source, 0, &mut layer, &plan, &seconds, &compute).expect("rounded");
-        let FloatLayer { q, k, v, o, gate, up, down, .. } = layer;
-        for (index, (got, wanted)) in [q, k, v, o, gate, up, down].iter().zip(&wanted).enumerate() {
-            assert_eq!(got, wanted, "matrix {index}");
+        let (mut seen, mut layer) = (text(), given.clone());
+        let mut out = Out { writer: GgufWriter::new(), weights: 0, bytes: 0 };
+        out.layer(&source, 0, &mut layer, &plan, None, Some(&mut seen), &compute).expect("rounded");
+
+        let (mut text, mut want) = (text(), given);
+        let rounded = |text: &Sequences, inputs: &Array2<f32>, matrix: &mut Array2<f32>| {
+            let h = text.moments(inputs, pool).mean();
+            let columns = Columns::of_inputs("it", h, pool).expect("numbers");
+            *matrix = round(matrix, ty, &columns, pool).expect("a type").values;
+        };
+        let qkv = text.attention_inputs(&want, &config, pool);
+        rounded(&text, &qkv, &mut want.q);
+        rounded(&text, &qkv, &mut want.k);
+        rounded(&text, &qkv, &mut want.v);
+        let output = text.attended(&want, &qkv, &config, &compute);
+        rounded(&text, &output, &mut want.o);
+        text.add(&output, &want.o, pool);
+        let ffn = text.ffn_inputs(&want, &config, pool);
+        rounded(&text, &ffn, &mut want.gate);
+        rounded(&text, &ffn, &mut want.up);
+        let down = text.neurons(&want, &ffn, pool);
+        rounded(&text, &down, &mut want.down);
+        text.add(&down, &want.down, pool);
+        for (got, (wanted, kind)) in layer.matrices().iter().zip(want.matrices().iter().zip(KINDS))
+        {
+            assert_eq!(got, wanted, "{kind}");
         }
+        let (got, wanted) = (
+            seen.attention_inputs(&want, &config, pool),
+            text.attention_inputs(&want, &config, pool),
+        );
+        assert_eq!(got, wanted, "what the next layer is given");
     }
 }

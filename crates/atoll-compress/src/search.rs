@@ -66,7 +66,6 @@ impl Levels {
     }
 
     /// The value of a code.
-    #[cfg(test)]
     pub(crate) fn value(self, code: u8) -> f32 {
         match self {
             Self::Uniform(min, _) => f32::from(i16::from(code) + min),

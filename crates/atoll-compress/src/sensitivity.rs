@@ -107,7 +107,7 @@ pub(crate) fn measure(
         head: [0.0; TYPES.len()],
         tied: 0.0,
     };
-    let columns = Columns::weighed(mean_squares(&last));
+    let columns = Columns::Apart(mean_squares(&last));
     for (cost, ty) in costs.head.iter_mut().zip(TYPES) {
         let rounded = round(&probe.head, ty, &columns, &compute.pool)?.values;
         *cost = divergence(&probe.given, &log_softmax(last.dot(&rounded.t())));
@@ -190,7 +190,7 @@ fn prices(
         for (kind, input) in INPUTS.into_iter().enumerate() {
             let mut layer = probe.layers[idx].clone();
             let matrix = &mut *layer.matrices_mut()[kind];
-            let columns = Columns::weighed(weights[input].clone());
+            let columns = Columns::Apart(weights[input].clone());
             *matrix = round(matrix, TYPES[PROBE], &columns, &probe.compute.pool)?.values;
             tasks.push((layer, 0.0));
         }
@@ -229,7 +229,7 @@ fn lost_shares(
 ) -> Result<Shares, CompressError> {
     let apart = w.nrows().div_ceil(ROWS);
     let some = w.slice(s![..;apart, ..]).to_owned();
-    let columns = Columns::weighed(weights.to_vec());
+    let columns = Columns::Apart(weights.to_vec());
     let all = energy(&x.dot(&some.t())).max(TINY);
     let mut shares = [0.0; TYPES.len()];
     for (share, ty) in shares.iter_mut().zip(TYPES) {
@@ -284,4 +284,66 @@ fn log_softmax(mut logits: Array2<f32>) -> Array2<f32> {
 fn divergence(p: &Array2<f32>, q: &Array2<f32>) -> f64 {
     let terms = p.iter().zip(q).map(|(&p, &q)| f64::from(p.exp()) * f64::from(p - q));
     (terms.sum::<f64>() / p.nrows().max(1) as f64).max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_model::{Architecture, BlockType as Ty, GgufFile, Isa, tiny};
+
+    use super::*;
+
+    /// `w` changed by what none of the rows of `x`, fewer than its columns, can see.
+    fn unseen_change(w: &mut Array2<f32>, x: &Array2<f32>) {
+        let mut basis: Vec<Array1<f32>> = Vec::new();
+        let rest = |mut v: Array1<f32>, basis: &[Array1<f32>]| {
+            // Twice, since one turn leaves what it rounds off.
+            for b in basis.iter().chain(basis) {
+                let along = v.dot(b);
+                v.scaled_add(-along, b);
+            }
+            v
+        };
+        for row in x.rows() {
+            let row = rest(&row / row.dot(&row).sqrt(), &basis);
+            let length = row.dot(&row).sqrt();
+            if length > 1e-4 {
+                basis.push(row / length);
+            }
+        }
+        let n = w.ncols();
+        assert!(basis.len() < n, "something is unseen");
+        let unseen = rest(Array1::from_shape_fn(n, |i| (i as f32 * 0.7).sin()), &basis);
+        for (idx, mut row) in w.rows_mut().into_iter().enumerate() {
+            row.scaled_add(0.3 + (idx as f32).cos(), &unseen);
+        }
+    }
+
+    #[test]
+    fn every_matrix_has_the_input_that_inputs_names() {
+        const ROWS: usize = 8;
+        let config = tiny::config(Architecture::Qwen2);
+        let bytes = tiny::random_model(&config, Ty::F32, 7);
+        let source = TensorSource::Gguf(GgufFile::parse(bytes).expect("a whole model"));
+        let compute = Compute::new(Isa::detect(), 1).expect("a thread");
+        let layer = FloatLayer::read(&source, 0).expect("a layer");
+        let probe = Probe {
+            config: &config,
+            compute: &compute,
+            rope: Rope::new(&config.rope).table(0..PIECE),
+            layers: Vec::new(),
+            output_norm: Array1::ones(config.dim),
+            head: Array2::zeros((1, config.dim)),
+            given: Array2::zeros((0, 0)),
+        };
+        let x = Array2::from_shape_fn((ROWS, config.dim), |(i, j)| ((i * 37 + j * j) as f32).sin());
+        let mut given = x.clone();
+        let inputs = probe.through(&layer, &mut given);
+        for (kind, input) in INPUTS.into_iter().enumerate() {
+            let (mut changed, mut found) = (layer.clone(), x.clone());
+            unseen_change(&mut *changed.matrices_mut()[kind], &inputs[input]);
+            probe.through(&changed, &mut found);
+            let off = energy(&(&found - &given)) / energy(&given);
+            assert!(off < 1e-6, "{}: {off}", KINDS[kind]);
+        }
+    }
 }
