@@ -39,7 +39,8 @@ impl Sequences {
         self.each(&self.states, config.dim, pool, input)
     }
 
-    /// What goes into `layer`'s output of attention, (tokens, q_dim), of [`Self::attention_inputs`].
+    /// What goes into `layer`'s output of attention, (tokens, q_dim), of what
+    /// [`Self::attention_inputs`] gives.
     pub(crate) fn attended(
         &self,
         layer: &FloatLayer,

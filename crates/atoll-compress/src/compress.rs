@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::calibrate::Sequences;
 use crate::error::CompressError;
 use crate::floats::FloatLayer;
-use crate::out::{Keep, Out};
+use crate::out::{Keep, Out, Store};
 use crate::plan::{EMBED, Plan};
 use crate::prune::PruneMethod;
 use crate::sensitivity::TOKENS_MIN;
@@ -148,7 +148,8 @@ pub fn compress<'a>(
     for layer_idx in 0..config.n_layers {
         out.vectors(source, layer_idx)?;
         let (mut layer, text) = (FloatLayer::read(source, layer_idx)?, sequences.as_mut());
-        out.layer(source, layer_idx, &mut layer, &plan, kept, text, compute)?;
+        let store = Store { source, layer_idx, plan: &plan, keep: kept, compute };
+        out.layer(&store, &mut layer, text)?;
         progress(Progress {
             work: Work::Compressing,
             layers_done: layer_idx + 1,

@@ -1,6 +1,6 @@
 //! The result in the making: matrices are rounded or kept, and written down.
 
-use atoll_model::{Compute, GgufWriter, Pool, TensorInfo, TensorSource};
+use atoll_model::{Compute, GgufWriter, TensorInfo, TensorSource};
 use ndarray::Array2;
 
 use crate::calibrate::Sequences;
@@ -20,11 +20,13 @@ pub(crate) struct Keep {
 }
 
 /// Where a layer's matrices come from and how they are stored.
-struct Store<'a> {
-    source: &'a TensorSource,
-    layer_idx: usize,
-    plan: &'a Plan,
-    pool: &'a Pool,
+pub(crate) struct Store<'a> {
+    pub(crate) source: &'a TensorSource,
+    pub(crate) layer_idx: usize,
+    pub(crate) plan: &'a Plan,
+    /// If neurons are removed first.
+    pub(crate) keep: Option<Keep>,
+    pub(crate) compute: &'a Compute,
 }
 
 impl Store<'_> {
@@ -60,20 +62,16 @@ impl Out {
             .try_for_each(|spec| self.copy(source, &spec.name))
     }
 
-    /// Stores every matrix of a layer, the feed-forward block pruned first if there is something
-    /// to `keep`, and takes `text` through what the result stands for.
+    /// Stores every matrix of `layer`, the feed-forward block pruned first if neurons are removed,
+    /// leaves in it what the result stands for, and takes `text` through that.
     pub(crate) fn layer(
         &mut self,
-        source: &TensorSource,
-        layer_idx: usize,
+        store: &Store<'_>,
         layer: &mut FloatLayer,
-        plan: &Plan,
-        keep: Option<Keep>,
         mut text: Option<&mut Sequences>,
-        compute: &Compute,
     ) -> Result<(), CompressError> {
-        let (config, pool) = (source.config(), &compute.pool);
-        let store = Store { source, layer_idx, plan, pool };
+        let (config, compute) = (store.source.config(), store.compute);
+        let pool = &compute.pool;
         let moments = |inputs: &Option<Array2<f32>>, text: &Option<&mut Sequences>| {
             text.as_ref().zip(inputs.as_ref()).map(|(text, inputs)| text.moments(inputs, pool))
         };
@@ -81,13 +79,13 @@ impl Out {
         let inputs = text.as_ref().map(|text| text.attention_inputs(layer, config, pool));
         let FloatLayer { q, k, v, .. } = &mut *layer;
         let qkv = [("attn_q", q), ("attn_k", k), ("attn_v", v)];
-        self.siblings(&store, qkv, &|| moments(&inputs, &text))?;
+        self.siblings(store, qkv, &|| moments(&inputs, &text))?;
 
         let attended = |(text, inputs): (&&mut Sequences, &Array2<f32>)| {
             text.attended(layer, inputs, config, compute)
         };
         let inputs = text.as_ref().zip(inputs.as_ref()).map(attended);
-        self.siblings(&store, [("attn_output", &mut layer.o)], &|| moments(&inputs, &text))?;
+        self.siblings(store, [("attn_output", &mut layer.o)], &|| moments(&inputs, &text))?;
         if let (Some(text), Some(inputs)) = (&mut text, &inputs) {
             text.add(inputs, &layer.o, pool);
         }
@@ -97,16 +95,16 @@ impl Out {
             let both = text.as_ref().zip(inputs.as_ref());
             both.map(|(text, inputs)| text.neurons(layer, inputs, pool))
         };
-        if let Some(Keep { neurons: n, method }) = keep {
+        if let Some(Keep { neurons: n, method }) = store.keep {
             let seen = moments(&neurons(layer, &text), &text);
             prune(&store.name("ffn_down"), layer, n, method, seen.as_ref(), pool)?;
         }
         let FloatLayer { gate, up, .. } = &mut *layer;
         let both = [("ffn_gate", gate), ("ffn_up", up)];
-        self.siblings(&store, both, &|| moments(&inputs, &text))?;
+        self.siblings(store, both, &|| moments(&inputs, &text))?;
 
         let inputs = neurons(layer, &text);
-        self.siblings(&store, [("ffn_down", &mut layer.down)], &|| moments(&inputs, &text))?;
+        self.siblings(store, [("ffn_down", &mut layer.down)], &|| moments(&inputs, &text))?;
         if let (Some(text), Some(inputs)) = (text, inputs) {
             text.add(&inputs, &layer.down, pool);
         }
@@ -132,11 +130,11 @@ impl Out {
             let columns = match &mut columns {
                 Some(columns) => columns,
                 none => none.insert(match moments() {
-                    Some(gram) => Columns::of_inputs(&name, gram.mean(), store.pool)?,
+                    Some(gram) => Columns::of_inputs(&name, gram.mean(), &store.compute.pool)?,
                     None => Columns::alike(cols),
                 }),
             };
-            let rounded = round(matrix, dtype, columns, store.pool)?;
+            let rounded = round(matrix, dtype, columns, &store.compute.pool)?;
             self.push(TensorInfo { name, dtype, rows, cols }, rounded.bytes);
             *matrix = rounded.values;
         }
@@ -232,7 +230,9 @@ mod tests {
         let plan = Plan::layers_in(ty, &config, config.ffn_dim);
         let (mut seen, mut layer) = (text(), given.clone());
         let mut out = Out { writer: GgufWriter::new(), weights: 0, bytes: 0 };
-        out.layer(&source, 0, &mut layer, &plan, None, Some(&mut seen), &compute).expect("rounded");
+        let store =
+            Store { source: &source, layer_idx: 0, plan: &plan, keep: None, compute: &compute };
+        out.layer(&store, &mut layer, Some(&mut seen)).expect("rounded");
 
         let (mut text, mut want) = (text(), given);
         let rounded = |text: &Sequences, inputs: &Array2<f32>, matrix: &mut Array2<f32>| {
