@@ -9,6 +9,7 @@ use atoll_sim::{Report, Schedule};
 use clap::{Args, Parser, ValueEnum};
 
 mod bench;
+mod detector;
 mod fleets;
 #[cfg(feature = "planted-bugs")]
 mod planted;
@@ -25,6 +26,8 @@ enum Arguments {
     Swarm(SwarmArguments),
     /// Runs many devices once and says what it took.
     Bench(bench::Bench),
+    /// Kills nodes on bad Wi-Fi, one a minute, and says when it was found out.
+    Detector(detector::Detector),
     /// Plans a corpus of fleets and compares with the rules of other systems.
     Fleets(fleets::Fleets),
     /// Makes a failing seed's schedule small and keeps it in `regressions/`.
@@ -115,12 +118,8 @@ impl Kind {
 fn main() -> Result<()> {
     match Arguments::parse() {
         Arguments::Swarm(arguments) => run_swarm(&arguments),
-        Arguments::Bench(bench) => {
-            let (report, value) = bench.run()?;
-            let text = if bench.json { value.to_string() } else { format!("{value:#}") };
-            writeln!(std::io::stdout(), "{text}").context("writing the result")?;
-            fail_if_broken(&report)
-        }
+        Arguments::Bench(bench) => print(bench.json, bench.run()?),
+        Arguments::Detector(detector) => print(detector.json, detector.run()?),
         Arguments::Fleets(fleets) => {
             writeln!(std::io::stdout(), "{}", fleets.run()?).context("writing the result")
         }
@@ -134,6 +133,12 @@ fn main() -> Result<()> {
         #[cfg(feature = "planted-bugs")]
         Arguments::Planted { nodes, seeds } => run_planted(nodes, seeds),
     }
+}
+
+fn print(as_line: bool, (report, value): (Report, serde_json::Value)) -> Result<()> {
+    let text = if as_line { value.to_string() } else { format!("{value:#}") };
+    writeln!(std::io::stdout(), "{text}").context("writing the result")?;
+    fail_if_broken(&report)
 }
 
 fn fail_if_broken(report: &Report) -> Result<()> {

@@ -211,6 +211,7 @@ impl Core {
             | Event::Finished { request, .. }
             | Event::Failed { request, .. } => *request,
             Event::PeerJoined { .. }
+            | Event::PeerSuspected { .. }
             | Event::PeerLeft { .. }
             | Event::PlanProgress { .. }
             | Event::PlanReady { .. }
@@ -239,6 +240,7 @@ impl Core {
             Event::PlanFailed { model, error } => (model, Err(error)),
             Event::PeerLeft { .. }
             | Event::PeerJoined { .. }
+            | Event::PeerSuspected { .. }
             | Event::PlanProgress { .. }
             | Event::Prefilled { .. }
             | Event::Token { .. }

@@ -142,7 +142,8 @@ impl NodeEvent {
             Event::PlanFailed { model, error } => {
                 Self::PlanFailed { model: text(model), error: words(error, names) }
             }
-            Event::Prefilled { .. }
+            Event::PeerSuspected { .. }
+            | Event::Prefilled { .. }
             | Event::Token { .. }
             | Event::Parked { .. }
             | Event::Finished { .. }

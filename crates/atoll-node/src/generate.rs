@@ -238,6 +238,7 @@ impl GenerateStream {
                 self.end(GenerateEvent::Failed(NodeError::Request(error)));
             }
             Event::PeerJoined { .. }
+            | Event::PeerSuspected { .. }
             | Event::PeerLeft { .. }
             | Event::PlanProgress { .. }
             | Event::PlanReady { .. }

@@ -60,6 +60,11 @@ impl Assignments {
         self.held.get(&model).filter(|assignment| assignment.state == PartState::Ready)
     }
 
+    /// Whom this node holds parts for.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = NodeId> {
+        self.held.values().map(|held| held.plan.owner)
+    }
+
     /// Weight bytes held for others.
     pub(crate) fn weight_bytes(&self) -> u64 {
         self.held.values().map(|held| held.model.part_bytes(held.layers, 0)).sum()

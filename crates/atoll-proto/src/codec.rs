@@ -19,7 +19,7 @@ use crate::message::{Frame, Message, Open};
 use crate::plan::{ModelInfo, Plan, Stage};
 
 /// The format's version: first in every frame.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Bytes of a header: the largest is an `Assign` of 1024 layers over 64 stages, under 20 KiB.
 pub const HEADER_BYTES_MAX: usize = 32 << 10;
 /// Bytes before the header.
@@ -140,7 +140,8 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Message, CodecError> {
             expected
         }
         Message::Hello { .. }
-        | Message::Heartbeat
+        | Message::Heartbeat { .. }
+        | Message::Presence(_)
         | Message::Leave
         | Message::Assign(_)
         | Message::AssignProgress { .. }
@@ -208,7 +209,8 @@ fn check(message: &Message, limits: &Limits) -> Result<(), CodecError> {
         Message::Frame(frame) => check_frame(frame, limits),
         Message::Passed { hops, .. } => at_most("hops", hops.len() as u64, HOPS_MAX as u64),
         Message::Assigned { result: Ok(()), .. }
-        | Message::Heartbeat
+        | Message::Heartbeat { .. }
+        | Message::Presence(_)
         | Message::Leave
         | Message::AssignProgress { .. }
         | Message::Unassign { .. }

@@ -88,6 +88,11 @@ impl Deployment {
         &self.served
     }
 
+    /// Nodes that hold parts for this one, or are to.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = NodeId> {
+        self.served.values().flat_map(Served::nodes)
+    }
+
     /// Bytes that this node's own parts of served models take.
     pub(crate) fn own_bytes(&self) -> u64 {
         self.served.values().map(|served| served.bytes_on(self.me, self.me)).sum()
@@ -142,7 +147,10 @@ impl Deployment {
                 PlanState::Waiting { .. } | PlanState::Failed(_) => {
                     self.place(fx, members, limits, id);
                 }
-                PlanState::Ready(_) => self.seek_spares(fx, members, limits, id),
+                PlanState::Ready(_) => {
+                    self.relieve(fx, members, limits, id);
+                    self.seek_spares(fx, members, limits, id);
+                }
                 PlanState::Preparing(_) => {}
             }
         }

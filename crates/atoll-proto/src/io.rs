@@ -290,6 +290,12 @@ pub enum Event {
         /// Its chosen name.
         name: String,
     },
+    /// A member is silent: others may do its work. Nothing is taken from it, and one word of it
+    /// makes all as before.
+    PeerSuspected {
+        /// Who.
+        peer: NodeId,
+    },
     /// A member left or was lost.
     PeerLeft {
         /// Who.

@@ -3,16 +3,24 @@
 /// What one node takes on at most. The driver may lower any of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Peers connected at once: heartbeats go to each, so the cost is per peer and second.
+    /// Peers connected at once: each costs a connection and its buffers.
     pub peers_max: usize,
     /// Discovery hints remembered: they come unauthenticated, so they must not pile up.
     pub hints_max: usize,
-    /// Time from connection to hello, µs: a connection that says nothing is not kept.
+    /// Time from connection to hello, µs: a connection that says nothing is not kept. Longer than a
+    /// radio is off the air, else one side has joined already when the other hangs up.
     pub hello_timeout_us: u64,
-    /// Time between heartbeats, µs.
-    pub heartbeat_us: u64,
-    /// Silent heartbeats in a row after which a peer counts as lost: never one.
-    pub strikes_max: u8,
+    /// Time between two beats to a member that needs them often, µs.
+    pub beat_us: u64,
+    /// So long after a promised beat a member is asked for, µs: more than a busy link delays it.
+    pub overdue_us: u64,
+    /// So long others wait for an answer of it before they say that they do not hear it, µs.
+    pub answer_us: u64,
+    /// Silence after which a member is lost if others do not hear it either, µs: three times as
+    /// long as a radio is off the air for a scan. Suspicion comes long before, and is taken back.
+    pub evict_us: u64,
+    /// And if nobody else can tell, µs. Whom others hear is never lost for its silence.
+    pub evict_alone_us: u64,
     /// Requests running or waiting at this origin: one per live client stream, with room.
     pub requests_max: usize,
     /// Sessions held for other origins: bounds the bookkeeping beside the KV budget.
@@ -58,9 +66,12 @@ impl Default for Limits {
         Self {
             peers_max: 128,
             hints_max: 256,
-            hello_timeout_us: 2_000_000,
-            heartbeat_us: 1_000_000,
-            strikes_max: 3,
+            hello_timeout_us: 10_000_000,
+            beat_us: 500_000,
+            overdue_us: 650_000,
+            answer_us: 350_000,
+            evict_us: 20_000_000,
+            evict_alone_us: 60_000_000,
             requests_max: 256,
             stage_sessions_max: 256,
             assignments_max: 16,

@@ -1,13 +1,17 @@
-//! Who is here: hello, heartbeats, strikes, leaving, and when to dial.
+//! Who is here: hello, silence, leaving, and when to dial.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::effects::Effects;
 use crate::ids::{NodeId, Time};
 use crate::io::{Event, Output};
 use crate::limits::{CAUSE_BYTES_MAX, Limits, NAME_BYTES_MAX, clip};
-use crate::message::Message;
+use crate::message::{Message, Presence};
 use crate::plan::Profile;
+
+mod detector;
+
+use self::detector::{Around, Detector, beat};
 
 /// Dials of one hint, each after twice the wait of the one before, until it is forgotten.
 const DIALS_MAX: u8 = 6;
@@ -24,7 +28,8 @@ pub(crate) struct Membership {
     /// Connected, no hello yet, and until when we wait for it.
     pending: BTreeMap<NodeId, Time>,
     members: BTreeMap<NodeId, Member>,
-    next_beat: Option<Time>,
+    detector: Detector,
+    suspects: Vec<Suspect>,
 }
 
 /// A peer that said hello.
@@ -33,8 +38,18 @@ pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) profile: Profile,
     pub(crate) last_heard: Time,
-    /// Our heartbeats in a row without a word from it.
-    pub(crate) strikes: u8,
+    /// By when it has promised to speak again.
+    due: Time,
+    /// By when we have.
+    beat_at: Time,
+}
+
+/// A member that is silent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suspect {
+    pub(crate) peer: NodeId,
+    /// For the first time in this silence.
+    pub(crate) is_new: bool,
 }
 
 /// A peer that may be there.
@@ -60,7 +75,8 @@ impl Membership {
             hints: BTreeMap::new(),
             pending: BTreeMap::new(),
             members: BTreeMap::new(),
-            next_beat: None,
+            detector: Detector::default(),
+            suspects: Vec::new(),
         }
     }
 
@@ -120,6 +136,7 @@ impl Membership {
     ) -> Option<Lost> {
         self.pending.remove(&peer);
         self.members.remove(&peer)?;
+        self.detector.left(peer);
         if self.hints.len() < limits.hints_max {
             self.hints.insert(peer, Hint { dials: 1, next_dial: fx.now.after_us(REDIAL_US) });
         }
@@ -142,30 +159,105 @@ impl Membership {
         if new {
             tracing::info!(%peer, name, "peer joined");
             fx.emit(Event::PeerJoined { peer, name: name.clone() });
-            self.next_beat.get_or_insert(fx.now.after_us(limits.heartbeat_us));
-        } else if !self.members.contains_key(&peer) {
-            return false;
+            // It counts from its own hello when its first beat is due.
+            let due = fx.now.after_us(2 * limits.beat_us);
+            self.detector.joined(limits, fx.now, due);
+            let member = Member { name, profile, last_heard: fx.now, due, beat_at: fx.now };
+            self.members.insert(peer, member);
+        } else if let Some(member) = self.members.get_mut(&peer) {
+            (member.name, member.profile) = (name, profile);
+            self.heard(fx, limits, peer);
         }
-        self.members.insert(peer, Member { name, profile, last_heard: fx.now, strikes: 0 });
         new
     }
 
-    /// Whether `peer` is a member and may be listened to.
-    pub(crate) fn heard(&mut self, now: Time, peer: NodeId) -> bool {
-        self.members.get_mut(&peer).is_some_and(|member| {
-            member.last_heard = now;
-            member.strikes = 0;
-            true
-        })
+    /// Whether `from` is a member and may be listened to; what it says of being there is.
+    pub(crate) fn hears(
+        &mut self,
+        fx: &mut Effects,
+        limits: &Limits,
+        from: NodeId,
+        message: &Message,
+    ) -> bool {
+        let is_member = self.heard(fx, limits, from);
+        if is_member && let Message::Heartbeat { again_ms } = *message {
+            self.promised(fx.now, limits, from, again_ms);
+        } else if is_member && let Message::Presence(presence) = *message {
+            self.received(fx, limits, from, presence);
+        }
+        is_member
+    }
+
+    fn heard(&mut self, fx: &mut Effects, limits: &Limits, peer: NodeId) -> bool {
+        let Some(member) = self.members.get_mut(&peer) else { return false };
+        member.last_heard = fx.now;
+        self.detector.heard(fx, limits, peer);
+        true
+    }
+
+    /// A member says when it will speak again.
+    fn promised(&mut self, now: Time, limits: &Limits, from: NodeId, again_ms: u32) {
+        if let Some(member) = self.members.get_mut(&from) {
+            let due = now.after_us(u64::from(again_ms) * 1000);
+            if due < member.due {
+                self.detector.promised(limits, due);
+            }
+            member.due = due;
+        }
+    }
+
+    /// What a member asks and says about being there, itself or others.
+    fn received(&mut self, fx: &mut Effects, limits: &Limits, from: NodeId, presence: Presence) {
+        let is_member = |peer| self.members.contains_key(&peer);
+        match presence {
+            Presence::Ping => self.answer(fx, from),
+            Presence::Ask(peer) => {
+                // That we hear the asker is news to it, whatever we hear of the other.
+                self.answer(fx, from);
+                if is_member(peer) && peer != from {
+                    self.detector.asks(fx, limits, from, peer);
+                }
+            }
+            Presence::Heard(peer) => self.detector.answered(fx.now, peer, true),
+            Presence::Unheard(peer) => self.detector.answered(fx.now, peer, false),
+            Presence::Silent(peer) if is_member(peer) && peer != from => {
+                self.detector.told(fx, limits, peer);
+            }
+            Presence::Silent(_) => {}
+        }
+    }
+
+    /// A beat that promises nothing new.
+    fn answer(&self, fx: &mut Effects, to: NodeId) {
+        if let Some(member) = self.members.get(&to) {
+            fx.send(to, beat(member.beat_at.since_us(fx.now)));
+        }
+    }
+
+    /// Whether a member is silent, so that others may do its work.
+    pub(crate) fn suspects(&self, peer: NodeId) -> bool {
+        self.detector.suspects(peer)
+    }
+
+    /// Members found silent since this was last asked.
+    pub(crate) fn take_suspects(&mut self) -> Vec<Suspect> {
+        std::mem::take(&mut self.suspects)
     }
 
     pub(crate) fn left(&mut self, fx: &mut Effects, peer: NodeId) -> Option<Lost> {
         self.members.remove(&peer)?;
+        self.detector.left(peer);
         fx.push(Output::Disconnect { peer, cause: "it left".into() });
         Some(lost(fx, peer, "it left".into()))
     }
 
-    pub(crate) fn tick(&mut self, fx: &mut Effects, limits: &Limits) -> Vec<Lost> {
+    /// `near`: the members that need this node, asked for only when beats are due.
+    pub(crate) fn tick(
+        &mut self,
+        fx: &mut Effects,
+        limits: &Limits,
+        near: impl FnOnce() -> BTreeSet<NodeId>,
+    ) -> Vec<Lost> {
         self.redial(fx);
         let late = self.pending.iter().filter(|(_, until)| **until <= fx.now);
         for peer in late.map(|(peer, _)| *peer).collect::<Vec<_>>() {
@@ -173,34 +265,27 @@ impl Membership {
             let cause = format!("no hello within {} µs", limits.hello_timeout_us);
             fx.push(Output::Disconnect { peer, cause });
         }
-        if self.next_beat.is_some_and(|at| at <= fx.now) { self.beat(fx, limits) } else { vec![] }
+        let around = Around { me: self.me, members: &mut self.members };
+        let found = self.detector.tick(fx, limits, around, near);
+        for (peer, is_new) in found.suspected {
+            if is_new {
+                tracing::info!(%peer, "peer suspected: it is silent");
+                fx.emit(Event::PeerSuspected { peer });
+            }
+            self.suspects.push(Suspect { peer, is_new });
+        }
+        let gone = found.lost.into_iter().filter_map(|(peer, silent_us)| {
+            let cause = format!("nothing heard for {silent_us} µs");
+            fx.push(Output::Disconnect { peer, cause: cause.clone() });
+            self.disconnected(fx, limits, peer, cause)
+        });
+        gone.collect()
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
         let hello = self.pending.values().min().copied();
         let dial = self.hints.values().map(|hint| hint.next_dial).min();
-        [self.next_beat, hello, dial].into_iter().flatten().min()
-    }
-
-    fn beat(&mut self, fx: &mut Effects, limits: &Limits) -> Vec<Lost> {
-        let mut silent = Vec::new();
-        for (&peer, member) in &mut self.members {
-            if member.strikes >= limits.strikes_max {
-                silent.push((peer, fx.now.since_us(member.last_heard)));
-            } else {
-                member.strikes += 1;
-                fx.send(peer, Message::Heartbeat);
-            }
-        }
-        let gone = silent.into_iter().filter_map(|(peer, silent_us)| {
-            let cause = format!("nothing heard for {silent_us} µs");
-            fx.push(Output::Disconnect { peer, cause: cause.clone() });
-            self.disconnected(fx, limits, peer, cause)
-        });
-        let gone = gone.collect();
-        let again = fx.now.after_us(limits.heartbeat_us);
-        self.next_beat = (!self.members.is_empty()).then_some(again);
-        gone
+        [self.detector.deadline(), hello, dial].into_iter().flatten().min()
     }
 
     fn redial(&mut self, fx: &mut Effects) {

@@ -17,8 +17,11 @@ pub enum Message {
         /// What it can carry.
         profile: Profile,
     },
-    /// Every second; three missed and the peer counts as lost.
-    Heartbeat,
+    /// I am here, and will say so again in time.
+    Heartbeat {
+        /// Within so long.
+        again_ms: u32,
+    },
     /// The speaker goes; do not wait for it.
     Leave,
     /// Owner to stage: get ready for this part.
@@ -98,6 +101,23 @@ pub enum Message {
         /// Whose.
         session: SessionId,
     },
+    /// Who is heard, and who is not.
+    Presence(Presence),
+}
+
+/// What a member asks and says about being there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Presence {
+    /// Are you there? Answered by a heartbeat.
+    Ping,
+    /// Do you hear this member? Answered by a heartbeat at once, then `Heard` or `Unheard`.
+    Ask(NodeId),
+    /// This member, for which you asked, has been heard.
+    Heard(NodeId),
+    /// It has not.
+    Unheard(NodeId),
+    /// I suspect this member: look for yourself.
+    Silent(NodeId),
 }
 
 /// What an owner asks of a stage. Seldom said and larger than all else, hence the box around it.
@@ -177,7 +197,7 @@ impl Message {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Hello { .. } => "hello",
-            Self::Heartbeat => "heartbeat",
+            Self::Heartbeat { .. } => "heartbeat",
             Self::Leave => "leave",
             Self::Assign(_) => "assign",
             Self::AssignProgress { .. } => "assign_progress",
@@ -190,6 +210,11 @@ impl Message {
             Self::Nack { .. } => "nack",
             Self::Reject { .. } => "reject",
             Self::Close { .. } => "close",
+            Self::Presence(Presence::Ping) => "ping",
+            Self::Presence(Presence::Ask(_)) => "ask",
+            Self::Presence(Presence::Heard(_)) => "heard",
+            Self::Presence(Presence::Unheard(_)) => "unheard",
+            Self::Presence(Presence::Silent(_)) => "silent",
         }
     }
 }

@@ -137,6 +137,9 @@ impl Node {
 
     /// What requests found wrong with nodes changes plans.
     fn doubt(&mut self, fx: &mut Effects, limits: &Limits) {
+        for suspect in self.membership.take_suspects() {
+            self.deployment.silent(fx, &self.membership, limits, suspect);
+        }
         for Doubt { model, node, cause } in self.origin.take_doubts() {
             let members = &self.membership;
             match cause {
@@ -150,7 +153,8 @@ impl Node {
     }
 
     fn tick(&mut self, fx: &mut Effects, limits: &Limits) {
-        for lost in self.membership.tick(fx, limits) {
+        let near = || self.deployment.holders().chain(self.assignments.owners()).collect();
+        for lost in self.membership.tick(fx, limits, near) {
             self.lost(fx, limits, &lost);
         }
         self.deployment.tick(fx, &self.membership, limits);
@@ -189,12 +193,12 @@ impl Node {
             self.hello(fx, limits, from, name, profile);
             return;
         }
-        if !self.membership.heard(fx.now, from) {
+        if !self.membership.hears(fx, limits, from, &message) {
             tracing::debug!(%from, kind = message.kind(), "not a member, not heard");
             return;
         }
         match message {
-            Message::Hello { .. } | Message::Heartbeat => {}
+            Message::Hello { .. } | Message::Heartbeat { .. } | Message::Presence(_) => {}
             Message::Leave => {
                 if let Some(lost) = self.membership.left(fx, from) {
                     self.lost(fx, limits, &lost);
@@ -253,7 +257,8 @@ impl Node {
                 }
             }
             Message::Hello { .. }
-            | Message::Heartbeat
+            | Message::Heartbeat { .. }
+            | Message::Presence(_)
             | Message::Leave
             | Message::Open(_)
             | Message::Opened { .. }
@@ -313,7 +318,8 @@ impl Node {
             }
             Message::Close { session } => self.stages.close(fx, from, session),
             Message::Hello { .. }
-            | Message::Heartbeat
+            | Message::Heartbeat { .. }
+            | Message::Presence(_)
             | Message::Leave
             | Message::Assign(_)
             | Message::AssignProgress { .. }
@@ -353,6 +359,7 @@ impl Node {
             name: member.name.clone(),
             profile: member.profile.clone(),
             last_heard: member.last_heard,
+            is_suspected: self.membership.suspects(node),
         });
         let served = self.deployment.all().iter().map(|(&model, served)| ServedModel {
             model,

@@ -31,6 +31,8 @@ pub struct Peer {
     pub profile: Profile,
     /// When it was last heard.
     pub last_heard: Time,
+    /// It is silent, and others do not hear it either.
+    pub is_suspected: bool,
 }
 
 /// A served model.

@@ -57,6 +57,7 @@ impl Schedule {
             placement: Placement { at_us: 800_000, stages, sessions: 4, spares: 1, boundary_bytes },
             link: Link::wired(),
             hears_of: None,
+            site_nodes: None,
             devices,
             requests,
             faults,

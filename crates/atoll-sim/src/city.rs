@@ -14,7 +14,54 @@ const DEADLINE_US: u64 = 30_000_000;
 /// The last so long is without faults, µs.
 const MENDED_US: u64 = 20_000_000;
 
+/// On bad Wi-Fi: nodes of a site, all of which hear each other.
+const SITE_NODES: usize = 32;
+/// Others elsewhere that each hears of.
+const ELSEWHERE: usize = 2;
+/// Time from one death to the next, µs.
+const DEATH_EVERY_US: u64 = 60_000_000;
+/// The dead come back after this, when all that will be noticed has been, µs.
+const BACK_US: u64 = 45_000_000;
+
 impl Schedule {
+    /// `n` devices on bad Wi-Fi for `lasts_us`, two minutes at least. Once a minute one dies, two
+    /// of three by a power cut, one of three where the origin has a part; nothing else happens, so
+    /// whoever else is taken for lost is so wrongly. The origin serves a request every 20 s.
+    #[must_use]
+    pub fn bad_wifi(seed: u64, n: usize, lasts_us: u64) -> Self {
+        let city = Self::city(seed, n, lasts_us.max(120_000_000));
+        let (mut deaths, mut work) = (Random::new(seed, "deaths"), Random::new(seed, "work"));
+        let mut faults = Vec::new();
+        let mut at_us = JOINS_US + 15_000_000;
+        while at_us + DEATH_EVERY_US < city.heal_us {
+            let node = 1 + deaths.index(n - 1);
+            let what = if deaths.below(3) > 0 {
+                What::Unplug { node, back_us: BACK_US }
+            } else {
+                What::Kill { node, back_us: Some(BACK_US) }
+            };
+            let stage = (deaths.below(3) == 0).then(|| deaths.index(4));
+            // At any time within a beat.
+            let at = at_us + deaths.below(DEATH_EVERY_US - BACK_US - 1_000_000);
+            faults.push(Fault { at_us: at, what, stage });
+            at_us += DEATH_EVERY_US;
+        }
+        let requests = (JOINS_US + 8_000_000..city.heal_us - 20_000_000).step_by(20_000_000);
+        let requests = requests.map(|at_us| {
+            let mut asked = asked(&mut work, (at_us, at_us + 10_000_000), 128);
+            asked.deadline_us = DEADLINE_US;
+            asked
+        });
+        Self {
+            requests: requests.collect(),
+            link: Link::bad_wifi(),
+            hears_of: Some(ELSEWHERE),
+            site_nodes: Some(SITE_NODES),
+            faults,
+            ..city
+        }
+    }
+
     /// `n` devices for `lasts_us`, of which one in fifty is killed every two minutes, while one
     /// origin serves a request every two seconds. `lasts_us` is 30 s at least.
     #[must_use]
@@ -60,6 +107,7 @@ impl Schedule {
             },
             link: Link::wired(),
             hears_of: Some(HEARS_OF),
+            site_nodes: None,
             devices,
             requests: requests.collect(),
             faults,

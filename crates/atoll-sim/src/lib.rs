@@ -11,6 +11,7 @@
 
 mod chaos;
 mod city;
+mod detection;
 mod device;
 mod hash_model;
 mod invariants;
@@ -20,15 +21,18 @@ mod random;
 mod report;
 pub mod schedule;
 mod shrink;
+mod wifi;
 mod world;
 
 pub use atoll_proto::planted;
+pub use detection::{Detection, Times};
 pub use hash_model::oracle;
 pub use random::Random;
 pub use report::{Report, Sum};
 pub use schedule::Schedule;
 pub use shrink::shrink;
-pub use world::{run, run_planted};
+pub use wifi::Wifi;
+pub use world::{run, run_long, run_planted};
 
 #[cfg(doc)]
 use atoll_proto::Node;

@@ -20,6 +20,7 @@ const HEADER_BYTES: u64 = 120;
 /// All links.
 #[derive(Debug)]
 pub(crate) struct Network {
+    seed: u64,
     link: Link,
     random: Random,
     /// What both directions share stands where `from < to`.
@@ -58,6 +59,7 @@ struct Uplink {
 impl Network {
     pub(crate) fn new(seed: u64, n: usize, link: Link) -> Self {
         Self {
+            seed,
             link,
             random: Random::new(seed, "network"),
             pairs: Pairs::new(n),
@@ -92,9 +94,15 @@ impl Network {
         pair.open.then_some(pair.generation)
     }
 
+    /// Who is connected with a node: whom it heard of, and whom a plan made it meet.
+    pub(crate) fn connected(&self, node: usize) -> Vec<usize> {
+        let is_open = |other: &usize| self.pairs.of(node.min(*other), node.max(*other)).open;
+        self.pairs.met(node).into_iter().filter(is_open).collect()
+    }
+
     /// When something sent now arrives, after what was sent before it.
     pub(crate) fn arrival(&mut self, now: u64, from: usize, to: usize, bytes: u64) -> u64 {
-        let way = self.way(now, from, bytes);
+        let way = self.way(now, (from, to), bytes);
         self.in_order(from, to, way)
     }
 
@@ -113,7 +121,7 @@ impl Network {
         if strikes(weather.loss, &mut self.random) {
             return [None, None];
         }
-        let way = self.way(now, from, bytes);
+        let way = self.way(now, (from, to), bytes);
         let first = if weather.reorder.until > now {
             let spread = self.random.below(20_000);
             self.past_hold(from, to, way + spread)
@@ -125,7 +133,7 @@ impl Network {
     }
 
     /// Through the uplink and the air.
-    fn way(&mut self, now: u64, from: usize, bytes: u64) -> u64 {
+    fn way(&mut self, now: u64, (from, to): (usize, usize), bytes: u64) -> u64 {
         let uplink = &mut self.uplinks[from];
         uplink.bytes += bytes;
         uplink.free_at =
@@ -136,7 +144,13 @@ impl Network {
         let lost = loss.until > now && self.random.below(1000) < loss.permille;
         let again = if lost { AGAIN_US } else { 0 };
         let air = self.link.latency_us + self.random.below(self.link.jitter_us + 1);
-        uplink.free_at + air + extra + again
+        let sent = uplink.free_at;
+        let sent = self
+            .link
+            .wifi
+            .as_ref()
+            .map_or(sent, |wifi| wifi.through((self.seed, from, to), &mut self.random, sent));
+        sent + air + extra + again
     }
 
     fn in_order(&mut self, from: usize, to: usize, at: u64) -> u64 {
@@ -170,6 +184,7 @@ impl Network {
 
     /// Nothing disturbs any more.
     pub(crate) fn heal(&mut self) {
+        self.link.wifi = None;
         self.weather.fill(Weather::default());
         self.pairs.each(|pair| pair.held_until = 0);
     }
@@ -196,7 +211,8 @@ pub(crate) const fn is_of_session(message: &Message) -> bool {
         | Message::Reject { .. }
         | Message::Close { .. } => true,
         Message::Hello { .. }
-        | Message::Heartbeat
+        | Message::Heartbeat { .. }
+        | Message::Presence(_)
         | Message::Leave
         | Message::Assign(_)
         | Message::AssignProgress { .. }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::Detection;
+
 /// What one run of a schedule showed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -17,6 +19,10 @@ pub struct Report {
     pub failed: BTreeMap<String, u64>,
     /// The longest wait between two tokens of each request, µs.
     pub gaps_us: Vec<u64>,
+    /// What members found out about those that were gone, and about those that were not.
+    pub detection: Detection,
+    /// Messages put on links.
+    pub messages: u64,
     /// Bytes put on links.
     pub bytes: u64,
     /// Invariants that broke: name, then what was seen.
@@ -44,7 +50,9 @@ impl Sum {
         total.faults += report.faults;
         total.tokens += report.tokens;
         total.completed += report.completed;
+        total.messages += report.messages;
         total.bytes += report.bytes;
+        total.detection.add(&report.detection);
         total.trace = total.trace.wrapping_add(report.trace);
         total.gaps_us.extend(&report.gaps_us);
         total.violations.extend(report.violations.iter().cloned());

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Random;
+use crate::{Random, Wifi};
 
 /// Everything that will happen to a run, but for what the nodes make of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct Schedule {
     /// Of how many others each node hears, as from a distributed hash table; absent: of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hears_of: Option<usize>,
+    /// Each so many nodes are a site, where all hear of each other, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site_nodes: Option<usize>,
     /// The nodes; the first is the origin of all requests.
     #[serde(rename = "device")]
     pub devices: Vec<Device>,
@@ -61,12 +64,20 @@ pub struct Link {
     pub jitter_us: u64,
     /// What a node's uplink carries.
     pub uplink_bytes_per_s: u64,
+    /// The nodes' radios; absent: they have cables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wifi: Option<Wifi>,
 }
 
 impl Link {
     /// A home's switch.
     pub(crate) const fn wired() -> Self {
-        Self { latency_us: 200, jitter_us: 3_000, uplink_bytes_per_s: 100_000_000 }
+        Self { latency_us: 200, jitter_us: 3_000, uplink_bytes_per_s: 100_000_000, wifi: None }
+    }
+
+    /// One access point, far away and in use.
+    pub(crate) fn bad_wifi() -> Self {
+        Self { latency_us: 1_000, jitter_us: 9_000, wifi: Some(Wifi::bad()), ..Self::wired() }
     }
 }
 
@@ -126,6 +137,13 @@ pub enum What {
         /// After so long it comes back and remembers nothing, µs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         back_us: Option<u64>,
+    },
+    /// A node loses its power: it is silent, and its connections do not break.
+    Unplug {
+        /// Which.
+        node: usize,
+        /// After so long it comes back and remembers nothing, µs.
+        back_us: u64,
     },
     /// A node's process stands still; its connections stay.
     Pause {
@@ -232,6 +250,7 @@ impl What {
             | Self::BitFlip { .. }
             | Self::Cancel { .. } => 0,
             Self::Kill { back_us, .. } => back_us.unwrap_or(0),
+            Self::Unplug { back_us, .. } => back_us,
             Self::Pause { for_us, .. }
             | Self::Slow { for_us, .. }
             | Self::Mute { for_us, .. }
@@ -254,6 +273,7 @@ impl What {
             Self::Cancel { .. } => (None, None, &[][..]),
             Self::Leave { node }
             | Self::Kill { node, .. }
+            | Self::Unplug { node, .. }
             | Self::Pause { node, .. }
             | Self::Slow { node, .. }
             | Self::Loss { node, .. }
@@ -271,6 +291,7 @@ impl What {
         match &mut what {
             Self::Leave { node }
             | Self::Kill { node, .. }
+            | Self::Unplug { node, .. }
             | Self::Pause { node, .. }
             | Self::Slow { node, .. }
             | Self::Mute { from: node, .. }
@@ -320,6 +341,7 @@ impl Schedule {
             },
             link: Link::wired(),
             hears_of: None,
+            site_nodes: None,
             devices,
             requests: (0..4).map(|_| asked(&mut work, (2_000_000, 4_000_000), 16)).collect(),
             faults,

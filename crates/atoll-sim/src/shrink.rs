@@ -69,6 +69,7 @@ fn without_requests(schedule: &Schedule, range: Range<usize>) -> Option<Schedule
         What::Cancel { request } => *request < start,
         What::Leave { .. }
         | What::Kill { .. }
+        | What::Unplug { .. }
         | What::Pause { .. }
         | What::Slow { .. }
         | What::Mute { .. }

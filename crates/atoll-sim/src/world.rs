@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use atoll_proto::plan::{ModelInfo, PlanPolicy, Profile};
+use atoll_proto::message::Presence;
+use atoll_proto::plan::Profile;
 use atoll_proto::planted::Planted;
 use atoll_proto::{
     Command, Input, Limits, Message, ModelId, Node, NodeConfig, NodeId, Request, RequestId,
@@ -10,18 +11,22 @@ use atoll_proto::{
 };
 
 use self::around::Around;
+use self::detected::Detected;
+pub(crate) use self::served::{model, policy};
 use crate::Random;
-use crate::device::{Device, ENDS_BYTES, KV_BYTES};
-use crate::hash_model::{LAYERS, mix};
+use crate::device::Device;
+use crate::hash_model::mix;
 use crate::invariants::{Invariants, Seen};
 use crate::network::Network;
 use crate::queue::Queue;
 use crate::report::Report;
-use crate::schedule::{LAYER_BYTES, Placement, Schedule};
+use crate::schedule::Schedule;
 
 mod around;
+mod detected;
 mod effects;
 mod ending;
+mod served;
 mod strike;
 mod trace;
 
@@ -30,6 +35,8 @@ const MODEL: ModelId = ModelId([9; 32]);
 /// A session that nobody closes is let go after this long, µs: shorter than in real nodes, so that
 /// runs need not last so long.
 const SESSION_IDLE_US: u64 = 25_000_000;
+/// Simulated time between two words of progress, µs.
+const PROGRESS_US: u64 = 60_000_000;
 /// The origin of all requests.
 const ORIGIN: usize = 0;
 
@@ -42,11 +49,26 @@ pub fn run(schedule: &Schedule) -> Report {
 /// Runs a schedule on nodes that have a bug planted in them.
 #[must_use]
 pub fn run_planted(schedule: &Schedule, planted: Planted) -> Report {
-    let mut world = World::new(schedule, planted);
+    play(World::new(schedule, planted), |_, _| {})
+}
+
+/// Runs a schedule and tells `progress` now and then how far it is, µs, and what there is so far.
+#[must_use]
+pub fn run_long(schedule: &Schedule, progress: impl FnMut(u64, &Report)) -> Report {
+    play(World::new(schedule, Planted::default()), progress)
+}
+
+fn play(mut world: World<'_>, mut progress: impl FnMut(u64, &Report)) -> Report {
+    let schedule = world.schedule;
     world.begin();
+    let mut next_us = PROGRESS_US;
     while let Some((at, happening)) = world.queue.pop() {
         if at > schedule.end_us {
             break;
+        }
+        if at >= next_us {
+            progress(at, &world.report);
+            next_us = at + PROGRESS_US;
         }
         world.now = at;
         world.happen(happening);
@@ -64,6 +86,7 @@ struct World<'a> {
     nodes: Vec<Slot>,
     network: Network,
     around: Around,
+    detected: Detected,
     noise: Random,
     invariants: Invariants,
     /// When each running request last gave a token, and its longest wait for one so far.
@@ -105,11 +128,13 @@ enum Happening {
         generation: u32,
         input: Box<Input>,
     },
-    /// A heartbeat does: most messages are no more than that.
+    /// A heartbeat does, or a ping: most messages are no more than that.
     Beats {
         from: usize,
         to: usize,
         generation: u32,
+        /// Of a heartbeat.
+        again_ms: Option<u32>,
     },
     /// A node hears that a connection is gone or came.
     Heard {
@@ -154,7 +179,8 @@ impl<'a> World<'a> {
             queue: Queue::default(),
             nodes: Vec::with_capacity(n),
             network: Network::new(schedule.seed, n, schedule.link.clone()),
-            around: Around::new(schedule.seed, n, schedule.hears_of),
+            around: Around::new(schedule.seed, n, (schedule.hears_of, schedule.site_nodes)),
+            detected: Detected::default(),
             noise: Random::new(schedule.seed, "compute"),
             invariants: Invariants::new(schedule),
             waits: BTreeMap::new(),
@@ -271,9 +297,11 @@ impl<'a> World<'a> {
                     self.handle(to, *input);
                 }
             }
-            Happening::Beats { from, to, generation } => {
+            Happening::Beats { from, to, generation, again_ms } => {
                 if self.network.connection(from, to) == Some(generation) {
-                    let (from, message) = (id(from), Message::Heartbeat);
+                    let ping = Message::Presence(Presence::Ping);
+                    let beat = |again_ms| Message::Heartbeat { again_ms };
+                    let (from, message) = (id(from), again_ms.map_or(ping, beat));
                     self.handle(to, Input::Received { from, message });
                 }
             }
@@ -363,30 +391,5 @@ impl<'a> World<'a> {
 
     fn see(&mut self, seen: &Seen<'_>) {
         self.invariants.see(&mut self.report, self.now, seen);
-    }
-}
-
-/// How the schedule wants the model placed.
-pub(crate) fn policy(placement: &Placement) -> PlanPolicy {
-    PlanPolicy {
-        stages: Some(placement.stages),
-        context: 512,
-        sessions: placement.sessions,
-        spares: placement.spares,
-        wait_us: 5_000_000,
-    }
-}
-
-/// The hash model, as a plan sees it.
-pub(crate) fn model() -> ModelInfo {
-    ModelInfo {
-        id: MODEL,
-        name: "hash".into(),
-        layer_bytes: vec![LAYER_BYTES; usize::from(LAYERS)],
-        embed_bytes: ENDS_BYTES / 2,
-        head_bytes: ENDS_BYTES / 2,
-        kv_bytes_per_position: KV_BYTES,
-        row_values: 1,
-        context_max: 512,
     }
 }

@@ -28,6 +28,8 @@ const CONNECTIONS_PENDING_MAX: u32 = 32;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Substreams of one connection: two links, blob streams, identify, kad, ping.
 const STREAMS_PER_CONNECTION_MAX: u32 = 64;
+/// The core tells who is silent; a connection ends of itself only when that has had its time, ms.
+const QUIC_IDLE_MS: u32 = 60_000;
 const QUIC_STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// How often the table of members is looked through for new ones.
@@ -96,6 +98,7 @@ pub(crate) fn build_swarm(key: Keypair, with_mdns: bool) -> Result<Swarm<Behavio
         .map_err(|error| network(&error))?
         .with_quic_config(|mut config| {
             config.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX;
+            config.max_idle_timeout = QUIC_IDLE_MS;
             config.max_stream_data = QUIC_STREAM_WINDOW_BYTES;
             config.max_connection_data = QUIC_CONNECTION_WINDOW_BYTES;
             config

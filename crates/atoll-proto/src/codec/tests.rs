@@ -5,7 +5,7 @@ use quickcheck::{Arbitrary, Gen, QuickCheck, quickcheck};
 use super::*;
 use crate::ids::{Epoch, ModelId, NodeId, PlanEpoch, SessionId};
 use crate::io::{HopTime, Part, WireType};
-use crate::message::{Assign, Refused};
+use crate::message::{Assign, Presence, Refused};
 use crate::plan::{LayerRange, Profile};
 
 fn node(byte: u8) -> NodeId {
@@ -40,7 +40,7 @@ impl Arbitrary for Message {
             })
             .collect();
         let cause = limits_clip(String::arbitrary(g));
-        match u8::arbitrary(g) % 15 {
+        match u8::arbitrary(g) % 20 {
             0 => Self::Hello {
                 name: crate::limits::clip(String::arbitrary(g), NAME_BYTES_MAX),
                 profile: Profile {
@@ -48,7 +48,7 @@ impl Arbitrary for Message {
                     weight_bytes_per_s: u64::arbitrary(g),
                 },
             },
-            1 => Self::Heartbeat,
+            1 => Self::Heartbeat { again_ms: u32::arbitrary(g) },
             2 => Self::Leave,
             3 => Self::Assign(Box::new(Assign {
                 plan: Plan {
@@ -95,6 +95,11 @@ impl Arbitrary for Message {
             11 => Self::Nack { session, epoch, len: u32::arbitrary(g) },
             12 => Self::Reject { session, epoch, why: Refused::Broken, cause },
             13 => Self::Opened { session, epoch, hop: n },
+            15 => Self::Presence(Presence::Ping),
+            16 => Self::Presence(Presence::Ask(node(n.to_le_bytes()[0]))),
+            17 => Self::Presence(Presence::Heard(node(n.to_le_bytes()[0]))),
+            18 => Self::Presence(Presence::Unheard(node(n.to_le_bytes()[0]))),
+            19 => Self::Presence(Presence::Silent(node(n.to_le_bytes()[0]))),
             _ => Self::Close { session },
         }
     }
@@ -158,9 +163,9 @@ fn a_forged_frame_never_panics_and_keeps_to_the_limits() {
 fn golden_bytes() {
     let bytes = encode(&Message::Nack { session: SessionId(1), epoch: Epoch(2), len: 300 });
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, "0200060000000b0102fb2c01b9e7ae159ab0f04e28ce5d14f89456ae");
+    assert_eq!(hex, "0300060000000b0102fb2c01dff6137e758efbf7716cb6611db36e49");
     let bytes = encode(&Message::Frame(frame(1, 2)));
-    assert_eq!(bytes[..2], [2, 0]);
+    assert_eq!(bytes[..2], [3, 0]);
     assert_eq!(bytes.len(), 6 + 76 + 8 + 16);
     assert_eq!(bytes[6 + 76..][..8], [0, 1, 2, 3, 4, 5, 6, 7]);
 }
@@ -193,7 +198,7 @@ fn limits_are_named() {
 #[test]
 fn another_version_and_extra_bytes_are_refused() {
     let limits = Limits::default();
-    let mut bytes = encode(&Message::Heartbeat);
+    let mut bytes = encode(&Message::Heartbeat { again_ms: 1 });
     bytes[0] = 9;
     assert_eq!(decode(&bytes, &limits), Err(CodecError::Version { theirs: 9 }));
     let mut bytes = encode(&Message::Frame(frame(1, 2)));

@@ -4,7 +4,7 @@ use super::{Deployment, PlanState, Served};
 use crate::effects::Effects;
 use crate::ids::{ModelId, NodeId, Time};
 use crate::limits::{CAUSE_BYTES_MAX, Limits, clip};
-use crate::membership::Membership;
+use crate::membership::{Membership, Suspect};
 use crate::message::Message;
 
 /// Why a node is not to be used, and for how long.
@@ -65,6 +65,74 @@ impl Deployment {
         {
             served.excluded.remove(&node);
         }
+    }
+
+    /// A member is silent: where it is a stage, one that holds the same takes that over at once;
+    /// any other, which has to load it first, only when it stays silent.
+    pub(crate) fn silent(
+        &mut self,
+        fx: &mut Effects,
+        members: &Membership,
+        limits: &Limits,
+        Suspect { peer, is_new }: Suspect,
+    ) {
+        for model in self.served.keys().copied().collect::<Vec<_>>() {
+            let served = &self.served[&model];
+            if !is_new && self.is_doubled(fx.now, members, model, peer) {
+                self.drop_spare(fx, model, peer);
+                self.seek_spares(fx, members, limits, model);
+                continue;
+            }
+            let in_force = matches!(served.state, PlanState::Ready(_) | PlanState::Preparing(_));
+            let holds = served.stages.iter().any(|stage| stage.node == peer);
+            if !in_force || !holds || is_new && !self.is_spared(fx.now, members, model) {
+                continue;
+            }
+            self.suspect(fx, members, limits, (model, peer), "it is silent".to_owned());
+        }
+    }
+
+    /// Stages that are silent since before there was anybody else.
+    pub(super) fn relieve(
+        &mut self,
+        fx: &mut Effects,
+        members: &Membership,
+        limits: &Limits,
+        model: ModelId,
+    ) {
+        let stages = self.served.get(&model).into_iter().flat_map(|served| &served.stages);
+        let silent = stages.map(|stage| stage.node).find(|node| members.suspects(*node));
+        if let Some(peer) = silent {
+            let cause = "it is silent".to_owned();
+            self.suspect(fx, members, limits, (model, peer), cause);
+        }
+    }
+
+    /// Whether a node is a spare in whose place there is another.
+    fn is_doubled(&self, now: Time, members: &Membership, model: ModelId, node: NodeId) -> bool {
+        let served = &self.served[&model];
+        let Some(spare) = served.spares.iter().find(|spare| spare.node == node) else {
+            return false;
+        };
+        let taken: Vec<_> = served.stages.iter().chain(&served.spares).copied().collect();
+        let candidates = self.candidates(now, members, model, false);
+        self.substitute(&candidates, model, &taken, spare.layers).is_some()
+    }
+
+    fn drop_spare(&mut self, fx: &mut Effects, model: ModelId, node: NodeId) {
+        if let Some(served) = self.served.get_mut(&model) {
+            served.forget(node);
+            fx.send(node, Message::Unassign { model });
+        }
+    }
+
+    /// Whether others that are ready can take over all that silent members hold.
+    fn is_spared(&self, now: Time, members: &Membership, model: ModelId) -> bool {
+        let served = &self.served[&model];
+        self.mended(now, members, model).is_some_and(|stages| {
+            let mut new = stages.iter().filter(|stage| !served.stages.contains(stage));
+            new.all(|stage| served.held.get(&stage.node) == Some(&Some(stage.layers)))
+        })
     }
 
     /// Plans again without a node that could not prepare its part.

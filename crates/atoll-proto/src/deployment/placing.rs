@@ -63,7 +63,9 @@ impl Deployment {
         id: ModelId,
     ) -> Option<Vec<Stage>> {
         let served = self.served.get(&id)?;
-        if served.stages.is_empty() || served.lost.is_none() && served.excluded.is_empty() {
+        let is_silent = |stage: &Stage| members.suspects(stage.node);
+        let is_whole = served.lost.is_none() && served.excluded.is_empty();
+        if served.stages.is_empty() || is_whole && !served.stages.iter().any(is_silent) {
             return None;
         }
         let sound = self.candidates(now, members, id, false);
@@ -85,7 +87,7 @@ impl Deployment {
 
     /// The best node for `layers` that is no stage: it holds them, loads them, or is the fastest
     /// of those that have room.
-    fn substitute(
+    pub(super) fn substitute(
         &self,
         candidates: &[Candidate],
         id: ModelId,
@@ -146,7 +148,7 @@ impl Deployment {
 
     /// The members that may be used for a model (`at_need`: while there are no better ones), this
     /// node not among them.
-    fn candidates(
+    pub(super) fn candidates(
         &self,
         now: Time,
         members: &Membership,
@@ -156,7 +158,8 @@ impl Deployment {
         let Some(served) = self.served.get(&id) else { return Vec::new() };
         let usable = members.members().iter().filter(|(peer, member)| {
             let excluded = served.excluded.get(peer);
-            !excluded.is_some_and(|excluded| excluded.holds(now, member.last_heard, at_need))
+            !members.suspects(**peer)
+                && !excluded.is_some_and(|excluded| excluded.holds(now, member.last_heard, at_need))
         });
         let candidate = |(&node, member): (&NodeId, &crate::membership::Member)| Candidate {
             node,

@@ -29,7 +29,7 @@ pub(crate) enum Seen<'a> {
         /// For each stage of a plan in it: whether its layers are loaded, unless the origin cannot
         /// yet have heard that its node was lost.
         loaded: &'a [Option<bool>],
-        /// With an error: how many members the origin has.
+        /// With an error: how many members the origin has and does not suspect.
         members: usize,
     },
     /// The client of a request has gone, and the origin was told.

@@ -6,8 +6,8 @@ use atoll_proto::planner::{Candidate, place};
 use crate::schedule::{Device, Schedule, What};
 use crate::world::{id, model, policy};
 
-/// In this time after a fault has ended the nodes must be as before it, µs: a peer counts as lost
-/// after four silent heartbeats, and then its part is loaded elsewhere.
+/// In this time after a fault has ended the nodes must be as before it, µs: a peer is suspected
+/// within two seconds, and then its part is loaded elsewhere.
 const RECOVERY_US: u64 = 6_000_000;
 
 /// The times at which something disturbs.
@@ -22,6 +22,9 @@ impl Quiet {
         let begun = schedule.devices.iter().map(|device| device.joins_us).max().unwrap_or(0);
         let begun = begun.max(schedule.placement.at_us) + RECOVERY_US;
         let mut disturbed = vec![(0, begun), (heal_us, heal_us + RECOVERY_US)];
+        if schedule.link.wifi.is_some() {
+            disturbed.push((0, heal_us));
+        }
         let mut gone = 0;
         for fault in &schedule.faults {
             let until =

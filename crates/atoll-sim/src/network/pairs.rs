@@ -38,6 +38,14 @@ impl Pairs {
         }
     }
 
+    /// Those that a node may have met, sorted.
+    pub(super) fn met(&self, node: usize) -> Vec<usize> {
+        match self {
+            Self::All { n, .. } => (0..*n).filter(|other| *other != node).collect(),
+            Self::Met(met) => met[node].iter().map(|(other, _)| *other).collect(),
+        }
+    }
+
     pub(super) fn at(&mut self, from: usize, to: usize) -> &mut Pair {
         match self {
             Self::All { n, pairs } => &mut pairs[from * *n + to],
@@ -76,6 +84,8 @@ mod tests {
             let all = [(3, 1), (3, 5), (3, 7), (5, 3), (1, 3), (3, 6)];
             let seen = all.map(|(from, to)| held(&pairs, from, to));
             assert_eq!(seen, [31, 35, 37, 53, 0, 0], "{n} nodes");
+            let met = pairs.met(3);
+            assert!([1, 5, 7].iter().all(|other| met.contains(other)) && !met.contains(&3));
             pairs.each(|pair| pair.held_until = 9);
             assert_eq!(held(&pairs, 3, 7), 9);
         }

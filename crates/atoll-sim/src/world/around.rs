@@ -11,8 +11,12 @@ pub(super) enum Around {
 }
 
 impl Around {
-    /// Each of `n` nodes draws `hears_of` others, who hear of it, too.
-    pub(super) fn new(seed: u64, n: usize, hears_of: Option<usize>) -> Self {
+    /// Each of `n` nodes draws `hears_of` others, who hear of it, too, as do those of its site.
+    pub(super) fn new(
+        seed: u64,
+        n: usize,
+        (hears_of, site_nodes): (Option<usize>, Option<usize>),
+    ) -> Self {
         let Some(hears_of) = hears_of.filter(|count| count + 1 < n) else { return Self::All(n) };
         let mut random = Random::new(seed, "around");
         let mut around = vec![Vec::with_capacity(2 * hears_of); n];
@@ -25,7 +29,11 @@ impl Around {
                 }
             }
         }
-        for others in &mut around {
+        for (node, others) in around.iter_mut().enumerate() {
+            if let Some(size) = site_nodes {
+                let first = node - node % size.max(1);
+                others.extend((first..n.min(first + size)).filter(|other| *other != node));
+            }
             others.sort_unstable();
             others.dedup();
         }
@@ -47,12 +55,15 @@ mod tests {
 
     #[test]
     fn who_hears_of_another_is_heard_of() {
-        let around = Around::new(1, 200, Some(8));
+        let around = Around::new(1, 200, (Some(8), None));
         let of: Vec<_> = (0..200).map(|node| around.of(node)).collect();
         for (node, others) in of.iter().enumerate() {
             assert!(others.iter().all(|&other| other != node && of[other].contains(&node)));
             assert!((7..40).contains(&others.len()), "{} around {node}", others.len());
         }
-        assert_eq!(Around::new(1, 5, Some(8)).of(2), [0, 1, 3, 4], "there are no more");
+        assert_eq!(Around::new(1, 5, (Some(8), None)).of(2), [0, 1, 3, 4], "there are no more");
+        let sites = Around::new(1, 50, (Some(1), Some(20)));
+        assert!((40..49).all(|other| sites.of(49).contains(&other)), "{:?}", sites.of(49));
+        assert!(sites.of(49).len() < 9 + 10, "few are elsewhere");
     }
 }

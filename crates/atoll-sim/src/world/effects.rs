@@ -1,5 +1,6 @@
 //! Carries out what nodes want, and looks at what they say.
 
+use atoll_proto::message::Presence;
 use atoll_proto::plan::Plan;
 use atoll_proto::{Epoch, Event, Input, Job, Limits, Message, Output, codec};
 
@@ -32,22 +33,32 @@ impl World<'_> {
             Output::Unload { model } => self.nodes[node].device.unload(model),
             Output::Compute(job) => self.compute(node, framed, &job),
             Output::Release { session } => self.nodes[node].device.release(session),
-            Output::Emit(event) => self.told(node, &event),
+            Output::Emit(event) => {
+                self.detects(node, &event);
+                self.told(node, &event);
+            }
         }
     }
 
     fn send(&mut self, node: usize, to: usize, message: Message) {
         let Some(generation) = self.network.connection(node, to) else { return };
         let bytes = wire_bytes(&message);
+        self.report.messages += 1;
         self.report.bytes += bytes;
         let from = id(node);
         if !is_of_session(&message) {
             let at = self.network.arrival(self.now, node, to, bytes);
-            if message == Message::Heartbeat {
-                return self.push(at, Happening::Beats { from: node, to, generation });
+            let is_ping = matches!(message, Message::Presence(Presence::Ping));
+            if let Message::Heartbeat { again_ms } = message {
+                let again_ms = Some(again_ms);
+                self.push(at, Happening::Beats { from: node, to, generation, again_ms });
+            } else if is_ping {
+                self.push(at, Happening::Beats { from: node, to, generation, again_ms: None });
+            } else {
+                let input = Box::new(Input::Received { from, message });
+                self.push(at, Happening::Arrives { from: node, to, generation, input });
             }
-            let input = Box::new(Input::Received { from, message });
-            return self.push(at, Happening::Arrives { from: node, to, generation, input });
+            return;
         }
         let arrivals = self.network.arrivals(self.now, node, to, bytes);
         let message = match self.network.weather(node).flip.take() {
@@ -125,10 +136,12 @@ impl World<'_> {
                 let patience_us = asked.map_or(0, |asked| asked.deadline_us);
                 let cause = cause_of(error, patience_us);
                 *self.report.failed.entry(cause).or_default() += 1;
-                members = self.nodes[node].node.snapshot().peers.len();
+                let peers = self.nodes[node].node.snapshot().peers;
+                members = peers.iter().filter(|peer| !peer.is_suspected).count();
             }
             Event::PlanReady { plan } => loaded = self.loaded(plan),
             Event::PeerJoined { .. }
+            | Event::PeerSuspected { .. }
             | Event::PeerLeft { .. }
             | Event::PlanProgress { .. }
             | Event::PlanFailed { .. }
@@ -142,12 +155,14 @@ impl World<'_> {
     }
 
     /// Of each stage of a plan: whether its layers are loaded; `None` while the word that its
-    /// connection broke is still on its way to the origin, whatever has become of the node since.
+    /// connection broke is still on its way to the origin, whatever has become of the node since,
+    /// and while it has no power.
     fn loaded(&self, plan: &Plan) -> Vec<Option<bool>> {
         let stages = plan.stages.iter();
         let loaded = stages.map(|stage| {
-            let slot = &self.nodes[index(stage.node)];
-            let is_known = slot.breaks_unheard == 0;
+            let node = index(stage.node);
+            let slot = &self.nodes[node];
+            let is_known = slot.breaks_unheard == 0 && !self.is_cut_off(node);
             is_known.then(|| slot.is_up && slot.device.layers(MODEL) == Some(stage.layers))
         });
         loaded.collect()

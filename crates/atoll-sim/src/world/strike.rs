@@ -31,6 +31,11 @@ impl World<'_> {
                     self.push(now + back_us, Happening::ComesBack { node });
                 }
             }
+            What::Unplug { node, back_us } => {
+                self.goes(node, false);
+                self.silence(node);
+                self.push(now + back_us, Happening::ComesBack { node });
+            }
             What::Pause { node, for_us } => {
                 let slot = &mut self.nodes[node];
                 slot.paused_until = slot.paused_until.max(now + for_us);
@@ -91,9 +96,19 @@ impl World<'_> {
 
     /// The process is gone, and with it everything it knew.
     fn go_down(&mut self, node: usize) {
-        for peer in self.around.of(node) {
+        self.goes(node, true);
+        self.reset(node);
+        self.silence(node);
+    }
+
+    fn reset(&mut self, node: usize) {
+        for peer in self.network.connected(node) {
             self.disconnect(node, peer, "connection reset");
         }
+    }
+
+    /// The node is gone, and nobody is told.
+    fn silence(&mut self, node: usize) {
         let Slot { life, breaks_unheard, .. } = self.nodes[node];
         let gone = self.slot(node, life + 1);
         self.nodes[node] = Slot { is_up: false, breaks_unheard, ..gone };
@@ -104,6 +119,9 @@ impl World<'_> {
             return;
         }
         self.nodes[node].is_up = true;
+        self.comes(node);
+        // Whoever waits for its earlier life learns that it is over.
+        self.reset(node);
         let device = &self.schedule.devices[node];
         let profile = Profile {
             memory_bytes: device.memory_bytes,

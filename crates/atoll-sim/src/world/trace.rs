@@ -34,7 +34,10 @@ pub(super) fn cause_of(error: &RequestError, patience_us: u64) -> String {
         let text = if impatient { "its client waited 1.5 s at most" } else { "deadline" };
         return text.to_owned();
     }
-    let text = error.to_string();
+    without_figures(&error.to_string())
+}
+
+pub(super) fn without_figures(text: &str) -> String {
     let plain = text.split(' ').filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
     plain.collect::<Vec<_>>().join(" ")
 }
