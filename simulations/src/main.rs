@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use atoll_sim::{Report, Schedule};
@@ -14,6 +15,7 @@ mod fleets;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod regression;
+mod scenario;
 mod swarm;
 
 use regression::Regression;
@@ -24,6 +26,9 @@ use swarm::Outcome;
 enum Arguments {
     /// Runs many seeds and holds every event against the invariants.
     Swarm(SwarmArguments),
+    /// Plays a scenario and holds what comes of it against what it expects.
+    #[command(after_help = scenario::EXIT_CODES)]
+    Run(scenario::Play),
     /// Runs many devices once and says what it took.
     Bench(bench::Bench),
     /// Kills nodes on bad Wi-Fi, one a minute, and says when it was found out.
@@ -115,8 +120,10 @@ impl Kind {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     match Arguments::parse() {
+        Arguments::Run(play) => return play.run(),
+
         Arguments::Swarm(arguments) => run_swarm(&arguments),
         Arguments::Bench(bench) => print(bench.json, bench.run()?),
         Arguments::Detector(detector) => print(detector.json, detector.run()?),
@@ -132,7 +139,8 @@ fn main() -> Result<()> {
         Arguments::Replay { file } => fail_if_broken(&Regression::replay(&file)?),
         #[cfg(feature = "planted-bugs")]
         Arguments::Planted { nodes, seeds } => run_planted(nodes, seeds),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print(as_line: bool, (report, value): (Report, serde_json::Value)) -> Result<()> {

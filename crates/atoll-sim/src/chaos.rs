@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::Random;
+use crate::cost::Model;
 use crate::schedule::{Asked, Device, Fault, LAYER_BYTES, Link, Placement, Schedule, What, asked};
 
 /// When things begin to go wrong, µs.
@@ -26,10 +27,10 @@ impl Schedule {
     pub fn chaos(seed: u64, n: usize) -> Self {
         let mut hardware = Random::new(seed, "devices");
         let mut work = Random::new(seed, "work");
-        let device = |i: usize| Device {
-            joins_us: if i == 0 { 0 } else { hardware.below(500_000) },
-            memory_bytes: hardware.within(8..20) * LAYER_BYTES,
-            weight_bytes_per_s: hardware.within(2..20) * 1_000_000_000,
+        let device = |i: usize| {
+            let joins_us = if i == 0 { 0 } else { hardware.below(500_000) };
+            let memory = hardware.within(8..20) * LAYER_BYTES;
+            Device::plain(joins_us, memory, hardware.within(2..20) * 1_000_000_000)
         };
         let devices: Vec<_> = (0..n).map(device).collect();
         let mut requests: Vec<Asked> =
@@ -56,6 +57,11 @@ impl Schedule {
             end_us: END_US,
             placement: Placement { at_us: 800_000, stages, sessions: 4, spares: 1, boundary_bytes },
             link: Link::wired(),
+            model: Model::default(),
+            host_cores: None,
+            windows_stay: false,
+            between_sites: None,
+            slack_us: 0,
             hears_of: None,
             site_nodes: None,
             devices,
@@ -132,7 +138,7 @@ fn fault(random: &mut Random, n: usize, kinds: Range<u64>) -> What {
             let back_us = (random.below(3) > 0).then(|| random.within(200_000..6_000_000));
             What::Kill { node, back_us }
         }
-        8 => What::Leave { node },
+        8 => What::Leave { node, back_us: None },
         9..13 => What::Pause { node, for_us: for_us * 2 },
         13..15 => What::Slow { node, percent: random.within(150..2_000), for_us },
         15 => What::Mute { from: node, to: b, for_us },

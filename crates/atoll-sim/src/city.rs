@@ -1,6 +1,7 @@
 //! Many devices, each of which knows a few others; some die and some of those come back.
 
 use crate::Random;
+use crate::cost::Model;
 use crate::schedule::{Device, Fault, LAYER_BYTES, Link, Placement, Schedule, What, asked};
 
 /// Others that a node hears of, as from a distributed hash table with buckets of this size.
@@ -69,10 +70,10 @@ impl Schedule {
         let lasts_us = lasts_us.max(30_000_000);
         let (mut hardware, mut work) = (Random::new(seed, "devices"), Random::new(seed, "work"));
         let mut random = Random::new(seed, "faults");
-        let device = |i: usize| Device {
-            joins_us: if i == 0 { 0 } else { hardware.below(JOINS_US) },
-            memory_bytes: hardware.within(8..20) * LAYER_BYTES,
-            weight_bytes_per_s: hardware.within(2..20) * 1_000_000_000,
+        let device = |i: usize| {
+            let joins_us = if i == 0 { 0 } else { hardware.below(JOINS_US) };
+            let memory = hardware.within(8..20) * LAYER_BYTES;
+            Device::plain(joins_us, memory, hardware.within(2..20) * 1_000_000_000)
         };
         let devices: Vec<_> = (0..n).map(device).collect();
         let heal_us = lasts_us - MENDED_US;
@@ -106,6 +107,11 @@ impl Schedule {
                 boundary_bytes: 32 << 20,
             },
             link: Link::wired(),
+            model: Model::default(),
+            host_cores: None,
+            windows_stay: false,
+            between_sites: None,
+            slack_us: 0,
             hears_of: Some(HEARS_OF),
             site_nodes: None,
             devices,

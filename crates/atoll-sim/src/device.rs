@@ -6,19 +6,20 @@ use atoll_proto::io::{Activation, JobInput, Part, WireType};
 use atoll_proto::plan::LayerRange;
 use atoll_proto::{Computed, Epoch, Job, JobId, ModelId, SessionId};
 
-use crate::hash_model::{LAYERS, head, layer};
-use crate::schedule::LAYER_BYTES;
+use crate::cost::{Cores, Model, Speed, Work, sending_us, standard_job_us};
+use crate::hash_model::{head, layer};
+use crate::schedule;
 
-/// KV bytes of one position in one layer.
-pub(crate) const KV_BYTES: u32 = 64;
-/// Bytes of embedding and head together.
-pub(crate) const ENDS_BYTES: u64 = 200_000;
+/// Least time that a part takes to be made ready, µs.
+const LOOK_US: u64 = 2_000;
 
 /// What a device holds and does.
 #[derive(Debug)]
 pub(crate) struct Device {
     pub(crate) memory_bytes: u64,
     weight_bytes_per_s: u64,
+    speed: Option<Speed>,
+    model: Model,
     parts: BTreeMap<ModelId, Part>,
     /// Parts being fetched.
     wanted: BTreeMap<ModelId, Part>,
@@ -46,10 +47,12 @@ pub(crate) struct Done {
 }
 
 impl Device {
-    pub(crate) const fn new(memory_bytes: u64, weight_bytes_per_s: u64) -> Self {
+    pub(crate) fn new(device: &schedule::Device, model: &Model) -> Self {
         Self {
-            memory_bytes,
-            weight_bytes_per_s,
+            memory_bytes: device.memory_bytes,
+            weight_bytes_per_s: device.weight_bytes_per_s,
+            speed: device.speed.clone(),
+            model: model.clone(),
             parts: BTreeMap::new(),
             wanted: BTreeMap::new(),
             caches: BTreeMap::new(),
@@ -103,26 +106,43 @@ impl Device {
 
     /// Weights and caches, as large as they may grow.
     pub(crate) fn used_bytes(&self) -> u64 {
-        let weights = self.parts.values().map(|part| {
-            let ends = if part.embed { ENDS_BYTES } else { 0 };
-            ends + part.layers.map_or(0, |layers| layers.len() as u64 * LAYER_BYTES)
-        });
+        let weights = self.parts.values().map(|part| self.part_bytes(*part));
         let caches = self.caches.values().map(|cache| cache.bytes);
         weights.sum::<u64>() + caches.sum::<u64>()
     }
 
-    /// Computes a job that came at `now`; `slowness` in percent of the usual time.
-    pub(crate) fn compute(&mut self, now: u64, job: &Job, (noise, slowness): (u64, u64)) -> Done {
+    fn part_bytes(&self, part: Part) -> u64 {
+        let ends = if part.embed { self.model.embed_bytes + self.model.head_bytes } else { 0 };
+        ends + part.layers.map_or(0, |layers| layers.len() as u64 * self.model.layer_bytes)
+    }
+
+    /// How long fetching and loading a part takes, µs; `noise` for a device of which nothing is
+    /// known about it. Layers that are loaded already are there at once.
+    pub(crate) fn load_us(&self, model: ModelId, part: Part, noise: u64) -> u64 {
+        match &self.speed {
+            Some(_) if self.parts.get(&model) == Some(&part) => LOOK_US,
+            Some(speed) => LOOK_US + sending_us(self.part_bytes(part), speed.load_bytes_per_s),
+            None => LOOK_US + (noise + 10_000) * part.layers.map_or(0, |l| l.len() as u64),
+        }
+    }
+
+    /// Computes a job that came at `now`; `slowness` in percent of the usual time, and `noise` in
+    /// percent on top of it.
+    pub(crate) fn compute(
+        &mut self,
+        now: u64,
+        job: &Job,
+        (noise, slowness): (u64, u64),
+        cores: &mut Cores,
+    ) -> Done {
         self.jobs.insert(job.id, job.session);
         let layers = job.part.layers.map_or(0..0, |layers| layers.start..layers.end);
         let n_layers = layers.len() as u64;
-        let kv_bytes = u64::from(KV_BYTES) * u64::from(job.positions_max) * n_layers;
-        let fresh = || Cache {
-            epoch: job.epoch,
-            len: 0,
-            digests: vec![0; usize::from(LAYERS)],
-            bytes: kv_bytes,
-        };
+        let kv_bytes =
+            u64::from(self.model.kv_bytes_per_position) * u64::from(job.positions_max) * n_layers;
+        let model_layers = usize::from(self.model.layers);
+        let fresh =
+            || Cache { epoch: job.epoch, len: 0, digests: vec![0; model_layers], bytes: kv_bytes };
         let mut rows: Vec<u64> = match &job.input {
             JobInput::Tokens(tokens) => tokens.iter().copied().map(u64::from).collect(),
             JobInput::Activation(activation) => {
@@ -160,11 +180,19 @@ impl Device {
                 Ok(Computed::Activation(activation(&rows)))
             }
         };
-        // Many rows share one pass over the weights.
-        let row_us = 20 + n_layers * LAYER_BYTES * 1_000_000 / self.weight_bytes_per_s.max(1);
-        let us = row_us * (3 + u64::from(count)) / 4;
+        let work = Work {
+            layers: n_layers,
+            rows: count.into(),
+            from_pos: job.from_pos.into(),
+            head: job.part.head && job.sample.is_some(),
+        };
+        let us = match &self.speed {
+            Some(speed) => speed.job_us(&self.model, work),
+            None => standard_job_us(&self.model, work, self.weight_bytes_per_s),
+        };
         let compute_us = (us * slowness / 100) * (100 + noise) / 100;
-        self.busy_until = self.busy_until.max(now) + compute_us;
+        let begin = cores.begin(self.busy_until.max(now), compute_us);
+        self.busy_until = begin + compute_us;
         Done { at: self.busy_until, compute_us, result, kv_len }
     }
 }

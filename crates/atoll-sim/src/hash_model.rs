@@ -1,8 +1,8 @@
 //! A model whose every layer is a hash over (layer, position, input, KV digest).
 
-/// Layers of the hash model.
+/// Layers of the standard model.
 pub(crate) const LAYERS: u16 = 12;
-/// Its vocabulary.
+/// The vocabulary.
 const VOCABULARY: u64 = 50_000;
 
 /// One hash of several words.
@@ -29,11 +29,16 @@ pub(crate) fn head(row: u64) -> u32 {
 /// The tokens that follow `prompt`: what any placement must give.
 #[must_use]
 pub fn oracle(prompt: &[u32], n: usize) -> Vec<u32> {
-    let mut kv = [0; LAYERS as usize];
+    oracle_of(LAYERS, prompt, n)
+}
+
+/// The same of a model with so many layers.
+pub(crate) fn oracle_of(layers: u16, prompt: &[u32], n: usize) -> Vec<u32> {
+    let mut kv = vec![0; usize::from(layers)];
     let mut tokens = prompt.to_vec();
     for pos in 0..prompt.len() + n.saturating_sub(1) {
         let mut row = u64::from(tokens[pos]);
-        for (index, kv) in (0..LAYERS).zip(&mut kv) {
+        for (index, kv) in (0..layers).zip(&mut kv) {
             row = layer(index, u32::try_from(pos).expect("short"), row, kv);
         }
         if pos + 1 >= prompt.len() {

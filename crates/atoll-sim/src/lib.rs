@@ -2,7 +2,8 @@
 //!
 //! No clock, no thread, no socket: the same schedule gives the same events. A seed expands to a
 //! [`Schedule`], which is data; [`run`] plays it and holds every event against the invariants, one
-//! file each in `invariants/`. Read [`Schedule`] and [`run`] first.
+//! file each in `invariants/`. A [`Scenario`] is a file that says more of devices and links and
+//! what is expected, and expands to one, too. Read [`Schedule`] and [`run`] first.
 //!
 //! ```
 //! let report = atoll_sim::run(&atoll_sim::Schedule::joins_and_leaves(7, 12));
@@ -11,6 +12,7 @@
 
 mod chaos;
 mod city;
+pub mod cost;
 mod detection;
 mod device;
 mod hash_model;
@@ -19,6 +21,7 @@ mod network;
 mod queue;
 mod random;
 mod report;
+pub mod scenario;
 pub mod schedule;
 mod shrink;
 mod wifi;
@@ -28,7 +31,8 @@ pub use atoll_proto::planted;
 pub use detection::{Detection, Times};
 pub use hash_model::oracle;
 pub use random::Random;
-pub use report::{Report, Sum};
+pub use report::{Answer, Report, Sum};
+pub use scenario::Scenario;
 pub use schedule::Schedule;
 pub use shrink::shrink;
 pub use wifi::Wifi;

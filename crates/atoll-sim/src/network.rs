@@ -3,13 +3,18 @@
 //! As over libp2p, a connection carries messages in order and loses none while it stands; what is
 //! under way when it breaks is lost. A node's messages share its uplink.
 
+use std::collections::BTreeMap;
+
 use atoll_proto::Message;
 
 use crate::Random;
-use crate::schedule::Link;
+use crate::cost::{Model, sending_us};
+use crate::schedule::{Link, Schedule};
 
+mod flow;
 mod pairs;
 
+use self::flow::Flow;
 use self::pairs::{Pair, Pairs};
 
 /// What a transport waits before it sends again what was lost, µs.
@@ -21,7 +26,15 @@ const HEADER_BYTES: u64 = 120;
 #[derive(Debug)]
 pub(crate) struct Network {
     seed: u64,
+    /// What all share who have no link of their own.
     link: Link,
+    /// By node: its own link, and where it stands.
+    own: Vec<(Option<Link>, u64)>,
+    between_sites: Option<Link>,
+    /// Windows do not close while nothing is sent.
+    windows_stay: bool,
+    /// Windows of connections over links of their own.
+    flows: BTreeMap<(usize, usize), Flow>,
     random: Random,
     /// What both directions share stands where `from < to`.
     pairs: Pairs,
@@ -57,11 +70,17 @@ struct Uplink {
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64, n: usize, link: Link) -> Self {
+    pub(crate) fn new(schedule: &Schedule) -> Self {
+        let n = schedule.devices.len();
+        let own = schedule.devices.iter().map(|device| (device.link.clone(), device.site));
         Self {
-            seed,
-            link,
-            random: Random::new(seed, "network"),
+            seed: schedule.seed,
+            link: schedule.link.clone(),
+            own: own.collect(),
+            between_sites: schedule.between_sites.clone(),
+            windows_stay: schedule.windows_stay,
+            flows: BTreeMap::new(),
+            random: Random::new(schedule.seed, "network"),
             pairs: Pairs::new(n),
             uplinks: vec![Uplink::default(); n],
             weather: vec![Weather::default(); n],
@@ -85,6 +104,8 @@ impl Network {
 
     /// Closes a connection: what is under way on it is lost. `false`: there was none.
     pub(crate) fn close(&mut self, a: usize, b: usize) -> bool {
+        self.flows.remove(&(a, b));
+        self.flows.remove(&(b, a));
         std::mem::take(&mut self.shared(a, b).open)
     }
 
@@ -132,25 +153,50 @@ impl Network {
         [Some(first), twice.then(|| first + 1 + self.random.below(30_000))]
     }
 
+    /// The whole way between two nodes, both accesses and what lies between them.
+    fn path(&self, from: usize, to: usize) -> Link {
+        let ((near, here), (far, there)) = (&self.own[from], &self.own[to]);
+        if near.is_none() && far.is_none() {
+            return self.link.clone();
+        }
+        let ends = [near, far].map(|link| link.as_ref().unwrap_or(&self.link));
+        let between = self.between_sites.iter().filter(|_| here != there);
+        let mut path = ends[0].clone();
+        for part in ends.into_iter().skip(1).chain(between) {
+            path.latency_us += part.latency_us;
+            path.jitter_us += part.jitter_us;
+            path.uplink_bytes_per_s = path.uplink_bytes_per_s.min(part.uplink_bytes_per_s);
+            path.loss_permille += part.loss_permille;
+        }
+        path
+    }
+
     /// Through the uplink and the air.
     fn way(&mut self, now: u64, (from, to): (usize, usize), bytes: u64) -> u64 {
+        let path = self.path(from, to);
         let uplink = &mut self.uplinks[from];
         uplink.bytes += bytes;
-        uplink.free_at =
-            uplink.free_at.max(now) + bytes * 1_000_000 / self.link.uplink_bytes_per_s.max(1);
+        let begin = uplink.free_at.max(now);
+        uplink.free_at = begin + sending_us(bytes, path.uplink_bytes_per_s);
+        let mut left_at = uplink.free_at;
+        if self.own[from].0.is_some() {
+            let flow = self.flows.entry((from, to)).or_default();
+            if !self.windows_stay {
+                flow.close_while_idle(begin, 2 * path.latency_us);
+            }
+            left_at = flow.send(begin, bytes, path.uplink_bytes_per_s, 2 * path.latency_us);
+        }
         let Weather { delay, loss, .. } = self.weather[from];
         let extra = if delay.until > now { delay.permille } else { 0 };
         // What the transport loses it sends again after a while.
-        let lost = loss.until > now && self.random.below(1000) < loss.permille;
+        let mut lost = loss.until > now && self.random.below(1000) < loss.permille;
+        lost |= path.loss_permille > 0 && self.random.below(1000) < path.loss_permille;
         let again = if lost { AGAIN_US } else { 0 };
-        let air = self.link.latency_us + self.random.below(self.link.jitter_us + 1);
-        let sent = uplink.free_at;
-        let sent = self
-            .link
-            .wifi
-            .as_ref()
-            .map_or(sent, |wifi| wifi.through((self.seed, from, to), &mut self.random, sent));
-        sent + air + extra + again
+        let air = path.latency_us + self.random.below(path.jitter_us + 1);
+        if let Some(wifi) = &path.wifi {
+            left_at = wifi.through((self.seed, from, to), &mut self.random, left_at);
+        }
+        left_at + air + extra + again
     }
 
     fn in_order(&mut self, from: usize, to: usize, at: u64) -> u64 {
@@ -163,7 +209,7 @@ impl Network {
     /// While nothing passes, what is sent waits.
     fn past_hold(&self, from: usize, to: usize, at: u64) -> u64 {
         let held = self.pairs.of(from, to).held_until;
-        if at < held { held + self.link.latency_us } else { at }
+        if at < held { held + self.path(from, to).latency_us } else { at }
     }
 
     /// Nothing passes from one node to another until then.
@@ -192,8 +238,8 @@ impl Network {
     /// Bytes that have left a node by `now`; what waits for its uplink does not count.
     pub(crate) fn sent_bytes(&self, node: usize, now: u64) -> u64 {
         let Uplink { free_at, bytes } = self.uplinks[node];
-        let waiting = u128::from(free_at.saturating_sub(now))
-            * u128::from(self.link.uplink_bytes_per_s)
+        let link = self.own[node].0.as_ref().unwrap_or(&self.link);
+        let waiting = u128::from(free_at.saturating_sub(now)) * u128::from(link.uplink_bytes_per_s)
             / 1_000_000;
         bytes.saturating_sub(u64::try_from(waiting).unwrap_or(u64::MAX))
     }
@@ -222,7 +268,7 @@ pub(crate) const fn is_of_session(message: &Message) -> bool {
 }
 
 /// What a message takes on the wire; an estimate, since nothing is encoded here.
-pub(crate) fn wire_bytes(message: &Message) -> u64 {
-    let data = if let Message::Frame(frame) = message { frame.activation.data.len() } else { 0 };
-    HEADER_BYTES + data as u64
+pub(crate) fn wire_bytes(message: &Message, model: &Model) -> u64 {
+    let Message::Frame(frame) = message else { return HEADER_BYTES };
+    HEADER_BYTES + u64::from(frame.activation.rows) * u64::from(model.row_bytes)
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use atoll_proto::RequestId;
+
 use crate::Detection;
+use crate::schedule::Schedule;
 
 /// What one run of a schedule showed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +32,59 @@ pub struct Report {
     pub violations: Vec<(&'static str, String)>,
     /// Digest over every input and output in order.
     pub trace: u64,
+    /// What came of each request, in the schedule's order.
+    pub answers: Vec<Answer>,
+}
+
+/// What came of a request, and when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// When it was made, µs.
+    pub asked_us: u64,
+    /// When each token was emitted, µs.
+    pub token_us: Vec<u64>,
+    /// When it ended, µs; absent: it did not.
+    pub ended_us: Option<u64>,
+    /// Why it ended early, if it did.
+    pub error: Option<String>,
+}
+
+impl Answer {
+    /// From the request to the first token, µs.
+    #[must_use]
+    pub fn first_us(&self) -> Option<u64> {
+        Some(self.token_us.first()? - self.asked_us)
+    }
+
+    /// The longest wait between two tokens of which the second came after `since`, counted from
+    /// there, µs.
+    #[must_use]
+    pub fn gap_us(&self, since: u64) -> u64 {
+        let pairs = self.token_us.iter().zip(self.token_us.iter().skip(1));
+        pairs.map(|(from, to)| to.saturating_sub(*from.max(&since))).max().unwrap_or(0)
+    }
+
+    /// Tokens after the first, per second; absent with fewer than two.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of one answer")]
+    pub fn tokens_per_s(&self) -> Option<f64> {
+        let us = self.token_us.last()?.saturating_sub(*self.token_us.first()?);
+        let n = self.token_us.len() - 1;
+        (us > 0).then(|| n as f64 * 1e6 / us as f64)
+    }
+}
+
+impl Report {
+    /// Nothing has been seen yet.
+    pub(crate) fn of(schedule: &Schedule) -> Self {
+        let answer = |asked_us| Answer { asked_us, ..Answer::default() };
+        let asked = schedule.requests.iter().map(|asked| asked.at_us);
+        Self { answers: asked.map(answer).collect(), ..Self::default() }
+    }
+
+    pub(crate) fn answer(&mut self, request: RequestId) -> Option<&mut Answer> {
+        self.answers.get_mut(usize::try_from(request.0).ok()?)
+    }
 }
 
 /// What many runs showed together.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cost::{Model, Speed};
 use crate::{Random, Wifi};
 
 /// Everything that will happen to a run, but for what the nodes make of it.
@@ -18,8 +19,25 @@ pub struct Schedule {
     pub end_us: u64,
     /// How the model is placed.
     pub placement: Placement,
-    /// How messages travel.
+    /// How messages travel between devices that say nothing of their own link.
     pub link: Link,
+    /// What is served.
+    #[serde(default, skip_serializing_if = "Model::is_standard")]
+    pub model: Model,
+    /// All devices are processes on one machine with so many cores and share them; absent: each
+    /// is a machine of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_cores: Option<usize>,
+    /// Connections keep their window while nothing is sent, as with BBR; otherwise it closes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub windows_stay: bool,
+    /// What lies between two sites, beside the links of both ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub between_sites: Option<Link>,
+    /// Time to load the largest part on the slowest device, and to take a request's positions
+    /// through it again, µs: the claims about waits allow so much more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub slack_us: u64,
     /// Of how many others each node hears, as from a distributed hash table; absent: of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hears_of: Option<usize>,
@@ -54,7 +72,7 @@ pub struct Placement {
     pub boundary_bytes: usize,
 }
 
-/// How messages travel between any two nodes.
+/// How messages travel: over one node's access to the network, or over the whole way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Link {
@@ -67,12 +85,26 @@ pub struct Link {
     /// The nodes' radios; absent: they have cables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wifi: Option<Wifi>,
+    /// Of a thousand messages so many are sent again by the transport, which takes a while.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub loss_permille: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Link {
     /// A home's switch.
     pub(crate) const fn wired() -> Self {
-        Self { latency_us: 200, jitter_us: 3_000, uplink_bytes_per_s: 100_000_000, wifi: None }
+        Self {
+            latency_us: 200,
+            jitter_us: 3_000,
+            uplink_bytes_per_s: 100_000_000,
+            wifi: None,
+            loss_permille: 0,
+        }
     }
 
     /// One access point, far away and in use.
@@ -89,8 +121,24 @@ pub struct Device {
     pub joins_us: u64,
     /// What it may hold.
     pub memory_bytes: u64,
-    /// Weight bytes that it takes through a token per second.
+    /// Weight bytes that it takes through a token per second, as it says itself.
     pub weight_bytes_per_s: u64,
+    /// How fast it truly computes; absent: as it says, and many rows at a quarter each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<Speed>,
+    /// Its access to the network; absent: the schedule's link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<Link>,
+    /// Where it stands.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub site: u64,
+}
+
+impl Device {
+    /// A device of the standard kind.
+    pub(crate) const fn plain(joins_us: u64, memory_bytes: u64, weight_bytes_per_s: u64) -> Self {
+        Self { joins_us, memory_bytes, weight_bytes_per_s, speed: None, link: None, site: 0 }
+    }
 }
 
 /// A request to the origin.
@@ -129,6 +177,9 @@ pub enum What {
     Leave {
         /// Which.
         node: usize,
+        /// After so long it comes back and remembers nothing, µs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        back_us: Option<u64>,
     },
     /// A node's process dies: its connections break at once.
     Kill {
@@ -245,11 +296,8 @@ impl What {
     /// How long it lasts by itself, µs.
     pub(crate) fn lasts_us(&self) -> u64 {
         match *self {
-            Self::Leave { .. }
-            | Self::Break { .. }
-            | Self::BitFlip { .. }
-            | Self::Cancel { .. } => 0,
-            Self::Kill { back_us, .. } => back_us.unwrap_or(0),
+            Self::Break { .. } | Self::BitFlip { .. } | Self::Cancel { .. } => 0,
+            Self::Leave { back_us, .. } | Self::Kill { back_us, .. } => back_us.unwrap_or(0),
             Self::Unplug { back_us, .. } => back_us,
             Self::Pause { for_us, .. }
             | Self::Slow { for_us, .. }
@@ -271,7 +319,7 @@ impl What {
             }
             Self::Partition { nodes, .. } => (None, None, &nodes[..]),
             Self::Cancel { .. } => (None, None, &[][..]),
-            Self::Leave { node }
+            Self::Leave { node, .. }
             | Self::Kill { node, .. }
             | Self::Unplug { node, .. }
             | Self::Pause { node, .. }
@@ -289,7 +337,7 @@ impl What {
     pub(crate) fn at(&self, at: usize) -> Self {
         let mut what = self.clone();
         match &mut what {
-            Self::Leave { node }
+            Self::Leave { node, .. }
             | Self::Kill { node, .. }
             | Self::Unplug { node, .. }
             | Self::Pause { node, .. }
@@ -314,16 +362,16 @@ impl Schedule {
     pub fn joins_and_leaves(seed: u64, n: usize) -> Self {
         let (mut joins, mut leaves) = (Random::new(seed, "joins"), Random::new(seed, "leaves"));
         let (mut hardware, mut work) = (Random::new(seed, "devices"), Random::new(seed, "work"));
-        let device = |_| Device {
-            joins_us: joins.below(2_000_000),
-            memory_bytes: hardware.within(8..16) * LAYER_BYTES,
-            weight_bytes_per_s: hardware.within(2..20) * 1_000_000_000,
+        let device = |_| {
+            let (joins_us, memory) = (joins.below(2_000_000), hardware.within(8..16));
+            let speed = hardware.within(2..20) * 1_000_000_000;
+            Device::plain(joins_us, memory * LAYER_BYTES, speed)
         };
         let devices: Vec<_> = (0..n).map(device).collect();
         let going = (1..n).filter(|_| leaves.below(20) == 0).collect::<Vec<_>>();
         let leave = |node| {
             let at_us = leaves.within(1_000_000..5_000_000);
-            Fault { at_us, what: What::Leave { node }, stage: None }
+            Fault { at_us, what: What::Leave { node, back_us: None }, stage: None }
         };
         let mut faults: Vec<_> = going.iter().copied().map(leave).collect();
         faults.sort_by_key(|fault| fault.at_us);
@@ -340,6 +388,11 @@ impl Schedule {
                 boundary_bytes: 32 << 20,
             },
             link: Link::wired(),
+            model: Model::default(),
+            host_cores: None,
+            windows_stay: false,
+            between_sites: None,
+            slack_us: 0,
             hears_of: None,
             site_nodes: None,
             devices,
@@ -349,7 +402,7 @@ impl Schedule {
     }
 }
 
-/// Weight bytes of one layer of the hash model.
+/// Weight bytes of one layer of the standard model.
 pub(crate) const LAYER_BYTES: u64 = 1_000_000;
 /// Longest time that a request may take, µs.
 const DEADLINE_US: u64 = 8_000_000;

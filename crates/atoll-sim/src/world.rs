@@ -1,7 +1,5 @@
 //! One run of a schedule: events in order of time, each handled by its node.
 
-use std::collections::BTreeMap;
-
 use atoll_proto::message::Presence;
 use atoll_proto::plan::Profile;
 use atoll_proto::planted::Planted;
@@ -14,6 +12,7 @@ use self::around::Around;
 use self::detected::Detected;
 pub(crate) use self::served::{model, policy};
 use crate::Random;
+use crate::cost::Cores;
 use crate::device::Device;
 use crate::hash_model::mix;
 use crate::invariants::{Invariants, Seen};
@@ -37,6 +36,8 @@ const MODEL: ModelId = ModelId([9; 32]);
 const SESSION_IDLE_US: u64 = 25_000_000;
 /// Simulated time between two words of progress, µs.
 const PROGRESS_US: u64 = 60_000_000;
+/// Bytes of a row here.
+const DIGEST_BYTES: usize = 8;
 /// The origin of all requests.
 const ORIGIN: usize = 0;
 
@@ -85,12 +86,11 @@ struct World<'a> {
     queue: Queue<Happening>,
     nodes: Vec<Slot>,
     network: Network,
+    cores: Cores,
     around: Around,
     detected: Detected,
     noise: Random,
     invariants: Invariants,
-    /// When each running request last gave a token, and its longest wait for one so far.
-    waits: BTreeMap<RequestId, (u64, u64)>,
     report: Report,
 }
 
@@ -178,13 +178,13 @@ impl<'a> World<'a> {
             now: 0,
             queue: Queue::default(),
             nodes: Vec::with_capacity(n),
-            network: Network::new(schedule.seed, n, schedule.link.clone()),
+            network: Network::new(schedule),
+            cores: Cores::new(schedule.host_cores),
             around: Around::new(schedule.seed, n, (schedule.hears_of, schedule.site_nodes)),
             detected: Detected::default(),
             noise: Random::new(schedule.seed, "compute"),
             invariants: Invariants::new(schedule),
-            waits: BTreeMap::new(),
-            report: Report::default(),
+            report: Report::of(schedule),
         };
         for i in 0..n {
             let slot = world.slot(i, 0);
@@ -195,13 +195,15 @@ impl<'a> World<'a> {
 
     fn slot(&self, i: usize, life: u32) -> Slot {
         let (id, name) = (id(i), format!("n{i}"));
-        let boundary_bytes_max = self.schedule.placement.boundary_bytes;
+        // A row is short here, so a log holds as many as its bytes would of the model's.
+        let row_bytes = self.schedule.model.row_bytes.max(1) as usize;
+        let boundary_bytes_max = self.schedule.placement.boundary_bytes * DIGEST_BYTES / row_bytes;
         let session_idle_us = SESSION_IDLE_US;
         let limits = Limits { session_idle_us, boundary_bytes_max, ..Limits::default() };
         let device = &self.schedule.devices[i];
         Slot {
             node: Node::with_planted(NodeConfig { id, name, limits }, self.planted),
-            device: Device::new(device.memory_bytes, device.weight_bytes_per_s),
+            device: Device::new(device, &self.schedule.model),
             is_up: true,
             life,
             tick_at: None,
@@ -232,7 +234,7 @@ impl<'a> World<'a> {
                 self.own(device.joins_us, i, Input::Discovered { peer: id(peer) });
             }
         }
-        let serve = Command::Serve { model: model(), policy: policy(&schedule.placement) };
+        let serve = Command::Serve { model: model(schedule), policy: policy(schedule) };
         self.own(schedule.placement.at_us, ORIGIN, Input::Command(serve));
         for (i, asked) in (0_u64..).zip(&schedule.requests) {
             let request = Request {
@@ -242,7 +244,7 @@ impl<'a> World<'a> {
                 prompt: asked.prompt.clone(),
                 max_tokens: asked.max_tokens,
                 stop_tokens: Vec::new(),
-                prefill_chunk: 7,
+                prefill_chunk: schedule.model.prefill_chunk,
                 sampling: Vec::new(),
                 deadline_us: asked.deadline_us,
             };

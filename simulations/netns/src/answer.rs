@@ -22,6 +22,8 @@ pub(crate) struct Answer {
     /// The longest silence: before the first piece, between two, or before the end; after the
     /// strike only, if there was one.
     pub(crate) gap: Duration,
+    /// When each piece that says something came, from the asking on.
+    pub(crate) came: Vec<Duration>,
 }
 
 impl Answer {
@@ -61,7 +63,13 @@ impl Answer {
                     }
                     return Ok(answer);
                 }
-                Ok(Ok((_, data))) => answer.add(&data),
+                Ok(Ok((_, data))) => {
+                    let said = answer.text.len();
+                    answer.add(&data);
+                    if answer.text.len() > said {
+                        answer.came.push(when.saturating_duration_since(start));
+                    }
+                }
                 Ok(Err(error)) => answer.error = Some(format!("{error:#}")),
                 Err(RecvTimeoutError::Timeout) => {
                     answer.error = Some(format!("no end within {limit:?}"));

@@ -12,6 +12,7 @@
 //! ```
 
 mod answer;
+pub mod calibrate;
 pub mod control;
 mod emulator;
 mod footprint;
@@ -20,7 +21,9 @@ mod http;
 mod lan;
 mod link;
 pub mod linkd;
+mod measured;
 mod mesh;
+mod quota;
 pub mod report;
 pub mod rounds;
 pub mod soak;
@@ -29,5 +32,6 @@ mod switch;
 pub use emulator::Emulator;
 pub use lan::{Lan, in_namespace};
 pub use link::{Arrivals, Link, LinkChange, Wire};
-pub use mesh::Site;
+pub use mesh::{Room, Site};
+pub use quota::Quota;
 pub use switch::Switch;

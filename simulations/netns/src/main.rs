@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use atoll_netns::report::Report;
-use atoll_netns::{Site, host, linkd, rounds, soak};
+use atoll_netns::{Site, calibrate, host, linkd, rounds, soak};
 use clap::{Args, Parser};
 
 /// Runs real nodes in network namespaces, over links that can be made bad.
@@ -48,6 +48,17 @@ enum Arguments {
         /// Leave out the two rounds without spares.
         #[arg(long)]
         no_last: bool,
+    },
+    /// Plays scenarios in the simulator and with real nodes, and prints both beside each other.
+    Calibrate {
+        #[command(flatten)]
+        mesh: MeshArguments,
+        /// Scenarios, each with a `kill` of a `stage`.
+        #[arg(long = "scenario", value_name = "FILE", required = true)]
+        scenarios: Vec<PathBuf>,
+        /// Model with which the cost of a crossing is measured [default: the model itself].
+        #[arg(long, value_name = "FILE")]
+        crossing_model: Option<PathBuf>,
     },
     /// Requests go on while every 10 s a node is killed, stopped or cut off, over bad links.
     Soak {
@@ -109,6 +120,20 @@ fn main() -> Result<ExitCode> {
             let options = rounds::Options { site, rounds, delay_us, only, last };
             rounds::run(&options, progress())
         }),
+        Arguments::Calibrate { mesh, scenarios, crossing_model } => {
+            let read = |path: PathBuf| {
+                let text = std::fs::read_to_string(&path);
+                let text = text.with_context(|| format!("reading {}", path.display()))?;
+                Ok((path, text))
+            };
+            let scenarios = scenarios.into_iter().map(read).collect::<Result<_>>()?;
+            mesh.with_site(2, |site| {
+                let crossing_model = crossing_model.unwrap_or_else(|| site.model.clone());
+                let options = calibrate::Options { site, scenarios, crossing_model };
+                let found = calibrate::calibrate(&options, progress())?;
+                mesh.tell(&found.json(), &found.text(), found.passed())
+            })
+        }
         Arguments::Soak { mesh, seconds, streams } => mesh.run(8, |site| {
             let duration = Duration::from_secs(seconds);
             soak::run(&soak::Options { site, duration, streams }, progress())
@@ -118,13 +143,24 @@ fn main() -> Result<ExitCode> {
 
 impl MeshArguments {
     fn run(&self, hosts: usize, what: impl FnOnce(Site) -> Result<Report>) -> Result<ExitCode> {
+        self.with_site(hosts, |site| {
+            let report = what(site)?;
+            self.tell(&report.json(), &report.text(), report.passed())
+        })
+    }
+
+    fn with_site(
+        &self,
+        hosts: usize,
+        what: impl FnOnce(Site) -> Result<ExitCode>,
+    ) -> Result<ExitCode> {
         let program = std::env::current_exe()?;
         let atoll = self.atoll.clone().unwrap_or_else(|| program.with_file_name("atoll"));
         ensure!(atoll.is_file(), "{} is missing: cargo build --release", atoll.display());
         let model = &self.model;
         ensure!(model.is_file(), "{} is no file", model.display());
         let own = tempfile::tempdir()?;
-        let report = what(Site {
+        what(Site {
             atoll,
             model: model.clone(),
             program,
@@ -133,10 +169,13 @@ impl MeshArguments {
             stages: self.stages,
             context: self.ctx,
             folder: self.keep.clone().unwrap_or_else(|| own.path().to_path_buf()),
-        })?;
-        let text = if self.json { report.json().to_string() } else { report.text() };
+        })
+    }
+
+    fn tell(&self, json: &serde_json::Value, text: &str, passed: bool) -> Result<ExitCode> {
+        let text = if self.json { json.to_string() } else { text.to_owned() };
         writeln!(std::io::stdout(), "{text}").context("writing the result")?;
-        Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 

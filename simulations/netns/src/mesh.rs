@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::emulator::Emulator;
 use crate::footprint::Footprint;
 use crate::http::{self, API, Line};
+use crate::quota::Quota;
 
 /// How long nodes may take to be one mesh with a plan.
 const MESH_LIMIT: Duration = Duration::from_secs(90);
@@ -51,12 +52,23 @@ impl Site {
     }
 }
 
+/// What a node may take of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Memory for layers and caches.
+    pub memory_bytes: u64,
+    /// Share of a core; absent or 1 and more: no limit beside its one thread.
+    pub cpu: Option<f64>,
+}
+
 /// A node's process; none while it is dead.
 #[derive(Debug)]
 struct Member {
     namespace: String,
     name: String,
     process: Option<Child>,
+    memory_bytes: u64,
+    quota: Option<Quota>,
 }
 
 /// Host 0 is the owner.
@@ -68,22 +80,43 @@ pub(crate) struct Mesh {
     members: Vec<Member>,
     /// As the interface calls it.
     model: String,
-    memory_bytes: u64,
-    ends_bytes: u64,
 }
 
 impl Mesh {
     /// Starts a node in each namespace and waits until they serve the model.
     pub(crate) fn start(site: Site, wait_s: u64, namespaces: &[String]) -> Result<Self> {
-        let member = |(host, namespace): (usize, &String)| Member {
-            namespace: namespace.clone(),
-            name: format!("n{host}"),
-            process: None,
+        let (bytes, ends_bytes) = room(&site)?;
+        let ends = |host| if host == 0 { ends_bytes } else { 0 };
+        let room = |host| Room { memory_bytes: bytes + ends(host), cpu: None };
+        let rooms = (0..namespaces.len()).map(room).collect();
+        Self::with_rooms(site, wait_s, namespaces, rooms)
+    }
+
+    /// The same with a room for each node.
+    pub(crate) fn with_rooms(
+        site: Site,
+        wait_s: u64,
+        namespaces: &[String],
+        rooms: Vec<Room>,
+    ) -> Result<Self> {
+        let member = |(host, (namespace, room)): (usize, (&String, Room))| {
+            let quota = room.cpu.filter(|cpu| *cpu < 1.0).map(Quota::new).transpose()?;
+            Ok(Member {
+                namespace: namespace.clone(),
+                name: format!("n{host}"),
+                process: None,
+                memory_bytes: room.memory_bytes,
+                quota,
+            })
         };
-        let members = namespaces.iter().enumerate().map(member).collect();
-        let (memory_bytes, ends_bytes) = room(&site)?;
-        let model = String::new();
-        let mut mesh = Self { site, wait_s, members, model, memory_bytes, ends_bytes };
+        let members = namespaces.iter().zip(rooms).enumerate().map(member);
+        let members = members.collect::<Result<_>>()?;
+        let mut mesh = Self { site, wait_s, members, model: String::new() };
+        for host in 0..mesh.members.len() {
+            // Each measures itself at the start, alone, as it would on a machine of its own.
+            mesh.revive(host)?;
+            mesh.wait_for_api(host)?;
+        }
         mesh.mend(true)?;
         let status = mesh.status(0)?;
         let name = status["models"][0]["name"].as_str().context("no model is served")?;
@@ -116,6 +149,15 @@ impl Mesh {
         }
     }
 
+    fn wait_for_api(&self, host: usize) -> Result<()> {
+        let start = Instant::now();
+        while self.status(host).is_err() {
+            ensure!(start.elapsed() < MESH_LIMIT, "n{host} does not answer");
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// Every stage but the owner's has a spare that holds its layers, as far as there are nodes.
     fn all_hold(&self) -> bool {
         let holds = |host: &usize| {
@@ -142,8 +184,7 @@ impl Mesh {
         } else {
             command.arg("up");
         }
-        let ends = if host == 0 { self.ends_bytes } else { 0 };
-        command.args(["--memory", &(self.memory_bytes + ends).to_string()]);
+        command.args(["--memory", &member.memory_bytes.to_string()]);
         command.args(["--json", "--name", &member.name, "--api", API, "--threads", "1"]);
         command.args(["--listen", "/ip4/0.0.0.0/tcp/7400"]);
         command.args(["--log", "atoll_proto=info,atoll_node=info"]);
@@ -151,7 +192,10 @@ impl Mesh {
         std::env::vars_os().filter(own).for_each(|(key, _)| _ = command.env_remove(key));
         command.env("ATOLL_DATA_DIR", &data).env("ATOLL_CONFIG", "/dev/null");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
-        member.process = Some(command.spawn().context("starting a node")?);
+        let process = member.process.insert(command.spawn().context("starting a node")?);
+        if let Some(quota) = &member.quota {
+            quota.take(process.id())?;
+        }
         Ok(())
     }
 
@@ -203,6 +247,20 @@ impl Mesh {
 
     /// Asks the owner.
     pub(crate) fn ask(&self, prompt: &str, n: u32, limit: Duration) -> Receiver<Result<Line>> {
+        self.ask_with(json!(prompt), n, limit)
+    }
+
+    /// Asks the owner to go on with tokens as they stand.
+    pub(crate) fn ask_tokens(
+        &self,
+        prompt: &[u32],
+        n: u32,
+        limit: Duration,
+    ) -> Receiver<Result<Line>> {
+        self.ask_with(json!(prompt), n, limit)
+    }
+
+    fn ask_with(&self, prompt: Value, n: u32, limit: Duration) -> Receiver<Result<Line>> {
         let body = json!({
             "model": self.model, "prompt": prompt, "max_tokens": n, "temperature": 0,
             "stream": true,

@@ -3,7 +3,7 @@
 use atoll_proto::Event;
 
 use super::{Invariant, Seen};
-use crate::hash_model::oracle;
+use crate::hash_model::oracle_of;
 use crate::schedule::Schedule;
 
 pub(super) struct Claim {
@@ -13,8 +13,10 @@ pub(super) struct Claim {
 
 impl Claim {
     pub(super) fn new(schedule: &Schedule) -> Self {
-        let tokens =
-            |asked: &crate::schedule::Asked| oracle(&asked.prompt, asked.max_tokens as usize);
+        let layers = schedule.model.layers;
+        let tokens = |asked: &crate::schedule::Asked| {
+            oracle_of(layers, &asked.prompt, asked.max_tokens as usize)
+        };
         Self { expected: schedule.requests.iter().map(tokens).collect() }
     }
 }

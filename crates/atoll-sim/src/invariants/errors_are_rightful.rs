@@ -13,6 +13,7 @@ use crate::schedule::{Schedule, What};
 const WORK_US: u64 = 8_000_000;
 
 pub(super) struct Claim {
+    work_us: u64,
     heal_us: u64,
     quiet: Quiet,
     /// Whether what is mended can hold the model.
@@ -30,6 +31,7 @@ impl Claim {
             if let What::Cancel { request } = fault.what { Some(request) } else { None }
         });
         Self {
+            work_us: WORK_US + schedule.slack_us,
             heal_us: schedule.heal_us,
             quiet: Quiet::new(schedule),
             core_holds: can_hold(schedule, schedule.core.len()),
@@ -54,9 +56,9 @@ impl Claim {
         match error {
             RequestError::Cancelled => self.cancelled.contains(&request.0),
             RequestError::DeadlineExceeded { .. } => {
-                let mended = self.heal_us.saturating_add(WORK_US);
+                let mended = self.heal_us.saturating_add(self.work_us);
                 let in_time = self.core_holds && now >= mended;
-                before && !in_time && self.quiet.us_within(asked_us, now) < WORK_US
+                before && !in_time && self.quiet.us_within(asked_us, now) < self.work_us
             }
             RequestError::NodeLost { .. } | RequestError::NoPlan(_) => {
                 before && members + 1 < self.enough

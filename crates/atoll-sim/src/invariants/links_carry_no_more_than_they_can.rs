@@ -4,12 +4,16 @@ use super::{Invariant, Seen};
 use crate::schedule::Schedule;
 
 pub(super) struct Claim {
-    bytes_per_s: u64,
+    /// Of each node.
+    bytes_per_s: Vec<u64>,
 }
 
 impl Claim {
-    pub(super) const fn new(schedule: &Schedule) -> Self {
-        Self { bytes_per_s: schedule.link.uplink_bytes_per_s }
+    pub(super) fn new(schedule: &Schedule) -> Self {
+        let link = |device: &crate::schedule::Device| {
+            device.link.as_ref().unwrap_or(&schedule.link).uplink_bytes_per_s
+        };
+        Self { bytes_per_s: schedule.devices.iter().map(link).collect() }
     }
 }
 
@@ -20,7 +24,7 @@ impl Invariant for Claim {
 
     fn see(&mut self, now: u64, seen: &Seen<'_>) -> Option<String> {
         let Seen::Uplink { node, bytes } = seen else { return None };
-        let most = u128::from(self.bytes_per_s) * u128::from(now) / 1_000_000;
+        let most = u128::from(self.bytes_per_s[*node]) * u128::from(now) / 1_000_000;
         (u128::from(*bytes) > most)
             .then(|| format!("node {node} sent {bytes} bytes, {most} can have passed"))
     }

@@ -111,7 +111,7 @@ impl Invariants {
             Box::new(indexes_have_no_gap::Claim::default()),
             Box::new(caches_hold_each_position_once::Claim),
             Box::new(memory_is_not_exceeded::Claim),
-            Box::new(plans_cover_every_layer_once::Claim::default()),
+            Box::new(plans_cover_every_layer_once::Claim::new(schedule)),
             Box::new(queues_are_bounded::Claim),
             Box::new(every_request_ends::Claim::new(schedule)),
             Box::new(tokens_keep_coming::Claim::new(schedule)),

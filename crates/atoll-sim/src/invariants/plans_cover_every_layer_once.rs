@@ -3,11 +3,17 @@
 use atoll_proto::{Event, PlanEpoch};
 
 use super::{Invariant, Seen};
-use crate::hash_model::LAYERS;
+use crate::schedule::Schedule;
 
-#[derive(Default)]
 pub(super) struct Claim {
+    layers: u16,
     latest: PlanEpoch,
+}
+
+impl Claim {
+    pub(super) fn new(schedule: &Schedule) -> Self {
+        Self { layers: schedule.model.layers, latest: PlanEpoch::default() }
+    }
 }
 
 impl Invariant for Claim {
@@ -21,7 +27,7 @@ impl Invariant for Claim {
         };
         let earlier = std::mem::replace(&mut self.latest, plan.epoch);
         let epoch = plan.epoch.0;
-        if !plan.covers(usize::from(LAYERS)) {
+        if !plan.covers(usize::from(self.layers)) {
             return Some(format!("plan {epoch} is no cover: {:?}", plan.stages));
         }
         if plan.epoch <= earlier {

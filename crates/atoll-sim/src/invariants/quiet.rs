@@ -20,19 +20,20 @@ impl Quiet {
     pub(super) fn new(schedule: &Schedule) -> Self {
         let heal_us = schedule.heal_us;
         let begun = schedule.devices.iter().map(|device| device.joins_us).max().unwrap_or(0);
-        let begun = begun.max(schedule.placement.at_us) + RECOVERY_US;
-        let mut disturbed = vec![(0, begun), (heal_us, heal_us + RECOVERY_US)];
+        let recovery_us = RECOVERY_US + schedule.slack_us;
+        let begun = begun.max(schedule.placement.at_us) + recovery_us;
+        let mut disturbed = vec![(0, begun), (heal_us, heal_us + recovery_us)];
         if schedule.link.wifi.is_some() {
             disturbed.push((0, heal_us));
         }
         let mut gone = 0;
         for fault in &schedule.faults {
             let until =
-                fault.at_us.saturating_add(fault.what.lasts_us()).saturating_add(RECOVERY_US);
+                fault.at_us.saturating_add(fault.what.lasts_us()).saturating_add(recovery_us);
             disturbed.push((fault.at_us, until));
             gone += usize::from(matches!(
                 fault.what,
-                What::Leave { .. } | What::Kill { back_us: None, .. }
+                What::Leave { back_us: None, .. } | What::Kill { back_us: None, .. }
             ));
             if !can_hold(schedule, schedule.devices.len().saturating_sub(gone)) {
                 disturbed.push((fault.at_us, heal_us));
@@ -70,5 +71,5 @@ pub(super) fn can_hold(schedule: &Schedule, n: usize) -> bool {
     let mut others: Vec<_> = all.collect();
     others.sort_by_key(|other| other.memory_bytes);
     others.truncate(n.saturating_sub(1));
-    place(&model(), &policy(&schedule.placement), origin, &others).is_ok()
+    place(&model(schedule), &policy(schedule), origin, &others).is_ok()
 }

@@ -13,6 +13,7 @@ use crate::schedule::Schedule;
 const WAIT_US: u64 = 5_000_000;
 
 pub(super) struct Claim {
+    wait_us: u64,
     quiet: Quiet,
     /// When each request last gave a token.
     last: BTreeMap<RequestId, u64>,
@@ -20,7 +21,8 @@ pub(super) struct Claim {
 
 impl Claim {
     pub(super) fn new(schedule: &Schedule) -> Self {
-        Self { quiet: Quiet::new(schedule), last: BTreeMap::new() }
+        let wait_us = WAIT_US + schedule.slack_us;
+        Self { wait_us, quiet: Quiet::new(schedule), last: BTreeMap::new() }
     }
 }
 
@@ -33,8 +35,8 @@ impl Invariant for Claim {
         let Seen::Told { event: Event::Token { request, .. }, .. } = seen else { return None };
         let last = self.last.insert(*request, now)?;
         // Most tokens follow at once.
-        let waited = if now - last > WAIT_US { self.quiet.us_within(last, now) } else { 0 };
-        (waited > WAIT_US)
+        let waited = if now - last > self.wait_us { self.quiet.us_within(last, now) } else { 0 };
+        (waited > self.wait_us)
             .then(|| format!("request {} waited {waited} quiet µs for a token", request.0))
     }
 }

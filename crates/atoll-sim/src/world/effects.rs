@@ -26,8 +26,8 @@ impl World<'_> {
             Output::Disconnect { peer, cause } => self.disconnect(node, index(peer), &cause),
             Output::Prepare { model, plan_epoch, part, .. } => {
                 self.nodes[node].device.prepare(model, part);
-                let layers = part.layers.map_or(0, |layers| layers.len() as u64);
-                let at = self.now + 2_000 + (self.noise.below(20_000) + 10_000) * layers;
+                let noise = self.noise.below(20_000);
+                let at = self.now + self.nodes[node].device.load_us(model, part, noise);
                 self.own(at, node, Input::Prepared { model, plan_epoch, result: Ok(()) });
             }
             Output::Unload { model } => self.nodes[node].device.unload(model),
@@ -42,7 +42,7 @@ impl World<'_> {
 
     fn send(&mut self, node: usize, to: usize, message: Message) {
         let Some(generation) = self.network.connection(node, to) else { return };
-        let bytes = wire_bytes(&message);
+        let bytes = wire_bytes(&message, &self.schedule.model);
         self.report.messages += 1;
         self.report.bytes += bytes;
         let from = id(node);
@@ -104,11 +104,13 @@ impl World<'_> {
     }
 
     fn compute(&mut self, node: usize, framed: Option<Epoch>, job: &Job) {
+        // A measured speed has its noise in it.
         let noise = self.noise.below(20);
+        let noise = if self.schedule.devices[node].speed.is_some() { 0 } else { noise };
         let (percent, until) = self.nodes[node].slow;
         let percent = if until > self.now { percent } else { 100 };
         let device = &mut self.nodes[node].device;
-        let done = device.compute(self.now, job, (noise, percent));
+        let done = device.compute(self.now, job, (noise, percent), &mut self.cores);
         let (used_bytes, memory_bytes) = (device.used_bytes(), device.memory_bytes);
         let waiting = device.waiting(job.session);
         self.see(&Seen::Job { node, framed, job, kv_len: done.kv_len, waiting });
@@ -126,16 +128,25 @@ impl World<'_> {
         match event {
             Event::Token { request, .. } => {
                 self.report.tokens += 1;
-                let (last, longest) = self.waits.get(request).copied().unwrap_or((self.now, 0));
-                self.waits.insert(*request, (self.now, longest.max(self.now - last)));
+                if let Some(answer) = self.report.answer(*request) {
+                    answer.token_us.push(self.now);
+                }
             }
-            Event::Finished { .. } => self.report.completed += 1,
+            Event::Finished { request, .. } => {
+                self.report.completed += 1;
+                if let Some(answer) = self.report.answer(*request) {
+                    answer.ended_us = Some(self.now);
+                }
+            }
             Event::Failed { request, error } => {
                 let asked = usize::try_from(request.0).ok();
                 let asked = asked.and_then(|i| self.schedule.requests.get(i));
                 let patience_us = asked.map_or(0, |asked| asked.deadline_us);
                 let cause = cause_of(error, patience_us);
-                *self.report.failed.entry(cause).or_default() += 1;
+                *self.report.failed.entry(cause.clone()).or_default() += 1;
+                if let Some(answer) = self.report.answer(*request) {
+                    (answer.ended_us, answer.error) = (Some(self.now), Some(cause));
+                }
                 let peers = self.nodes[node].node.snapshot().peers;
                 members = peers.iter().filter(|peer| !peer.is_suspected).count();
             }

@@ -39,6 +39,7 @@ impl World<'_> {
                 self.see(&Seen::Left { node, what });
             }
         }
-        self.report.gaps_us = self.waits.values().map(|(_, longest)| *longest).collect();
+        let heard = self.report.answers.iter().filter(|answer| !answer.token_us.is_empty());
+        self.report.gaps_us = heard.map(|answer| answer.gap_us(0)).collect();
     }
 }

@@ -1,33 +1,33 @@
-//! The model that every run serves, and how.
+//! The model that a run serves, and how.
 
 use atoll_proto::plan::{ModelInfo, PlanPolicy};
 
 use super::MODEL;
-use crate::device::{ENDS_BYTES, KV_BYTES};
-use crate::hash_model::LAYERS;
-use crate::schedule::{LAYER_BYTES, Placement};
+use crate::schedule::Schedule;
 
 /// How the schedule wants the model placed.
-pub(crate) fn policy(placement: &Placement) -> PlanPolicy {
+pub(crate) fn policy(schedule: &Schedule) -> PlanPolicy {
+    let placement = &schedule.placement;
     PlanPolicy {
-        stages: Some(placement.stages),
-        context: 512,
+        stages: (placement.stages > 0).then_some(placement.stages),
+        context: schedule.model.context,
         sessions: placement.sessions,
         spares: placement.spares,
         wait_us: 5_000_000,
     }
 }
 
-/// The hash model, as a plan sees it.
-pub(crate) fn model() -> ModelInfo {
+/// What is served, as a plan sees it.
+pub(crate) fn model(schedule: &Schedule) -> ModelInfo {
+    let model = &schedule.model;
     ModelInfo {
         id: MODEL,
         name: "hash".into(),
-        layer_bytes: vec![LAYER_BYTES; usize::from(LAYERS)],
-        embed_bytes: ENDS_BYTES / 2,
-        head_bytes: ENDS_BYTES / 2,
-        kv_bytes_per_position: KV_BYTES,
+        layer_bytes: vec![model.layer_bytes; usize::from(model.layers)],
+        embed_bytes: model.embed_bytes,
+        head_bytes: model.head_bytes,
+        kv_bytes_per_position: model.kv_bytes_per_position,
         row_values: 1,
-        context_max: 512,
+        context_max: model.context,
     }
 }

@@ -21,9 +21,12 @@ impl World<'_> {
         let now = self.now;
         let aimed = fault.stage.and_then(|stage| self.at_stage(stage));
         match aimed.map_or_else(|| fault.what.clone(), |node| fault.what.at(node)) {
-            What::Leave { node } => {
+            What::Leave { node, back_us } => {
                 self.handle(node, Input::Command(Command::Leave));
                 self.go_down(node);
+                if let Some(back_us) = back_us {
+                    self.push(now + back_us, Happening::ComesBack { node });
+                }
             }
             What::Kill { node, back_us } => {
                 self.go_down(node);
