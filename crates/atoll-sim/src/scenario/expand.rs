@@ -62,6 +62,7 @@ pub(super) fn schedule(scenario: &Scenario, seed: u64) -> Result<Schedule, Scena
         between_sites: between.map(|name| profiles.link(name)).transpose()?,
         slack_us: 0,
         hears_of: scenario.hears_of,
+        site_nodes: None,
         devices: devices(scenario, &profiles, seed)?,
         requests: requests(scenario, seed, end_us)?,
         faults: Vec::new(),
@@ -92,6 +93,7 @@ fn stays_away(what: &What) -> Option<usize> {
         What::Leave { node, back_us: None } | What::Kill { node, back_us: None } => Some(*node),
         What::Leave { .. }
         | What::Kill { .. }
+        | What::Unplug { .. }
         | What::Pause { .. }
         | What::Slow { .. }
         | What::Mute { .. }

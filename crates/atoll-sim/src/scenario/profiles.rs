@@ -73,6 +73,7 @@ impl LinkProfile {
             latency_us: us("latency_ms", self.latency_ms)?,
             jitter_us: us("jitter_ms", self.jitter_ms)?,
             uplink_bytes_per_s: self.bytes_per_s,
+            wifi: None,
             loss_permille: self.loss_permille,
         })
     }
