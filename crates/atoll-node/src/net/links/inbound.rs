@@ -54,7 +54,7 @@ impl Links {
         let (version, from) = match timeout(HELLO_TIMEOUT, hello::hear(&mut stream)).await {
             Ok(Ok(hello)) => hello,
             Ok(Err(error)) => return Err(format!("bad hello: {error}")),
-            Err(_) => return Err(format!("no hello in {} s", HELLO_TIMEOUT.as_secs())),
+            Err(_) => return Err(format!("no hello within {} s", HELLO_TIMEOUT.as_secs())),
         };
         let answer = |stream, answer| async move {
             let mut stream: Stream = stream;
