@@ -33,8 +33,8 @@ pub(crate) const FRAME_BYTES_MAX: usize = 32 << 20;
 const QUEUE_BYTES_MAX: usize = 256 << 20;
 /// Messages waiting for one peer before it counts as stuck.
 const QUEUE_MESSAGES_MAX: usize = 4096;
-/// A connected peer that has not opened its link by then is no member. Longer than the core waits for
-/// a hello, so that one of the two says why it hangs up.
+/// A connected peer that has not opened its link by then is no member. Longer than the core waits
+/// for a hello, so that one of the two says why it hangs up.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// Where news from the network go.
