@@ -69,8 +69,10 @@ impl Deployment {
             return None;
         }
         let sound = self.candidates(now, members, id, false);
+        // Whoever serves at need keeps its stage: it is as good as whoever would serve at need.
+        let usable = self.candidates(now, members, id, true);
         let here = |stage: &Stage| {
-            stage.node == self.me || sound.iter().any(|node| node.node == stage.node)
+            stage.node == self.me || usable.iter().any(|node| node.node == stage.node)
         };
         let with = |candidates: &[Candidate]| {
             let mut stages = served.stages.clone();
@@ -82,7 +84,7 @@ impl Deployment {
             }
             Some(stages)
         };
-        with(&sound).or_else(|| with(&self.candidates(now, members, id, true)))
+        with(&sound).or_else(|| with(&usable))
     }
 
     /// The best node for `layers` that is no stage: it holds them, loads them, or is the fastest

@@ -72,3 +72,38 @@ fn a_suspected_node_is_a_spare_again_when_its_time_is_over() {
     ready(&mut deployment, fx, stage);
     assert_eq!(deployment.deadline(), None, "who could not prepare is not waited for");
 }
+
+/// One node more than stages; each stage in turn falls silent and is heard again later. Those that
+/// serve again at need are as good as others when the next one falls silent.
+#[test]
+fn stages_that_fall_silent_in_turn_are_all_replaced() {
+    let limits = Limits::default();
+    let fx = &mut Effects::new(Time(0), Planted::default());
+    let mut members = Membership::new(ME, "me".into());
+    let profile = Profile { memory_bytes: 9000, weight_bytes_per_s: 10 };
+    members.measured(fx, profile.clone());
+    let others = [2, 3, 4].map(|peer| NodeId([peer; 32]));
+    for peer in others {
+        members.hello(fx, &limits, peer, "peer".into(), profile.clone());
+    }
+    let mut deployment = Deployment::new(ME);
+    let policy = PlanPolicy { stages: Some(3), context: 10, sessions: 2, spares: 0, wait_us: 0 };
+    deployment.serve(fx, &members, &limits, (model(), policy));
+    for round in 0..12 {
+        for node in deployment.served[&ID].asked.keys().copied().collect::<Vec<_>>() {
+            let epoch = deployment.served[&ID].asked[&node].epoch;
+            deployment.prepared(fx, &members, &limits, node, (ID, epoch), Ok(()));
+        }
+        let stages = nodes(&plan(&deployment).stages);
+        let victim = *stages.iter().filter(|&&node| node != 1).nth(round % 2).expect("one of two");
+        fx.now = fx.now.after_us(1_000_000);
+        for peer in others.into_iter().filter(|peer| peer.0[0] != victim) {
+            members.hello(fx, &limits, peer, "peer".into(), profile.clone());
+        }
+        fx.now = fx.now.after_us(1_000_000);
+        let silent = (ID, NodeId([victim; 32]));
+        deployment.suspect(fx, &members, &limits, silent, "it is silent".into());
+        let stages: Vec<_> = deployment.served[&ID].stages.iter().map(|s| s.node.0[0]).collect();
+        assert!(!stages.contains(&victim), "round {round}: {victim} is still one of {stages:?}");
+    }
+}
