@@ -30,7 +30,7 @@ pub(super) fn matmul(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out
     }
 }
 
-drive!("avx2,fma,f16c", few: 4 in groups of 1 2 3 4, many: 2);
+drive!("avx2,fma,f16c", few: 4 in groups of 1 2 3 4, many: 2 1);
 drive_floats!("avx2,fma,f16c", rows: 2 1);
 
 /// Asks for a line for the L2 cache.
@@ -38,6 +38,13 @@ drive_floats!("avx2,fma,f16c", rows: 2 1);
 fn prefetch(at: *const u8) {
     // SAFETY: a hint reads nothing, so that any address will do.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+}
+
+/// Asks for a line for the L1 cache.
+#[inline]
+fn prefetch_near(at: *const u8) {
+    // SAFETY: a hint reads nothing, so that any address will do.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
 }
 
 #[inline]

@@ -29,7 +29,7 @@ pub(super) fn matmul(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out
 drive!(
     "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
     few: 24 in groups of 1 2 3 4 5 6 7 8,
-    many: 4
+    many: 12 8 4 2 1
 );
 drive_floats!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni", rows: 4 2 1);
 
@@ -38,6 +38,13 @@ drive_floats!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni", row
 fn prefetch(at: *const u8) {
     // SAFETY: a hint reads nothing, so that any address will do.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+}
+
+/// Asks for a line for the L1 cache.
+#[inline]
+fn prefetch_near(at: *const u8) {
+    // SAFETY: a hint reads nothing, so that any address will do.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
 }
 
 #[inline]
@@ -85,8 +92,23 @@ fn multiply_add(w: Sums, x: f32, sums: Sums) -> Sums {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn broadcast(codes: &[i8; RUN], chunk: usize) -> __m512i {
-    let c = [0, 1, 2, 3].map(|i: usize| codes[4 * chunk + i].cast_unsigned());
-    _mm512_set1_epi32(i32::from_le_bytes(c))
+    let four: &[i8; 4] = codes[4 * chunk..].first_chunk().expect("a chunk");
+    // SAFETY: `four` is 4 bytes long; the load needs no alignment.
+    _mm512_broadcastd_epi32(unsafe { _mm_loadu_si32(four.as_ptr().cast()) })
+}
+
+/// Adds the products of chunk `J` and `N` rows. (Chunks are told apart by the compiler, since sums
+/// stay in registers only where no loop counts them.)
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn chunk<const J: usize, const N: usize>(
+    step: &Step,
+    codes: &[[i8; RUN]; N],
+    dots: &mut [__m512i; N],
+) {
+    for n in 0..N {
+        dots[n] = _mm512_dpbusd_epi32(dots[n], step.values[J], broadcast(&codes[n], J));
+    }
 }
 
 /// Adds the product of a step and `N` rows of activations.
@@ -99,30 +121,41 @@ fn add<K: Kind, const N: usize>(
     sums: &mut [Sums; N],
 ) {
     let l = K::LAYOUT;
-    // One row alone sums in two chains, so that it does not wait for the products.
-    let n_chains = if N == 1 { 2 } else { l.n_scales };
-    for n in 0..N {
-        let mut dots = [_mm512_setzero_si512(); 2];
+    for h in 0..l.n_scales {
+        let mut dots = [_mm512_setzero_si512(); N];
         if l.bias() != 0 {
-            for h in 0..l.n_scales {
+            for n in 0..N {
                 let sum = numbers[n].minus_sums[if l.n_scales == 2 { h } else { 2 }];
-                dots[h] = _mm512_set1_epi32(sum * l.bias());
+                dots[n] = _mm512_set1_epi32(sum * l.bias());
             }
         }
-        for j in 0..8 {
-            let chain = if n_chains == 2 { j / 4 } else { 0 };
-            let c = broadcast(&codes[n], j);
-            dots[chain] = _mm512_dpbusd_epi32(dots[chain], step.values[j], c);
+        // Rows take turns: a product waits for the one before it in its chain, and whatever waits
+        // takes up the room in which the processor looks for what need not.
+        if h == 0 {
+            chunk::<0, N>(step, codes, &mut dots);
+            chunk::<1, N>(step, codes, &mut dots);
+            chunk::<2, N>(step, codes, &mut dots);
+            chunk::<3, N>(step, codes, &mut dots);
         }
-        if n_chains != l.n_scales {
-            dots[0] = _mm512_add_epi32(dots[0], dots[1]);
+        if h == 1 || l.n_scales == 1 {
+            // One row alone sums in two chains.
+            let mut rest = if N == 1 { [_mm512_setzero_si512(); N] } else { dots };
+            chunk::<4, N>(step, codes, &mut rest);
+            chunk::<5, N>(step, codes, &mut rest);
+            chunk::<6, N>(step, codes, &mut rest);
+            chunk::<7, N>(step, codes, &mut rest);
+            if N == 1 {
+                rest[0] = _mm512_add_epi32(dots[0], rest[0]);
+            }
+            dots = rest;
         }
-        let dx = _mm512_set1_ps(numbers[n].scale);
-        for h in 0..l.n_scales {
-            let scale = _mm512_mul_ps(step.scales[h], dx);
-            sums[n] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[h]), sums[n]);
+        for n in 0..N {
+            let scale = _mm512_mul_ps(step.scales[h], _mm512_set1_ps(numbers[n].scale));
+            sums[n] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[n]), sums[n]);
         }
-        for h in 0..if l.has_offsets { l.n_scales } else { 0 } {
+    }
+    for h in 0..if l.has_offsets { l.n_scales } else { 0 } {
+        for n in 0..N {
             let sum = numbers[n].scaled_sums[if l.n_scales == 2 { h } else { 2 }];
             sums[n] = _mm512_fmadd_ps(step.offsets[h], _mm512_set1_ps(sum), sums[n]);
         }

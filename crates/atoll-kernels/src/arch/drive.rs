@@ -35,17 +35,19 @@ for_all_kinds!(kinds);
 ///
 /// In scope must be: [`Kind`], `Head` and `head::<K>`, `Step` and `step::<K>`, `Sums` (16 sums of a
 /// row) with `zero`, `load` and `store`, and `add::<K, N>`, which adds the product of a step and
-/// `N` rows; and `prefetch`, which asks for the line of the cache at an address.
+/// `N` rows; and `prefetch` and `prefetch_near`, which ask for the line at an address for the L2 and
+/// the L1 cache.
 ///
 /// Several rows keep a core busy for longer than a step takes to come from memory, but the
 /// processor does not read ahead far enough by itself: so what lies [`AHEAD`] is asked for. For one
 /// row that gains nothing.
 ///
 /// Up to `$few_max` rows of activations keep their sums in registers for a whole tile, in groups of
-/// at most the largest of `$n`. More of them load and store their sums for every step, `$many` at a
-/// time, but then the step is expanded only once.
+/// at most the largest of `$n`, and each group expands every step anew. For more of them
+/// [`BLOCK_STEPS`] steps are expanded once and multiplied by all rows, `$many` at a time, as many as
+/// there are.
 macro_rules! drive {
-    ($features:literal, few: $few_max:literal in groups of $($n:literal)*, many: $many:literal) => {
+    ($features:literal, few: $few_max:literal in groups of $($n:literal)*, many: $($many:literal)*) => {
         $crate::arch::drive::for_all_kinds!(
             $crate::arch::drive::choose, $features, $few_max
         );
@@ -82,7 +84,7 @@ macro_rules! drive {
                 let head = head::<K>(group);
                 for s in 0..K::LAYOUT.steps_in(group.len()) {
                     if N > 1 {
-                        read_ahead::<K>(group, s);
+                        read_ahead::<K>(group, s, drive::AHEAD);
                     }
                     let (codes, numbers) = x.runs(i);
                     add::<K, N>(&step::<K>(group, head, s), codes, numbers, &mut sums);
@@ -97,76 +99,94 @@ macro_rules! drive {
 
         #[target_feature(enable = $features)]
         fn many<K: Kind>(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
-            /// Rows that are multiplied before the next tile, so that they stay in the L2 cache.
-            const ROWS_MAX: usize = 128;
-            out.fill(0.0);
-            for first in (0..x.rows).step_by(ROWS_MAX) {
-                let rows = first..(first + ROWS_MAX).min(x.rows);
+            let block_bytes = K::LAYOUT.group_bytes() * (drive::BLOCK_STEPS / K::LAYOUT.steps());
+            if tiles.is_empty() {
+                return;
+            }
+            let first = w.tile(tiles.start).chunks(K::LAYOUT.group_bytes()).next();
+            let first = first.expect("a tile of columns has a group");
+            let mut steps = [step::<K>(first, head::<K>(first), 0); drive::BLOCK_STEPS];
+            let tile_bytes = w.tile(tiles.start).len();
+            for (block, from) in (0..tile_bytes).step_by(block_bytes).enumerate() {
+                let i = block * drive::BLOCK_STEPS * x.rows;
                 for (tile, out) in tiles.clone().zip(out.chunks_exact_mut(x.rows * TILE_ROWS)) {
-                    let mut i = 0;
-                    for group in w.tile(tile).chunks(K::LAYOUT.group_bytes()) {
+                    let bytes = &w.tile(tile)[from..tile_bytes.min(from + block_bytes)];
+                    let mut n = 0;
+                    for group in bytes.chunks(K::LAYOUT.group_bytes()) {
                         let head = head::<K>(group);
                         for s in 0..K::LAYOUT.steps_in(group.len()) {
-                            read_ahead::<K>(group, s);
-                            many_rows::<K>(&step::<K>(group, head, s), i, rows.clone(), x, out);
-                            i += x.rows;
+                            read_ahead::<K>(group, s, tile_bytes);
+                            steps[n] = step::<K>(group, head, s);
+                            n += 1;
                         }
                     }
+                    many_rows::<K>(&steps[..n], i, block == 0, x, out);
                 }
             }
         }
 
-        /// Asks for as many bytes as a step has, [`drive::AHEAD`] of step `s` of `group`.
+        /// Asks for as many bytes as a step has, `ahead` of step `s` of `group`.
         #[inline]
         #[target_feature(enable = $features)]
-        fn read_ahead<K: Kind>(group: &[u8], s: usize) {
+        fn read_ahead<K: Kind>(group: &[u8], s: usize, ahead: usize) {
             let bytes = K::LAYOUT.group_bytes() / K::LAYOUT.steps();
             // It may be behind the end of the matrix: an address that is only asked for need not
             // be one that can be read.
-            let first = group.as_ptr().wrapping_add(s * bytes + drive::AHEAD);
+            let first = group.as_ptr().wrapping_add(s * bytes + ahead);
             for line in 0..bytes.div_ceil(64) {
                 prefetch(first.wrapping_add(64 * line));
             }
         }
 
-        /// Adds the product of a step and `rows`; the step's first run is `i`, `out` (rows, 16).
+        /// Adds the products of `steps` and all rows to `out`, (rows, 16), or writes them if they
+        /// are the first; the first step's first run is `i`.
         #[inline]
         #[target_feature(enable = $features)]
         fn many_rows<K: Kind>(
-            step: &Step,
+            steps: &[Step],
             i: usize,
-            rows: Range<usize>,
+            are_first: bool,
             x: &Activations,
             out: &mut [f32],
         ) {
-            let mut row = rows.start;
-            while row + $many <= rows.end {
-                some_rows::<K, $many>(step, i, row, x, out);
-                row += $many;
-            }
-            while row < rows.end {
-                some_rows::<K, 1>(step, i, row, x, out);
-                row += 1;
-            }
+            let mut row = 0;
+            $(
+                while row + $many <= x.rows {
+                    some_rows::<K, $many>(steps, i, row, are_first, x, out);
+                    row += $many;
+                }
+            )*
         }
 
-        #[inline]
+        #[inline(never)]
         #[target_feature(enable = $features)]
         fn some_rows<K: Kind, const N: usize>(
-            step: &Step,
+            steps: &[Step],
             i: usize,
             row: usize,
+            are_first: bool,
             x: &Activations,
             out: &mut [f32],
         ) {
-            let (codes, numbers) = x.runs(i + row);
             let (out, _) = out.as_chunks_mut::<TILE_ROWS>();
             let out: &mut [_; N] = out[row..].first_chunk_mut().expect("sums of every row");
             let mut sums = [zero(); N];
-            for n in 0..N {
-                sums[n] = load(&out[n]);
+            if !are_first {
+                for n in 0..N {
+                    sums[n] = load(&out[n]);
+                }
             }
-            add::<K, N>(step, codes, numbers, &mut sums);
+            let mut i = i + row;
+            for step in steps {
+                let (codes, numbers) = x.runs(i);
+                i += x.rows;
+                // The next step's are so far off that the processor does not find them by itself.
+                for line in 0..N.div_ceil(2) {
+                    prefetch_near(codes.as_ptr().wrapping_add(x.rows + 2 * line).cast());
+                    prefetch_near(numbers.as_ptr().wrapping_add(x.rows + 2 * line).cast());
+                }
+                add::<K, N>(step, codes, numbers, &mut sums);
+            }
             for n in 0..N {
                 store(&mut out[n], sums[n]);
             }
@@ -278,6 +298,10 @@ macro_rules! drive_floats {
 /// How many bytes ahead of a step weights are asked for: on Zen 4 the best of 2.5 to 10 KiB for
 /// Q4_1, Q6_K and Q8_0 and 4, 8 and 16 rows.
 pub(crate) const AHEAD: usize = 8 * 1024;
+
+/// Steps that are expanded together: so few that they stay in the L1 cache, so many that sums are
+/// seldom loaded and stored. A multiple of the steps of every group.
+pub(crate) const BLOCK_STEPS: usize = 16;
 
 pub(crate) const F32: u8 = 0;
 pub(crate) const F16: u8 = 1;

@@ -44,7 +44,7 @@ macro_rules! products {
 
         // Steps are expanded for every group of rows, a quarter at a time, since a whole one does
         // not fit into registers: so the groups are large.
-        drive!($features, few: 24 in groups of 1 2 3 4 5 6 7 8, many: 8);
+        drive!($features, few: 24 in groups of 1 2 3 4 5 6 7 8, many: 8 4 2 1);
         drive_floats!($features, rows: 2 1);
 
         /// Adds the product of a step and `N` rows of activations.
@@ -160,6 +160,19 @@ fn prefetch(at: *const u8) {
     unsafe {
         asm!(
             "prfm pldl2keep, [{at}]",
+            at = in(reg) at,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+}
+
+/// Asks for a line for the L1 cache.
+#[inline]
+fn prefetch_near(at: *const u8) {
+    // SAFETY: as for `prefetch`.
+    unsafe {
+        asm!(
+            "prfm pldl1keep, [{at}]",
             at = in(reg) at,
             options(readonly, nostack, preserves_flags),
         );

@@ -7,6 +7,7 @@ use crate::layout::{Layout, Scales};
 use crate::own::SCALE_UNIT;
 
 /// A step, expanded: two halves of 8 weight rows.
+#[derive(Clone, Copy)]
 pub(super) struct Step {
     /// Values of every chunk of 4 columns: signed if [`is_signed`], else unsigned.
     pub(super) values: Values,

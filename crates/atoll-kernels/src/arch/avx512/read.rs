@@ -8,6 +8,7 @@ use crate::layout::Scales;
 use crate::own::SCALE_UNIT;
 
 /// A step, expanded.
+#[derive(Clone, Copy)]
 pub(super) struct Step {
     /// Unsigned values of every chunk of 4 columns.
     pub(super) values: [__m512i; 8],

@@ -9,6 +9,7 @@ use crate::own::SCALE_UNIT;
 use crate::unpack::RUN;
 
 /// A step as it is stored.
+#[derive(Clone, Copy)]
 pub(super) struct Step<'a> {
     group: &'a [u8],
     codes: &'a [u8],
