@@ -34,3 +34,17 @@ pub fn give_back_freed_memory() {
         }
     }
 }
+
+/// Gives back what was freed between blocks that are still in use, in all heaps: what
+/// [`give_back_freed_memory`] cannot reach, since a heap shrinks at its end only. It takes some
+/// milliseconds, in which other threads wait for memory: for the rare moment when much was freed.
+/// Does nothing with other C libraries.
+#[cfg_attr(
+    all(target_os = "linux", target_env = "gnu"),
+    expect(unsafe_code, reason = "the C library has no other way to say it")
+)]
+pub fn give_back_now() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `malloc_trim` takes a number and locks the heaps it goes over.
+    let _ = unsafe { libc::malloc_trim(0) };
+}

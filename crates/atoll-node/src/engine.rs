@@ -178,7 +178,10 @@ impl Worker {
                 self.models.insert(install.model, install.loaded);
                 (self.report)(install.then);
             }
-            Work::Unload(model) => self.forget(model),
+            Work::Unload(model) => {
+                self.forget(model);
+                atoll_model::heap::give_back_now();
+            }
             Work::Job(job) => self.waiting.push(*job),
             Work::Release(session) => {
                 self.waiting.drop_session(session);
