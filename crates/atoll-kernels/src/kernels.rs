@@ -57,6 +57,14 @@ impl Kernels {
         arch::peak::int8(self.isa, rounds)
     }
 
+    /// Reads `memory` in order, as fast as it can be read, and returns the sum of its numbers; what
+    /// does not fill 128 bytes at its end is left out. `is_asked`: what lies ahead is asked for, as
+    /// products do; which of the two is faster differs from processor to processor.
+    #[must_use]
+    pub fn read(&self, memory: &[u64], is_asked: bool) -> u64 {
+        arch::peak::read(memory, is_asked)
+    }
+
     /// Writes `x`, (tiles, rows, 16), to the steps `to`; the last may be one tile of two.
     ///
     /// # Panics

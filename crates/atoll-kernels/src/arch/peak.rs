@@ -1,4 +1,4 @@
-//! How many multiplications of 8-bit integers an instruction set can do, out of registers.
+//! What a core can do at most: multiplications of 8-bit integers out of registers, bytes read.
 
 use core::hint::black_box;
 
@@ -7,6 +7,29 @@ use crate::Isa;
 /// Sums that are added to in turns: more than an instruction takes cycles times those that begin in
 /// a cycle, and few enough for the registers.
 const SUMS: usize = 12;
+
+/// Reads `memory` in order and returns the sum of its numbers. `is_asked`: lines are asked for
+/// [`super::drive::AHEAD`], as products do.
+pub(crate) fn read(memory: &[u64], is_asked: bool) -> u64 {
+    let mut sums = [0_u64; 16];
+    for lines in memory.chunks_exact(16) {
+        #[cfg(target_arch = "x86_64")]
+        if is_asked {
+            use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            for line in 0..2 {
+                let at = lines.as_ptr().cast::<i8>().wrapping_add(super::drive::AHEAD + 64 * line);
+                // SAFETY: a hint reads nothing, so that any address will do.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(at) };
+            }
+        }
+        for (sum, value) in sums.iter_mut().zip(lines) {
+            *sum = sum.wrapping_add(*value);
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = is_asked;
+    sums.into_iter().fold(0, u64::wrapping_add)
+}
 
 /// Does `rounds` rounds and returns their multiplications.
 pub(crate) fn int8(isa: Isa, rounds: usize) -> u64 {
