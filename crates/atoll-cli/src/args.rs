@@ -146,6 +146,10 @@ pub(crate) struct RunArgs {
     /// Use N real nodes on this machine, each with its part of the layers
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) stages: Option<u16>,
+    /// Run it at a narrower width that the file was made for, such as 0.5: the first half of the
+    /// feed-forward neurons
+    #[arg(long, value_name = "SHARE", value_parser = parse::width, conflicts_with = "stages")]
+    pub(crate) width: Option<f32>,
     #[command(flatten)]
     pub(crate) generation: GenerationArgs,
     #[command(flatten)]
@@ -232,6 +236,9 @@ pub(crate) struct LsArgs {}
 pub(crate) struct ShowArgs {
     /// A fetched model or a path
     pub(crate) model: String,
+    /// Show each layer, and the widths that the file can run at
+    #[arg(long)]
+    pub(crate) layers: bool,
 }
 
 /// `atoll rm`
@@ -260,6 +267,10 @@ pub(crate) struct EvalArgs {
     /// The model to compare with, token by token
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<String>,
+    /// Run it at a narrower width that the file was made for, such as 0.5: the first half of the
+    /// feed-forward neurons
+    #[arg(long, value_name = "SHARE", value_parser = parse::width)]
+    pub(crate) width: Option<f32>,
     /// How caches store keys and values: f16, or int8 in half the memory
     #[arg(long, default_value = "f16", value_name = "TYPE", value_parser = parse::kv_type)]
     pub(crate) kv: KvType,
@@ -289,6 +300,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 1, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) batch: u32,
+    /// Run it at a narrower width that the file was made for, such as 0.5: the first half of the
+    /// feed-forward neurons
+    #[arg(long, value_name = "SHARE", value_parser = parse::width)]
+    pub(crate) width: Option<f32>,
     /// How caches store keys and values: f16, or int8 in half the memory
     #[arg(long, default_value = "f16", value_name = "TYPE", value_parser = parse::kv_type)]
     pub(crate) kv: KvType,

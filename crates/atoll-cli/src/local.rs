@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use atoll_model::{
     ChatTemplate, Compute, FinishReason, GenerateOptions, Generator, ModelFiles, Part, Sampled,
-    Stage, StopMatcher, TokenStream, Tokenizer,
+    Stage, StopMatcher, TensorSource, TokenStream, Tokenizer,
 };
 use atoll_node::{ChatMessage, Prompt, StageView};
 
@@ -35,10 +35,18 @@ pub(crate) fn open(path: &Path) -> Result<ModelFiles, Failure> {
     ModelFiles::open(path).map_err(|error| Failure::from(error).in_file(path))
 }
 
-/// Loads all of `model`.
-pub(crate) fn load(model: &LocalModel, compute: Arc<Compute>) -> Result<Loaded, Failure> {
+/// Loads all of `model`, or the first neurons of its feed-forward blocks.
+pub(crate) fn load(
+    model: &LocalModel,
+    width: Option<f32>,
+    compute: Arc<Compute>,
+) -> Result<Loaded, Failure> {
     let ModelFiles { source, tokenizer, template } = open(&model.path)?;
     let in_file = |error| Failure::from(error).in_file(&model.path);
+    let source = match width {
+        Some(width) => narrowed(&source, width).map_err(|failure| failure.in_file(&model.path))?,
+        None => source,
+    };
     let mut task = Task::new(format!("loading {}", model.name), Unit::Bytes, None);
     let mut progress = |at: atoll_model::LoadProgress| {
         task.set_total(Some(at.bytes_total));
@@ -50,6 +58,29 @@ pub(crate) fn load(model: &LocalModel, compute: Arc<Compute>) -> Result<Loaded, 
     let stored_bytes = source.stored_bytes()?;
     let name = model.name.clone();
     Ok(Loaded { name, tokenizer, template, stage: Arc::new(stage), stored_bytes })
+}
+
+/// What `--width` names of the widths that the file was made for.
+fn narrowed(source: &TensorSource, share: f32) -> Result<TensorSource, Failure> {
+    /// How far from a width's share a figure may be that means it: widths are whole blocks.
+    const NEAR: f32 = 0.03;
+    let TensorSource::Gguf(file) = source else {
+        return Err(Failure::usage("only GGUF files have widths"));
+    };
+    let (widths, whole) = (file.widths(), file.config().ffn_dim);
+    let off = |width: usize| (width as f32 / whole as f32 - share).abs();
+    let nearest = widths.iter().map(|(width, _)| *width).min_by(|a, b| off(*a).total_cmp(&off(*b)));
+    match nearest.filter(|width| off(*width) <= NEAR) {
+        Some(width) => Ok(TensorSource::Gguf(file.narrowed(width)?)),
+        None if widths.is_empty() => Err(Failure::usage("the model has one width only")
+            .hint("`atoll compress … --widths 0.75,0.5` makes one that has several")),
+        None => {
+            let shares = widths.iter().map(|(w, _)| format!("{:.3}", *w as f32 / whole as f32));
+            let shares = shares.collect::<Vec<_>>().join(", ");
+            Err(Failure::usage(format!("the model has no width {share}"))
+                .because(format!("its widths are {shares}")))
+        }
+    }
 }
 
 impl Loaded {

@@ -23,6 +23,20 @@ impl Sequences {
         Self { states, length, rope }
     }
 
+    /// What they are now, (tokens, dim).
+    pub(crate) const fn states(&self) -> &Array2<f32> {
+        &self.states
+    }
+
+    /// Goes on from `states`, (tokens, dim).
+    ///
+    /// # Panics
+    /// If they are not as many.
+    pub(crate) fn resume(&mut self, states: Array2<f32>) {
+        assert_eq!(states.dim(), self.states.dim(), "states of the same text");
+        self.states = states;
+    }
+
     /// Tokens of all sequences.
     pub(crate) fn tokens(&self) -> usize {
         self.states.nrows()

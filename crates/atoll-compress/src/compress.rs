@@ -1,45 +1,74 @@
 //! The whole way from a model to a smaller one, layer by layer.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use atoll_model::gguf::Value;
 use atoll_model::rope::Rope;
-use atoll_model::{BlockType, Compute, GgufWriter, TensorInfo, TensorSource};
+use atoll_model::{BlockType, Compute, GgufWriter, ModelConfig, TensorInfo, TensorSource};
 use ndarray::Array2;
 use serde::Serialize;
 
 use crate::calibrate::Sequences;
+use crate::cut::Cut;
+use crate::elastic::{self, Elastic, WidthReport};
 use crate::error::CompressError;
 use crate::floats::FloatLayer;
-use crate::out::{Keep, Out, Store};
+use crate::out::{LayerReport, Out, Store};
 use crate::plan::{EMBED, Plan};
 use crate::prune::PruneMethod;
+use crate::resume::{Done, Resume};
 use crate::sensitivity::TOKENS_MIN;
+use crate::sparsify::{SparseMethod, Sparsity};
 
 /// Tokens of a calibration sequence.
 const SEQUENCE: usize = 512;
-/// What the number of kept neurons is a multiple of, so that every block type fits.
-const NEURONS_MULTIPLE: usize = 32;
+/// Sequences that widths are judged by at most; none of them is calibrated on.
+const HELD_OUT: usize = 6;
 
 /// What to make of the model.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How large it shall be.
     pub target: Target,
-    /// Share of the feed-forward neurons that is removed, in `0..1`.
-    pub prune_neurons: f32,
-    /// How they are chosen.
-    pub method: PruneMethod,
+    /// What is removed.
+    pub pruning: Pruning,
+    /// Widths besides the whole one at which the result can run, as shares of the neurons that
+    /// stay, falling: the neurons are ordered so that the first of them are the narrower layer.
+    pub widths: Vec<f32>,
     /// Tokens of the calibration text, whole sequences of 512 of them are used; none for rounding
     /// to the nearest.
     pub calibration: Vec<u32>,
     /// Sequences used at most.
     pub sequences_max: usize,
+    /// A folder in which is kept what is done, so that the same work goes on there if it is
+    /// interrupted; [`crate::forget`] removes it.
+    pub resume: Option<PathBuf>,
+}
+
+/// What is removed from every layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pruning {
+    /// Nothing.
+    Nothing,
+    /// Neurons of the feed-forward block.
+    Neurons {
+        /// Share of them, in `0..1`.
+        share: f32,
+        /// How they are chosen.
+        method: PruneMethod,
+    },
+    /// Single weights of every matrix. Their zeros are stored as other weights are.
+    Weights(Sparsity),
 }
 
 /// What decides how each matrix is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
+    /// Everything as it is, but for matrices that are changed by what is removed: those are
+    /// rounded to the type that they have.
+    AsGiven,
     /// The type of the layers' matrices; embedding and head stay as they are. A matrix whose
     /// columns are not whole blocks of it takes the type of 32 columns that is nearest above it in
     /// bits.
@@ -57,6 +86,8 @@ pub enum Work {
     Measuring,
     /// Making the result.
     Compressing,
+    /// Finding out how far from the model as given each width is.
+    Judging,
 }
 
 /// How far it is.
@@ -64,9 +95,9 @@ pub enum Work {
 pub struct Progress {
     /// With what.
     pub work: Work,
-    /// Layers done.
+    /// Layers done, or chunks of the text.
     pub layers_done: usize,
-    /// Layers of the model.
+    /// Layers of the model, or chunks of the text.
     pub layers: usize,
 }
 
@@ -94,6 +125,10 @@ pub struct Report {
     /// The divergence from the model as given that the plan for a number of bytes foresaw, nats: a
     /// sum of what each matrix costs alone when it is rounded to the nearest.
     pub divergence_expected: Option<f64>,
+    /// What became of each layer.
+    pub layers: Vec<LayerReport>,
+    /// The widths at which it can run, the whole one first; none if it was not made for several.
+    pub widths: Vec<WidthReport>,
 }
 
 /// Compresses `source`; `keys` are the metadata of the result but for the feed-forward width.
@@ -108,48 +143,65 @@ pub fn compress<'a>(
     source: &TensorSource,
     keys: impl Iterator<Item = (&'a str, &'a Value)>,
     options: &Options,
-    compute: &Compute,
+    compute: &Arc<Compute>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(GgufWriter<'static>, Report), CompressError> {
     let config = source.config();
     config.check_complete(source)?;
-    let keep = kept_neurons(config.ffn_dim, options.prune_neurons)?;
-    let mut sequences = sequences(source, options)?;
-    let is_pruned = keep < config.ffn_dim;
-    if is_pruned && sequences.is_none() && options.method != PruneMethod::Magnitude {
-        return Err(CompressError::NeedsText("this way to choose neurons"));
-    }
-    let mut out = Out { writer: GgufWriter::new(), weights: 0, bytes: 0 };
-    let width = format!("{}.feed_forward_length", config.architecture.name());
-    for (key, value) in keys {
-        if key == "general.file_type" {
-            // It names the mix of types that the file had.
-            continue;
-        }
-        if *value == Value::Skipped {
-            return Err(CompressError::Key(key.to_owned()));
-        }
-        let value = if key == width { Value::Uint(keep as u64) } else { value.clone() };
+    let cut = Cut::new(source, options)?;
+    let text = Text::of(options)?;
+    let mut sequences = sequences(source, text.calibration)?;
+    let mut out = Out::new();
+    for key in kept_keys(keys, config, &cut) {
+        let (key, value) = key?;
         out.writer.key(key, value);
     }
-    let plan = match options.target {
-        Target::Type(ty) => Plan::layers_in(ty, config, keep),
-        Target::Bytes(bytes) => {
+    let elastic = Elastic::of(&cut, config);
+    elastic.reserve(&mut out.writer);
+    let resume = options.resume.as_deref().map(|at| Resume::open(at, source, options));
+    let resume = resume.transpose()?;
+    let known = resume.as_ref().and_then(|at| at.get("plan"));
+    let known = known.and_then(|text| Plan::parse(&String::from_utf8(text).ok()?));
+    let plan = match (known, options.target) {
+        (Some(plan), _) => plan,
+        (None, Target::AsGiven) => Plan::as_given(source, &cut)?,
+        (None, Target::Type(ty)) => Plan::layers_in(ty, config, cut.neurons(config))?,
+        (None, Target::Bytes(bytes)) => {
             let vectors = vectors(source);
             let kept = (&out.writer, &vectors[..]);
-            Plan::within(bytes, source, kept, keep, &options.calibration, compute, progress)?
+            Plan::within(bytes, source, kept, &cut, &options.calibration, compute, progress)?
         }
     };
+    if let Some(resume) = &resume {
+        resume.put("plan", plan.to_text().as_bytes())?;
+    }
+    if matches!(cut, Cut::Weights(_)) {
+        plan.check_zeros()?;
+    }
     let rope_factors = source.tensor("rope_freqs.weight").map(|_| "rope_freqs.weight");
     for name in ["output_norm.weight"].into_iter().chain(rope_factors) {
         out.copy(source, name)?;
     }
-    let kept = is_pruned.then_some(Keep { neurons: keep, method: options.method });
-    for layer_idx in 0..config.n_layers {
-        out.vectors(source, layer_idx)?;
+    out.flush();
+    let mut layers = Vec::with_capacity(config.n_layers);
+    if let Some((done, states)) = resume.as_ref().and_then(Resume::read) {
+        for Done { tensors, zeros, report } in done {
+            out.add(tensors, zeros);
+            layers.push(report);
+        }
+        if let Some((text, states)) = sequences.as_mut().zip(states) {
+            text.resume(states);
+        }
+    }
+    for layer_idx in layers.len()..config.n_layers {
         let (mut layer, text) = (FloatLayer::read(source, layer_idx)?, sequences.as_mut());
-        let store = Store { source, layer_idx, plan: &plan, keep: kept, compute };
-        out.layer(&store, &mut layer, text)?;
+        let store = Store { source, layer_idx, plan: &plan, cut: &cut, compute };
+        let done = out.layer(&store, &mut layer, text)?;
+        if let Some(resume) = &resume {
+            resume.layer(layer_idx, &done, sequences.as_ref().map(Sequences::states))?;
+        }
+        out.add(done.tensors, done.zeros);
+        layers.push(done.report);
         progress(Progress {
             work: Work::Compressing,
             layers_done: layer_idx + 1,
@@ -157,20 +209,41 @@ pub fn compress<'a>(
         });
     }
     out.tables(source, &plan, sequences.as_ref(), compute)?;
+    out.flush();
+    let widths = elastic.measure(source, &mut out.writer, text.held_out, compute, progress)?;
     let (before_weights, before_bytes) = size_of(source)?;
     let report = Report {
         bytes: out.bytes,
         bits_per_weight: bits(out.bytes, out.weights),
-        neurons_after_over_before: keep as f64 / config.ffn_dim as f64,
-        weights_after_over_before: out.weights as f64 / before_weights as f64,
+        neurons_after_over_before: cut.neurons(config) as f64 / config.ffn_dim as f64,
+        weights_after_over_before: (out.weights - out.zeros) as f64 / before_weights as f64,
         bits_before: bits(before_bytes, before_weights),
         bits_after: bits(out.bytes, out.weights),
         calibration_tokens: sequences.map_or(0, |text| text.tokens()),
         matrices: plan.counts(),
         is_tied_anew: plan.is_tied_anew,
         divergence_expected: plan.expected,
+        layers,
+        widths,
     };
     Ok((out.writer, report))
+}
+
+/// The keys of the result.
+fn kept_keys<'a>(
+    keys: impl Iterator<Item = (&'a str, &'a Value)>,
+    config: &ModelConfig,
+    cut: &Cut,
+) -> impl Iterator<Item = Result<(&'a str, Value), CompressError>> {
+    let width = format!("{}.feed_forward_length", config.architecture.name());
+    let neurons = cut.neurons(config) as u64;
+    // The type names the mix of types that the file had; widths are those of this result.
+    let is_kept = |key: &str| key != "general.file_type" && !elastic::KEYS.contains(&key);
+    keys.filter(move |(key, _)| is_kept(key)).map(move |(key, value)| match value {
+        Value::Skipped => Err(CompressError::Key(key.to_owned())),
+        _ if key == width => Ok((key, Value::Uint(neurons))),
+        value => Ok((key, value.clone())),
+    })
 }
 
 fn bits(bytes: u64, weights: u64) -> f64 {
@@ -187,19 +260,6 @@ fn size_of(source: &TensorSource) -> Result<(u64, u64), CompressError> {
     Ok((weights, bytes))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a count of neurons")]
-fn kept_neurons(neurons: usize, share: f32) -> Result<usize, CompressError> {
-    if !(0.0..1.0).contains(&share) {
-        return Err(CompressError::Share { share });
-    }
-    if share == 0.0 {
-        return Ok(neurons);
-    }
-    let keep = (neurons as f32 * (1.0 - share)) as usize;
-    let keep = (keep + NEURONS_MULTIPLE / 2) / NEURONS_MULTIPLE * NEURONS_MULTIPLE;
-    Ok(keep.clamp(NEURONS_MULTIPLE.min(neurons), neurons))
-}
-
 /// The norms, biases and RoPE factors, which are copied.
 fn vectors(source: &TensorSource) -> Vec<TensorInfo> {
     let specs = source.config().all_tensors().filter(|spec| spec.rows == 1);
@@ -208,22 +268,64 @@ fn vectors(source: &TensorSource) -> Vec<TensorInfo> {
     present.map(|tensor| tensor.info.clone()).collect()
 }
 
+/// What the tokens of the text are for.
+struct Text<'a> {
+    /// Whole sequences.
+    calibration: &'a [u32],
+    /// Whole sequences that widths are judged by, if there are any.
+    held_out: &'a [u32],
+}
+
+impl<'a> Text<'a> {
+    fn of(options: &'a Options) -> Result<Self, CompressError> {
+        const { assert!(TOKENS_MIN <= SEQUENCE, "one sequence is long enough to measure") };
+        let tokens = &options.calibration[..];
+        if tokens.is_empty() {
+            return match options.needs_text() {
+                Some(what) => Err(CompressError::NeedsText(what)),
+                None => Ok(Self { calibration: tokens, held_out: tokens }),
+            };
+        }
+        let needed = if options.widths.is_empty() { SEQUENCE } else { 2 * SEQUENCE };
+        if tokens.len() < needed || options.sequences_max == 0 {
+            return Err(CompressError::TextTooShort { tokens: tokens.len(), needed });
+        }
+        let all = tokens.len() / SEQUENCE;
+        let held_out = if options.widths.is_empty() { 0 } else { HELD_OUT.min(all / 2) };
+        let used = options.sequences_max.min(all - held_out);
+        let (calibration, rest) = tokens.split_at(used * SEQUENCE);
+        Ok(Self { calibration, held_out: &rest[..held_out * SEQUENCE] })
+    }
+}
+
+impl Options {
+    /// What needs a text, if anything does.
+    fn needs_text(&self) -> Option<&'static str> {
+        let is_pruned = |share: f32| share > 0.0 || !self.widths.is_empty();
+        match (self.pruning, self.target) {
+            (_, Target::Bytes(_)) => Some("a budget of bytes"),
+            (Pruning::Neurons { share, method }, _)
+                if is_pruned(share) && method != PruneMethod::Magnitude =>
+            {
+                Some("this way to choose neurons")
+            }
+            (Pruning::Weights(sparsity), _) if sparsity.method != SparseMethod::Magnitude => {
+                Some("this way to choose weights")
+            }
+            _ if !self.widths.is_empty() => Some("judging widths"),
+            _ => None,
+        }
+    }
+}
+
 /// The calibration text as embeddings.
-fn sequences(source: &TensorSource, options: &Options) -> Result<Option<Sequences>, CompressError> {
-    let (config, tokens) = (source.config(), &options.calibration);
+fn sequences(source: &TensorSource, tokens: &[u32]) -> Result<Option<Sequences>, CompressError> {
+    let config = source.config();
     if tokens.is_empty() {
-        return match options.target {
-            Target::Type(_) => Ok(None),
-            Target::Bytes(_) => Err(CompressError::NeedsText("a budget of bytes")),
-        };
+        return Ok(None);
     }
-    const { assert!(TOKENS_MIN <= SEQUENCE, "a text of one sequence is long enough to measure") };
-    if tokens.len() < SEQUENCE || options.sequences_max == 0 {
-        return Err(CompressError::TextTooShort { tokens: tokens.len(), needed: SEQUENCE });
-    }
-    let n = (tokens.len() / SEQUENCE).min(options.sequences_max);
     let embed = source.require_shape(EMBED, config.vocab_size, config.dim)?;
-    let mut states = Array2::zeros((n * SEQUENCE, config.dim));
+    let mut states = Array2::zeros((tokens.len(), config.dim));
     for (mut state, &token) in states.rows_mut().into_iter().zip(tokens) {
         let row = embed.row(token as usize)?;
         state.iter_mut().zip(row).for_each(|(to, from)| *to = from);

@@ -1,5 +1,7 @@
 //! What can go wrong.
 
+use std::path::PathBuf;
+
 use atoll_model::{BlockType, ModelError};
 
 /// An error in what was asked for or in the model.
@@ -24,6 +26,41 @@ pub enum CompressError {
     Share {
         /// What was asked for.
         share: f32,
+    },
+    /// Groups of weights that cannot be: their length does not divide the columns, or they are no
+    /// groups.
+    #[error("{kept} of every {of} weights cannot stay in the {cols} columns of {name}")]
+    Group {
+        /// The matrix.
+        name: String,
+        /// Weights that stay.
+        kept: usize,
+        /// Weights of a group.
+        of: usize,
+        /// Its columns.
+        cols: usize,
+    },
+    /// Weights are to be 0 in a type that has no 0.
+    #[error("{} cannot hold a weight of exactly 0", .0.name())]
+    NoZero(BlockType),
+    /// Two wishes that exclude each other.
+    #[error("{0} cannot be had together with {1}")]
+    Together(&'static str, &'static str),
+    /// A width at which a layer cannot run.
+    #[error("{share} of {neurons} neurons is no width, or not narrower than the one before it")]
+    Width {
+        /// What was asked for.
+        share: f32,
+        /// Neurons that stay.
+        neurons: usize,
+    },
+    /// What has been done so far cannot be kept.
+    #[error("cannot write {path}: {source}")]
+    Work {
+        /// Where.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
     },
     /// A method that needs a calibration text, and there is none.
     #[error("{0} needs a calibration text")]

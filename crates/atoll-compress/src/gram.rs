@@ -41,6 +41,21 @@ impl Gram {
         });
     }
 
+    /// That of the columns `columns` alone, in this order.
+    ///
+    /// # Panics
+    /// If there is no such column.
+    #[must_use]
+    pub fn select(&self, columns: &[usize]) -> Self {
+        let n = columns.len();
+        let upper = Array2::from_shape_fn((n, n), |(i, j)| {
+            let (i, j) = (columns[i], columns[j]);
+            self.upper[[i.min(j), i.max(j)]]
+        });
+        let sums = columns.iter().map(|&column| self.sums[column]).collect();
+        Self { upper, sums, rows: self.rows }
+    }
+
     /// Columns.
     #[must_use]
     pub fn n(&self) -> usize {
@@ -92,6 +107,11 @@ mod tests {
         gram.add(x.slice(s![3.., ..]), &pool);
         let want = x.t().dot(&x) / 7.0;
         assert!(gram.mean().iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4));
+        let some = [129, 3, 64];
+        let selected = gram.select(&some).mean();
+        for ((i, j), value) in selected.indexed_iter() {
+            assert!((value - want[[some[i], some[j]]]).abs() < 1e-4, "{i}, {j}");
+        }
         for (j, variance) in gram.variances().into_iter().enumerate() {
             assert!((variance - x.column(j).var(0.0)).abs() < 1e-3, "column {j}");
         }

@@ -57,6 +57,12 @@ impl Shape {
         }
     }
 
+    /// Whether a weight of exactly 0 can be stored beside others, whatever the scale.
+    pub(crate) const fn has_zero(&self) -> bool {
+        let spans_zero = matches!(self.levels, Levels::Uniform(min, max) if min <= 0 && max >= 0);
+        spans_zero && !self.has_offsets
+    }
+
     /// The shape of a type of [`TYPES`].
     pub(crate) fn of(ty: BlockType) -> Option<Self> {
         let shape =

@@ -21,6 +21,8 @@
 mod allocate;
 mod calibrate;
 mod compress;
+mod cut;
+mod elastic;
 mod error;
 mod floats;
 mod gram;
@@ -30,14 +32,20 @@ mod out;
 mod pack;
 mod plan;
 mod prune;
+mod resume;
 mod round;
 mod search;
 mod sensitivity;
+mod sparsify;
 
 #[cfg(test)]
 mod tests;
 
-pub use compress::{Options, Progress, Report, Target, Work, compress};
+pub use compress::{Options, Progress, Pruning, Report, Target, Work, compress};
+pub use elastic::WidthReport;
 pub use error::CompressError;
 pub use gram::Gram;
+pub use out::LayerReport;
 pub use prune::PruneMethod;
+pub use resume::forget;
+pub use sparsify::{Pattern, SparseMethod, Sparsity};

@@ -81,13 +81,33 @@ fn divide_rows(rows: &mut ArrayViewMut2<'_, f32>, l: ArrayView2<'_, f32>) {
 pub(crate) fn solve(l: &Array2<f32>, b: &mut Array2<f32>, pool: &Pool) {
     let mut panels: Vec<_> = b.axis_chunks_iter_mut(Axis(1), PANEL).collect();
     pool.for_each(&mut panels, |b| {
-        forward(l, b);
-        backward(l, b);
+        forward(l.view(), b);
+        backward(l.view(), b);
     });
 }
 
+/// The inverse of `a`, (n, n), given `L` of `a = L Lᵀ`. What stands above a column's own row is
+/// that of another, so that each is solved in the rows from its own on alone.
+pub(crate) fn inverse(l: &Array2<f32>, pool: &Pool) -> Array2<f32> {
+    let n = l.nrows();
+    let mut inverse = Array2::eye(n);
+    let panels = inverse.axis_chunks_iter_mut(Axis(1), PANEL).enumerate();
+    pool.for_each(&mut panels.collect::<Vec<_>>(), |(idx, panel)| {
+        let from = *idx * PANEL;
+        let (l, mut here) = (l.slice(s![from.., from..]), panel.slice_mut(s![from.., ..]));
+        forward(l, &mut here);
+        backward(l, &mut here);
+    });
+    for i in 0..n {
+        for j in i + 1..n {
+            inverse[[i, j]] = inverse[[j, i]];
+        }
+    }
+    inverse
+}
+
 /// `b ← L⁻¹ b`.
-fn forward(l: &Array2<f32>, b: &mut ArrayViewMut2<'_, f32>) {
+fn forward(l: ArrayView2<'_, f32>, b: &mut ArrayViewMut2<'_, f32>) {
     let n = l.nrows();
     for from in (0..n).step_by(BLOCK) {
         let to = (from + BLOCK).min(n);
@@ -106,7 +126,7 @@ fn forward(l: &Array2<f32>, b: &mut ArrayViewMut2<'_, f32>) {
 }
 
 /// `b ← L⁻ᵀ b`.
-fn backward(l: &Array2<f32>, b: &mut ArrayViewMut2<'_, f32>) {
+fn backward(l: ArrayView2<'_, f32>, b: &mut ArrayViewMut2<'_, f32>) {
     let n = l.nrows();
     for from in (0..n).step_by(BLOCK).rev() {
         let to = (from + BLOCK).min(n);
@@ -125,21 +145,23 @@ fn backward(l: &Array2<f32>, b: &mut ArrayViewMut2<'_, f32>) {
 }
 
 /// The unit upper triangle `U` of `h = U D Uᵀ`, (n, n): what the error of a column weighs in the
-/// columns after it, or nothing if `h` is not positive definite.
-pub(crate) fn feedback(h: &Array2<f32>, pool: &Pool) -> Option<Array2<f32>> {
+/// columns after it; and `D`, (n): what an error of a column costs once those after it have made
+/// good what they can. Nothing if `h` is not positive definite.
+pub(crate) fn feedback(h: &Array2<f32>, pool: &Pool) -> Option<(Array2<f32>, Vec<f32>)> {
     let n = h.nrows();
     let mut reversed = h.slice(s![..;-1, ..;-1]).to_owned();
     if !cholesky(&mut reversed, pool) {
         return None;
     }
     let mut upper = Array2::zeros((n, n));
+    let pivots = reversed.diag().iter().rev().map(|d| d * d).collect();
     for j in 0..n {
         let by = 1.0 / reversed[[n - 1 - j, n - 1 - j]];
         for i in 0..=j {
             upper[[i, j]] = reversed[[n - 1 - i, n - 1 - j]] * by;
         }
     }
-    Some(upper)
+    Some((upper, pivots))
 }
 
 #[cfg(test)]
@@ -170,10 +192,25 @@ mod tests {
     }
 
     #[test]
+    fn an_inverse_times_its_matrix_is_one() {
+        let pool = Pool::new(2).expect("threads");
+        for n in [1, 64, 130, 300] {
+            let a = positive(n);
+            let mut l = a.clone();
+            assert!(cholesky(&mut l, &pool));
+            let one = a.dot(&inverse(&l, &pool));
+            for ((i, j), value) in one.indexed_iter() {
+                let want = if i == j { 1.0 } else { 0.0 };
+                assert!((value - want).abs() < 1e-2, "{n}: {i}, {j}: {value}");
+            }
+        }
+    }
+
+    #[test]
     fn feedback_factors_the_matrix() {
         let pool = Pool::new(2).expect("threads");
         let h = positive(150);
-        let u = feedback(&h, &pool).expect("positive definite");
+        let (u, pivots) = feedback(&h, &pool).expect("positive definite");
         assert!(u.diag().iter().all(|&d| (d - 1.0).abs() < 1e-6));
         // U⁻¹ h U⁻ᵀ is diagonal: with x = U e_j as columns, h = U D Uᵀ for some D.
         let mut d = vec![0.0f32; 150];
@@ -181,6 +218,7 @@ mod tests {
             let after: f32 = (j + 1..150).map(|k| u[[j, k]] * u[[j, k]] * d[k]).sum();
             d[j] = h[[j, j]] - after;
         }
+        assert!(d.iter().zip(&pivots).all(|(p, q)| (p - q).abs() < 1e-2));
         let mut scaled = u.clone();
         for mut row in scaled.rows_mut() {
             row.iter_mut().zip(&d).for_each(|(value, d)| *value *= d);

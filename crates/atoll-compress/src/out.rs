@@ -1,31 +1,26 @@
 //! The result in the making: matrices are rounded or kept, and written down.
 
 use atoll_model::{Compute, GgufWriter, TensorInfo, TensorSource};
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
+use serde::Serialize;
 
 use crate::calibrate::Sequences;
+use crate::cut::Cut;
 use crate::error::CompressError;
 use crate::floats::{FloatLayer, matrix_name};
 use crate::gram::Gram;
 use crate::plan::{EMBED, Plan, Way};
-use crate::prune::{PruneMethod, prune};
-use crate::round::{Columns, round};
+use crate::prune::prune;
+use crate::resume::Done;
+use crate::round::{Columns, Zeros, round};
 use crate::sensitivity::head_name;
-
-/// How many neurons of the feed-forward block are kept, and how they are chosen.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Keep {
-    pub(crate) neurons: usize,
-    pub(crate) method: PruneMethod,
-}
 
 /// Where a layer's matrices come from and how they are stored.
 pub(crate) struct Store<'a> {
     pub(crate) source: &'a TensorSource,
     pub(crate) layer_idx: usize,
     pub(crate) plan: &'a Plan,
-    /// If neurons are removed first.
-    pub(crate) keep: Option<Keep>,
+    pub(crate) cut: &'a Cut,
     pub(crate) compute: &'a Compute,
 }
 
@@ -33,28 +28,71 @@ impl Store<'_> {
     fn name(&self, kind: &str) -> String {
         matrix_name(self.layer_idx, kind)
     }
+
+    fn rounds(&self, kind: &str) -> bool {
+        matches!(self.plan.way(&self.name(kind)), Way::Round(_))
+    }
 }
 
 /// The result in the making.
 pub(crate) struct Out {
     pub(crate) writer: GgufWriter<'static>,
     pub(crate) weights: u64,
+    /// Those that were set to 0.
+    pub(crate) zeros: u64,
     pub(crate) bytes: u64,
+    pending: Pending,
+}
+
+/// Tensors that are finished and not in the writer yet.
+#[derive(Debug, Default)]
+struct Pending {
+    tensors: Vec<(TensorInfo, Vec<u8>)>,
+    zeros: u64,
+}
+
+/// What became of a layer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LayerReport {
+    /// Bytes of its tensors.
+    pub bytes: u64,
+    /// Bytes that they had.
+    pub bytes_before: u64,
+    /// Feed-forward neurons that stay.
+    pub neurons: usize,
+    /// Share of the energy of the feed-forward block's output that pruning its neurons lost, on the
+    /// calibration text.
+    pub lost_by_pruning: Option<f64>,
 }
 
 impl Out {
+    pub(crate) fn new() -> Self {
+        let pending = Pending::default();
+        Self { writer: GgufWriter::new(), weights: 0, zeros: 0, bytes: 0, pending }
+    }
+
     fn push(&mut self, info: TensorInfo, bytes: Vec<u8>) {
-        self.weights += (info.rows * info.cols) as u64;
-        self.bytes += bytes.len() as u64;
-        self.writer.tensor(info, bytes);
+        self.pending.tensors.push((info, bytes));
+    }
+
+    /// Writes tensors down, of whose weights `zeros` were set to 0.
+    pub(crate) fn add(&mut self, tensors: Vec<(TensorInfo, Vec<u8>)>, zeros: u64) {
+        self.zeros += zeros;
+        for (info, bytes) in tensors {
+            self.weights += (info.rows * info.cols) as u64;
+            self.bytes += bytes.len() as u64;
+            self.writer.tensor(info, bytes);
+        }
+    }
+
+    /// Writes down what is finished.
+    pub(crate) fn flush(&mut self) {
+        let Pending { tensors, zeros } = std::mem::take(&mut self.pending);
+        self.add(tensors, zeros);
     }
 
     /// Copies the norms and biases of a layer.
-    pub(crate) fn vectors(
-        &mut self,
-        source: &TensorSource,
-        layer_idx: usize,
-    ) -> Result<(), CompressError> {
+    fn vectors(&mut self, source: &TensorSource, layer_idx: usize) -> Result<(), CompressError> {
         let specs = source.config().layer_tensors(layer_idx);
         specs
             .iter()
@@ -62,15 +100,17 @@ impl Out {
             .try_for_each(|spec| self.copy(source, &spec.name))
     }
 
-    /// Stores every matrix of `layer`, the feed-forward block pruned first if neurons are removed,
-    /// leaves in it what the result stands for, and takes `text` through that.
+    /// Makes every vector and matrix of `layer`, the feed-forward block pruned first if neurons are
+    /// removed, leaves in it what the result stands for, and takes `text` through that.
     pub(crate) fn layer(
         &mut self,
         store: &Store<'_>,
         layer: &mut FloatLayer,
         mut text: Option<&mut Sequences>,
-    ) -> Result<(), CompressError> {
+    ) -> Result<Done, CompressError> {
+        self.vectors(store.source, store.layer_idx)?;
         let (config, compute) = (store.source.config(), store.compute);
+        let mut kept = None;
         let pool = &compute.pool;
         let moments = |inputs: &Option<Array2<f32>>, text: &Option<&mut Sequences>| {
             text.as_ref().zip(inputs.as_ref()).map(|(text, inputs)| text.moments(inputs, pool))
@@ -79,13 +119,13 @@ impl Out {
         let inputs = text.as_ref().map(|text| text.attention_inputs(layer, config, pool));
         let FloatLayer { q, k, v, .. } = &mut *layer;
         let qkv = [("attn_q", q), ("attn_k", k), ("attn_v", v)];
-        self.siblings(store, qkv, &|| moments(&inputs, &text))?;
+        self.siblings(store, qkv, None, &|| moments(&inputs, &text))?;
 
         let attended = |(text, inputs): (&&mut Sequences, &Array2<f32>)| {
             text.attended(layer, inputs, config, compute)
         };
         let inputs = text.as_ref().zip(inputs.as_ref()).map(attended);
-        self.siblings(store, [("attn_output", &mut layer.o)], &|| moments(&inputs, &text))?;
+        self.siblings(store, [("attn_output", &mut layer.o)], None, &|| moments(&inputs, &text))?;
         if let (Some(text), Some(inputs)) = (&mut text, &inputs) {
             text.add(inputs, &layer.o, pool);
         }
@@ -95,35 +135,63 @@ impl Out {
             let both = text.as_ref().zip(inputs.as_ref());
             both.map(|(text, inputs)| text.neurons(layer, inputs, pool))
         };
-        if let Some(Keep { neurons: n, method }) = store.keep {
-            let seen = moments(&neurons(layer, &text), &text);
-            prune(&store.name("ffn_down"), layer, n, method, seen.as_ref(), pool)?;
+        let mut seen = None;
+        if let Cut::Neurons { widths, method } = store.cut {
+            let values = neurons(layer, &text);
+            let gram = moments(&values, &text);
+            let name = store.name("ffn_down");
+            let stays = prune(&name, layer, widths, *method, gram.as_ref(), pool)?;
+            if !["ffn_gate", "ffn_up"].iter().any(|kind| store.rounds(kind)) {
+                // What stays says what it said.
+                let values = values.map(|values| values.select(Axis(1), &stays.neurons));
+                seen = values.zip(gram.map(|gram| gram.select(&stays.neurons)));
+            }
+            kept = Some(stays);
         }
         let FloatLayer { gate, up, .. } = &mut *layer;
         let both = [("ffn_gate", gate), ("ffn_up", up)];
-        self.siblings(store, both, &|| moments(&inputs, &text))?;
+        let rows = kept.as_ref().map(|kept| &kept.neurons[..]);
+        self.siblings(store, both, rows, &|| moments(&inputs, &text))?;
 
-        let inputs = neurons(layer, &text);
-        self.siblings(store, [("ffn_down", &mut layer.down)], &|| moments(&inputs, &text))?;
+        let (inputs, gram) = match seen {
+            Some((values, gram)) => (Some(values), Some(gram)),
+            None => (neurons(layer, &text), None),
+        };
+        let of_inputs = || gram.clone().or_else(|| moments(&inputs, &text));
+        self.siblings(store, [("ffn_down", &mut layer.down)], None, &of_inputs)?;
         if let (Some(text), Some(inputs)) = (text, inputs) {
             text.add(&inputs, &layer.down, pool);
         }
-        Ok(())
+        let specs = config.layer_tensors(store.layer_idx);
+        let before = specs.iter().map(|spec| Ok(store.source.require(&spec.name)?.bytes.len()));
+        let bytes_before = before.sum::<Result<usize, CompressError>>()? as u64;
+        let Pending { tensors, zeros } = std::mem::take(&mut self.pending);
+        let report = LayerReport {
+            bytes: tensors.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
+            bytes_before,
+            neurons: layer.gate.nrows(),
+            lost_by_pruning: kept.and_then(|kept| kept.lost),
+        };
+        Ok(Done { tensors, zeros, report })
     }
 
     /// Stores matrices of a layer that share an input, by what `moments` it has, and leaves in them
-    /// what the result stands for.
+    /// what the result stands for. Of those that stay as they are, `kept_rows` do, if it says so.
     fn siblings<const N: usize>(
         &mut self,
         store: &Store<'_>,
         matrices: [(&str, &mut Array2<f32>); N],
+        kept_rows: Option<&[usize]>,
         moments: &dyn Fn() -> Option<Gram>,
     ) -> Result<(), CompressError> {
         let mut columns: Option<Columns> = None;
         for (kind, matrix) in matrices {
             let name = store.name(kind);
             let Way::Round(dtype) = store.plan.way(&name) else {
-                self.copy(store.source, &name)?;
+                match kept_rows {
+                    Some(kept) => self.copy_rows(store.source, &name, kept)?,
+                    None => self.copy(store.source, &name)?,
+                }
                 continue;
             };
             let (rows, cols) = matrix.dim();
@@ -134,7 +202,16 @@ impl Out {
                     None => Columns::alike(cols),
                 }),
             };
-            let rounded = round(matrix, dtype, columns, &store.compute.pool)?;
+            let mut zeros = Zeros::Free;
+            if let Cut::Weights(sparsity) = store.cut {
+                sparsity.apply(matrix, columns, &store.compute.pool);
+                zeros = Zeros::Stay;
+            }
+            let rounded = round(matrix, dtype, zeros, columns, &store.compute.pool)?;
+            if zeros == Zeros::Stay {
+                self.pending.zeros +=
+                    rounded.values.iter().filter(|value| **value == 0.0).count() as u64;
+            }
             self.push(TensorInfo { name, dtype, rows, cols }, rounded.bytes);
             *matrix = rounded.values;
         }
@@ -193,7 +270,7 @@ impl Out {
                 values.extend(tensor.row(row)?);
             }
             let values = Array2::from_shape_vec((some.len(), cols), values).expect("whole rows");
-            bytes.extend(round(&values, dtype, columns, &compute.pool)?.bytes);
+            bytes.extend(round(&values, dtype, Zeros::Free, columns, &compute.pool)?.bytes);
         }
         self.push(TensorInfo { dtype, ..info }, bytes);
         Ok(())
@@ -204,7 +281,23 @@ impl Out {
         self.push(tensor.info.clone(), tensor.bytes.to_vec());
         Ok(())
     }
+
+    /// Copies some rows of a matrix, in the order of `rows`.
+    fn copy_rows(
+        &mut self,
+        source: &TensorSource,
+        name: &str,
+        rows: &[usize],
+    ) -> Result<(), CompressError> {
+        let tensor = source.require(name)?;
+        let row_bytes = tensor.info.dtype.row_bytes(tensor.info.cols);
+        let bytes = rows.iter().flat_map(|row| &tensor.bytes[row * row_bytes..][..row_bytes]);
+        let info = TensorInfo { rows: rows.len(), ..tensor.info.clone() };
+        self.push(info, bytes.copied().collect());
+        Ok(())
+    }
 }
+
 #[cfg(test)]
 mod tests {
     use crate::floats::KINDS;
@@ -227,18 +320,23 @@ mod tests {
             Sequences::new(states, 64, Rope::new(&config.rope).table(0..64))
         };
         let given = FloatLayer::read(&source, 0).expect("a layer");
-        let plan = Plan::layers_in(ty, &config, config.ffn_dim);
+        let plan = Plan::layers_in(ty, &config, config.ffn_dim).expect("a type");
         let (mut seen, mut layer) = (text(), given.clone());
-        let mut out = Out { writer: GgufWriter::new(), weights: 0, bytes: 0 };
-        let store =
-            Store { source: &source, layer_idx: 0, plan: &plan, keep: None, compute: &compute };
+        let mut out = Out::new();
+        let store = Store {
+            source: &source,
+            layer_idx: 0,
+            plan: &plan,
+            cut: &Cut::Nothing,
+            compute: &compute,
+        };
         out.layer(&store, &mut layer, Some(&mut seen)).expect("rounded");
 
         let (mut text, mut want) = (text(), given);
         let rounded = |text: &Sequences, inputs: &Array2<f32>, matrix: &mut Array2<f32>| {
             let h = text.moments(inputs, pool).mean();
             let columns = Columns::of_inputs("it", h, pool).expect("numbers");
-            *matrix = round(matrix, ty, &columns, pool).expect("a type").values;
+            *matrix = round(matrix, ty, Zeros::Free, &columns, pool).expect("a type").values;
         };
         let qkv = text.attention_inputs(&want, &config, pool);
         rounded(&text, &qkv, &mut want.q);

@@ -2,8 +2,48 @@
 //! stand in `atoll-kernels`, `own.rs`.
 
 use atoll_model::BlockType;
+use half::{bf16, f16};
+use ndarray::Array2;
 
 use crate::grid::Grid;
+
+/// A matrix as floats of `ty`, row-major, and what they stand for; nothing if `ty` has blocks.
+pub(crate) fn floats(ty: BlockType, w: &Array2<f32>) -> Option<(Vec<u8>, Array2<f32>)> {
+    let mut bytes = Vec::with_capacity(w.len() * ty.block_bytes());
+    let values = match ty {
+        BlockType::F32 => w.map(|value| {
+            bytes.extend(value.to_le_bytes());
+            *value
+        }),
+        BlockType::F16 => w.map(|value| {
+            let half = f16::from_f32(*value);
+            bytes.extend(half.to_le_bytes());
+            half.to_f32()
+        }),
+        BlockType::BF16 => w.map(|value| {
+            let half = bf16::from_f32(*value);
+            bytes.extend(half.to_le_bytes());
+            half.to_f32()
+        }),
+        BlockType::Q4_0
+        | BlockType::Q4_1
+        | BlockType::Q5_0
+        | BlockType::Q5_1
+        | BlockType::Q8_0
+        | BlockType::Q2K
+        | BlockType::Q3K
+        | BlockType::Q4K
+        | BlockType::Q5K
+        | BlockType::Q6K
+        | BlockType::IQ4NL
+        | BlockType::IQ4XS
+        | BlockType::E3
+        | BlockType::E4
+        | BlockType::E5
+        | BlockType::E6 => return None,
+    };
+    Some((bytes, values))
+}
 
 /// Writes a row of codes behind `out`, in blocks of `ty`.
 ///

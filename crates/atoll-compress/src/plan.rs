@@ -6,17 +6,22 @@ use atoll_model::{BlockType, Compute, GgufWriter, ModelConfig, TensorInfo, Tenso
 
 use crate::allocate::{Choice, allocate};
 use crate::compress::Progress;
+use crate::cut::Cut;
 use crate::error::CompressError;
 use crate::floats::{KINDS, matrix_name};
+use crate::grid::Shape;
 use crate::sensitivity::{TYPES, head_name, measure};
 
 /// The embedding's name.
 pub(crate) const EMBED: &str = "token_embd.weight";
 
+/// How the down projection's name ends.
+const DOWN: &str = "ffn_down.weight";
+
 /// How a matrix is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// As it is.
+    /// As it is; of a matrix whose rows are neurons, those that stay.
     Keep,
     /// Rounded to a type.
     Round(BlockType),
@@ -41,7 +46,17 @@ struct Item {
 
 impl Plan {
     /// Layers in `ty` (see [`fallback`]), embedding and head as they are.
-    pub(crate) fn layers_in(ty: BlockType, config: &ModelConfig, neurons: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`CompressError::Type`] for floats.
+    pub(crate) fn layers_in(
+        ty: BlockType,
+        config: &ModelConfig,
+        neurons: usize,
+    ) -> Result<Self, CompressError> {
+        if Shape::of(ty).is_none() {
+            return Err(CompressError::Type(ty));
+        }
         let mut ways = BTreeMap::new();
         for (name, (_, cols)) in matrices(config, neurons) {
             let ty = if cols.is_multiple_of(ty.block_len()) { ty } else { fallback(ty) };
@@ -50,11 +65,49 @@ impl Plan {
         for name in [EMBED, head_name(config)] {
             ways.insert(name.to_owned(), Way::Keep);
         }
-        Self { ways, is_tied_anew: false, expected: None }
+        Ok(Self { ways, is_tied_anew: false, expected: None })
+    }
+
+    /// Everything in the type that it has; only what `cut` changes is rounded again. Where single
+    /// weights become 0 and the type has no 0, it is Q8_0.
+    ///
+    /// # Errors
+    /// A missing tensor.
+    pub(crate) fn as_given(source: &TensorSource, cut: &Cut) -> Result<Self, CompressError> {
+        let config = source.config();
+        let mut ways = BTreeMap::new();
+        for (name, _) in matrices(config, config.ffn_dim) {
+            let dtype = source.require(&name)?.info.dtype;
+            let has_zero = Shape::of(dtype).is_none_or(|shape| shape.has_zero());
+            let way = match cut {
+                Cut::Weights(_) if has_zero => Way::Round(dtype),
+                Cut::Weights(_) => Way::Round(BlockType::Q8_0),
+                Cut::Neurons { .. } if name.ends_with(DOWN) => Way::Round(dtype),
+                Cut::Neurons { .. } | Cut::Nothing => Way::Keep,
+            };
+            ways.insert(name, way);
+        }
+        for name in [EMBED, head_name(config)] {
+            ways.insert(name.to_owned(), Way::Keep);
+        }
+        Ok(Self { ways, is_tied_anew: false, expected: None })
+    }
+
+    /// Checks that every matrix that is rounded can hold a 0.
+    ///
+    /// # Errors
+    /// [`CompressError::NoZero`].
+    pub(crate) fn check_zeros(&self) -> Result<(), CompressError> {
+        let rounded = self.ways.values().filter_map(|way| match way {
+            Way::Round(ty) => Some(*ty),
+            Way::Keep => None,
+        });
+        let without = |ty: &BlockType| Shape::of(*ty).is_some_and(|shape| !shape.has_zero());
+        rounded.into_iter().find(without).map_or(Ok(()), |ty| Err(CompressError::NoZero(ty)))
     }
 
     /// The ways that cost least in a file of at most `bytes_max` with the keys and tensors that
-    /// `writer` has and vectors `vectors`; `neurons` of the feed-forward neurons are left.
+    /// `writer` has and vectors `vectors`; `cut` is what is taken from the layers.
     ///
     /// # Errors
     /// [`CompressError::Budget`], and as [`measure`].
@@ -62,18 +115,24 @@ impl Plan {
         bytes_max: u64,
         source: &TensorSource,
         (writer, vectors): (&GgufWriter<'_>, &[TensorInfo]),
-        neurons: usize,
+        cut: &Cut,
         tokens: &[u32],
         compute: &Compute,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, CompressError> {
         let config = source.config();
+        let neurons = cut.neurons(config);
         let costs = measure(source, tokens, compute, progress)?;
         let mut layers = Vec::new();
         let shapes = matrices(config, neurons).collect::<Vec<_>>();
         for (idx, (name, shape)) in shapes.into_iter().enumerate() {
             let costs = &costs.layers[idx / KINDS.len()][idx % KINDS.len()];
-            layers.push(Item::of(source, &name, &name, shape, costs, 0.0)?);
+            let mut item = Item::of(source, &name, &name, shape, costs, 0.0)?;
+            if matches!(cut, Cut::Neurons { .. }) && name.ends_with(DOWN) {
+                item.refuse_as_given();
+                item.check(shape.1)?;
+            }
+            layers.push(item);
         }
         let shape = (config.vocab_size, config.dim);
         let sum: Vec<f64> = costs.embed.iter().zip(&costs.head).map(|(e, h)| e + h).collect();
@@ -98,6 +157,40 @@ impl Plan {
             }
         }
         best.map(|(_, plan)| plan).ok_or(CompressError::Budget { bytes: bytes_max, least })
+    }
+
+    /// As text, to be read again by [`Self::parse`].
+    pub(crate) fn to_text(&self) -> String {
+        let bits = self.expected.map_or_else(|| "-".to_owned(), |cost| cost.to_bits().to_string());
+        let mut text = format!("{} {bits}\n", self.is_tied_anew);
+        for (name, way) in &self.ways {
+            let way = match way {
+                Way::Keep => "-",
+                Way::Round(ty) => ty.name(),
+            };
+            text.extend([way, " ", name, "\n"]);
+        }
+        text
+    }
+
+    /// What [`Self::to_text`] wrote.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (first, rest) = text.split_once('\n')?;
+        let (is_tied_anew, bits) = first.split_once(' ')?;
+        let expected = match bits {
+            "-" => None,
+            bits => Some(f64::from_bits(bits.parse().ok()?)),
+        };
+        let ways = rest.lines().map(|line| {
+            let (way, name) = line.split_once(' ')?;
+            let way = match way {
+                "-" => Way::Keep,
+                ty => Way::Round(BlockType::all().find(|known| known.name() == ty)?),
+            };
+            Some((name.to_owned(), way))
+        });
+        let ways = ways.collect::<Option<_>>()?;
+        Some(Self { ways, is_tied_anew: is_tied_anew.parse().ok()?, expected })
     }
 
     /// How the matrix called `name` is stored.
@@ -132,8 +225,8 @@ impl Item {
     ) -> Result<Self, CompressError> {
         let info = source.require(from)?.info;
         let mut item = Self { name: name.to_owned(), ways: Vec::new(), choices: Vec::new() };
-        // A pruned matrix cannot be kept as it is.
-        let keep = ((info.rows, info.cols) == shape).then_some((Way::Keep, info.dtype, given));
+        // Of whole rows some can be kept as they are.
+        let keep = (info.cols == shape.1).then_some((Way::Keep, info.dtype, given));
         let rounded = TYPES.iter().zip(costs).map(|(&ty, cost)| (Way::Round(ty), ty, given + cost));
         for (way, dtype, cost) in keep.into_iter().chain(rounded) {
             if shape.1.is_multiple_of(dtype.block_len()) {
@@ -142,9 +235,23 @@ impl Item {
                 item.choices.push(Choice { bytes, cost });
             }
         }
-        match item.ways.is_empty() {
-            true => Err(CompressError::Columns { name: name.to_owned(), cols: shape.1 }),
-            false => Ok(item),
+        item.check(shape.1)?;
+        Ok(item)
+    }
+
+    /// Refuses a matrix of `cols` columns for which no way is left.
+    fn check(&self, cols: usize) -> Result<(), CompressError> {
+        match self.ways.is_empty() {
+            true => Err(CompressError::Columns { name: self.name.clone(), cols }),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes away the choice to leave it as it is: its numbers change.
+    fn refuse_as_given(&mut self) {
+        if self.ways.first() == Some(&Way::Keep) {
+            self.ways.remove(0);
+            self.choices.remove(0);
         }
     }
 }

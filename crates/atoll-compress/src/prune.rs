@@ -7,10 +7,12 @@ use ndarray::{Array2, Axis};
 use crate::error::CompressError;
 use crate::floats::FloatLayer;
 use crate::gram::Gram;
-use crate::linalg::{cholesky, damp, solve};
+use crate::linalg::{cholesky, damp, inverse, solve};
 
 /// Share of the mean of the diagonal that is added to it.
 const DAMPING: f32 = 0.01;
+/// What an error of a narrower width weighs beside one of the whole.
+const NARROWER: f32 = 0.1;
 /// Share of the neurons that are removed before the rest is scored again.
 const BATCH: f32 = 0.01;
 
@@ -28,51 +30,85 @@ pub enum PruneMethod {
     Sobs,
 }
 
-/// Keeps `keep` neurons of `layer`, given the second moments of the down projection's input, and
-/// returns which, ascending.
+/// What stays of a layer's feed-forward block.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// The neurons that stay, in their new order.
+    pub(crate) neurons: Vec<usize>,
+    /// Share of the energy of the down projection's output that is lost, by the moments; nothing
+    /// is known without them.
+    pub(crate) lost: Option<f64>,
+}
+
+/// Keeps the first of `widths` neurons of `layer`, given the second moments of the down
+/// projection's input. If there are more widths, which fall, the neurons are ordered so that the
+/// first of them, as many as each width says, are the narrower layer; otherwise they keep their
+/// order.
 ///
 /// # Errors
 /// [`CompressError::Inputs`] (naming `name`) if the moments are not finite.
 pub(crate) fn prune(
     name: &str,
     layer: &mut FloatLayer,
-    keep: usize,
+    widths: &[usize],
     method: PruneMethod,
     moments: Option<&Gram>,
     pool: &Pool,
-) -> Result<Vec<usize>, CompressError> {
+) -> Result<Kept, CompressError> {
     let needed = |what| moments.ok_or(CompressError::NeedsText(what));
     let bad = || CompressError::Inputs(name.to_owned());
-    let kept = match method {
-        PruneMethod::Magnitude => best(&magnitudes(layer), keep),
+    let (keep, least) = (widths[0], widths[widths.len() - 1]);
+    let mut kept = match method {
+        PruneMethod::Magnitude => ranked(&magnitudes(layer)),
         PruneMethod::Flap => {
             let columns = squares(&layer.down, Axis(0));
             let variances = needed("flap")?.variances();
             let scores: Vec<f32> = columns.iter().zip(&variances).map(|(c, v)| c * v).collect();
-            best(&scores, keep)
+            ranked(&scores)
         }
         PruneMethod::Sobs => {
             let mut h = needed("sobs")?.mean();
             damp(&mut h, DAMPING);
-            let kept = surgeon(&layer.down, &h, keep, pool).ok_or_else(bad)?;
-            layer.down = repaired(&layer.down, &h, &kept, pool).ok_or_else(bad)?;
-            kept
+            surgeon(&layer.down, &h, least, pool).ok_or_else(bad)?
         }
     };
-    if method != PruneMethod::Sobs {
-        layer.down = layer.down.select(Axis(1), &kept);
+    kept.truncate(keep);
+    if widths.len() == 1 {
+        kept.sort_unstable();
     }
+    let given = std::mem::take(&mut layer.down);
+    layer.down = match (method, moments) {
+        (PruneMethod::Sobs, Some(moments)) => {
+            let mut h = moments.mean();
+            damp(&mut h, DAMPING);
+            repaired(&given, &h, &kept, widths, pool).ok_or_else(bad)?
+        }
+        (PruneMethod::Sobs | PruneMethod::Flap | PruneMethod::Magnitude, _) => {
+            given.select(Axis(1), &kept)
+        }
+    };
     layer.gate = layer.gate.select(Axis(0), &kept);
     layer.up = layer.up.select(Axis(0), &kept);
-    Ok(kept)
+    let lost = moments.map(|moments| lost_share(&given, &layer.down, &kept, &moments.mean()));
+    Ok(Kept { neurons: kept, lost })
 }
 
-/// The indices of the `keep` largest scores, ascending.
-fn best(scores: &[f32], keep: usize) -> Vec<usize> {
+/// `tr(ΔW H ΔWᵀ) / tr(W H Wᵀ)`, where `ΔW` is `given` less `now` in the columns `kept`.
+fn lost_share(given: &Array2<f32>, now: &Array2<f32>, kept: &[usize], h: &Array2<f32>) -> f64 {
+    let energy = |w: &Array2<f32>| -> f64 {
+        w.dot(h).iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    let mut off = given.clone();
+    for (column, &neuron) in now.columns().into_iter().zip(kept) {
+        off.column_mut(neuron).scaled_add(-1.0, &column);
+    }
+    energy(&off) / energy(given).max(1e-30)
+}
+
+/// The indices of scores from the largest down.
+fn ranked(scores: &[f32]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-    order.truncate(keep);
-    order.sort_unstable();
     order
 }
 
@@ -87,28 +123,32 @@ fn magnitudes(layer: &FloatLayer) -> Vec<f32> {
     gate.iter().zip(&up).zip(&down).map(|((g, u), d)| g + u + d).collect()
 }
 
-/// The neurons that stay when those are removed whose loss others can best make good.
+/// The neurons from the most needed down: first the `least` that stay when those are removed whose
+/// loss others can best make good, then those, the last removed first.
 ///
 /// With `A = H⁻¹`, removing neuron `j` and refitting the others costs `‖w_j‖² / A_jj`, where `w`
 /// is the down projection as refitted so far (Hassibi & Stork 1993, for whole columns).
 #[expect(clippy::cast_possible_truncation, reason = "a count of neurons")]
-fn surgeon(down: &Array2<f32>, h: &Array2<f32>, keep: usize, pool: &Pool) -> Option<Vec<usize>> {
+fn surgeon(down: &Array2<f32>, h: &Array2<f32>, least: usize, pool: &Pool) -> Option<Vec<usize>> {
     let mut alive: Vec<usize> = (0..h.nrows()).collect();
     let mut l = h.clone();
     if !cholesky(&mut l, pool) {
         return None;
     }
-    let mut inverse = Array2::eye(h.nrows());
-    solve(&l, &mut inverse, pool);
+    let mut inverse = inverse(&l, pool);
     drop(l);
     let mut w = down.clone();
     let batch = ((h.nrows() as f32 * BATCH) as usize).max(1);
-    while alive.len() > keep {
-        let remove = batch.min(alive.len() - keep);
-        let columns = squares(&w, Axis(0));
-        let scores: Vec<f32> =
-            columns.iter().zip(inverse.diag()).map(|(square, a)| -square / a.max(1e-30)).collect();
-        let gone = best(&scores, remove);
+    let needs = |w: &Array2<f32>, inverse: &Array2<f32>| -> Vec<f32> {
+        let columns = squares(w, Axis(0));
+        columns.iter().zip(inverse.diag()).map(|(square, a)| square / a.max(1e-30)).collect()
+    };
+    let mut removed = Vec::new();
+    while alive.len() > least {
+        let remove = batch.min(alive.len() - least);
+        let mut gone = ranked(&needs(&w, &inverse)).split_off(alive.len() - remove);
+        removed.extend(gone.iter().rev().map(|&i| alive[i]));
+        gone.sort_unstable();
         let stay: Vec<usize> =
             (0..alive.len()).filter(|i| gone.binary_search(i).is_err()).collect();
         let mut corner = inverse.select(Axis(0), &gone).select(Axis(1), &gone);
@@ -125,7 +165,8 @@ fn surgeon(down: &Array2<f32>, h: &Array2<f32>, keep: usize, pool: &Pool) -> Opt
         (w, inverse) = (kept_w, kept_inverse);
         alive = stay.into_iter().map(|i| alive[i]).collect();
     }
-    Some(alive)
+    let staying = ranked(&needs(&w, &inverse)).into_iter().map(|i| alive[i]);
+    Some(staying.chain(removed.into_iter().rev()).collect())
 }
 
 /// `a -= acrossᵀ rows`, by columns on the threads.
@@ -136,16 +177,31 @@ fn subtract_product(a: &mut Array2<f32>, across: &Array2<f32>, rows: &Array2<f32
     });
 }
 
-/// The down projection over the kept neurons that gives the least squared error: `W H_:K H_KK⁻¹`.
+/// The down projection over the kept neurons that gives the least squared error. For one width it
+/// is `W H_:K H_KK⁻¹`; for several, it is the one matrix whose first columns serve for each, the
+/// errors of the narrower ones weighed by [`NARROWER`].
 fn repaired(
     down: &Array2<f32>,
     h: &Array2<f32>,
     kept: &[usize],
+    widths: &[usize],
     pool: &Pool,
 ) -> Option<Array2<f32>> {
+    // How much the widths that have neuron `i` weigh together.
+    let weight = |i: usize| {
+        let others = widths[1..].iter().filter(|&&width| i < width).count();
+        1.0 + NARROWER * others as f32
+    };
+    let weights: Vec<f32> = (0..kept.len()).map(weight).collect();
     let columns = h.select(Axis(1), kept);
     let mut target = columns.t().dot(&down.t());
+    for (mut row, &by) in target.rows_mut().into_iter().zip(&weights) {
+        row.map_inplace(|value| *value *= by);
+    }
     let mut l = columns.select(Axis(0), kept);
+    for ((i, j), value) in l.indexed_iter_mut() {
+        *value *= weights[i.max(j)];
+    }
     if !cholesky(&mut l, pool) {
         return None;
     }
@@ -168,10 +224,13 @@ mod tests {
         let mut h = x.t().dot(&x) / 400.0;
         damp(&mut h, 1e-4);
         let down = Array2::from_shape_fn((8, 6), |(i, j)| ((i * 5 + j * 3) % 7) as f32 - 3.0);
-        let kept = surgeon(&down, &h, 5, &pool).expect("positive definite");
+        let mut kept = surgeon(&down, &h, 5, &pool).expect("positive definite");
+        assert_eq!(kept.len(), 6);
+        kept.truncate(5);
+        kept.sort_unstable();
         let gone: Vec<usize> = (0..6).filter(|j| !kept.contains(j)).collect();
         assert!([0, 1, 3].contains(&gone[0]), "{gone:?} carries something of its own");
-        let repaired = repaired(&down, &h, &kept, &pool).expect("positive definite");
+        let repaired = repaired(&down, &h, &kept, &[5], &pool).expect("positive definite");
         let want = x.dot(&down.t());
         let got = x.select(Axis(1), &kept).dot(&repaired.t());
         let lost = (&want - &got).mapv(|v| v * v).sum() / want.mapv(|v| v * v).sum();
@@ -179,8 +238,8 @@ mod tests {
     }
 
     #[test]
-    fn the_best_keep_their_order() {
-        assert_eq!(best(&[1.0, 5.0, 3.0, 4.0], 2), [1, 3]);
-        assert_eq!(best(&[1.0, 1.0, 1.0], 2), [0, 1]);
+    fn the_largest_come_first_and_equals_in_their_order() {
+        assert_eq!(ranked(&[1.0, 5.0, 3.0, 4.0]), [1, 3, 2, 0]);
+        assert_eq!(ranked(&[1.0, 1.0, 1.0]), [0, 1, 2]);
     }
 }

@@ -49,8 +49,12 @@ pub(crate) enum Columns {
         h: Array2<f32>,
         /// Its factor `U`.
         upper: Array2<f32>,
+        /// Its factor `D`.
+        pivots: Vec<f32>,
         /// Its diagonal.
         weights: Vec<f32>,
+        /// Its diagonal before it was damped.
+        squares: Vec<f32>,
     },
 }
 
@@ -69,9 +73,18 @@ impl Columns {
         mut h: Array2<f32>,
         pool: &Pool,
     ) -> Result<Self, CompressError> {
+        let squares = h.diag().to_vec();
         damp(&mut h, DAMPING);
-        let upper = feedback(&h, pool).ok_or_else(|| CompressError::Inputs(name.to_owned()))?;
-        Ok(Self::Together { weights: h.diag().to_vec(), h, upper })
+        let factors = feedback(&h, pool);
+        let (upper, pivots) = factors.ok_or_else(|| CompressError::Inputs(name.to_owned()))?;
+        Ok(Self::Together { weights: h.diag().to_vec(), h, upper, pivots, squares })
+    }
+
+    /// Mean squares of the inputs, (cols).
+    pub(crate) fn squares(&self) -> &[f32] {
+        match self {
+            Self::Apart(squares) | Self::Together { squares, .. } => squares,
+        }
     }
 
     /// What weighs columns where scales are sought.
@@ -82,6 +95,15 @@ impl Columns {
     }
 }
 
+/// What becomes of weights that are 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Zeros {
+    /// They are weights as others.
+    Free,
+    /// They stay 0; the type must have it.
+    Stay,
+}
+
 /// Rounds `w`, (rows, cols), to `ty`.
 ///
 /// # Errors
@@ -89,9 +111,13 @@ impl Columns {
 pub(crate) fn round(
     w: &Array2<f32>,
     ty: BlockType,
+    zeros: Zeros,
     columns: &Columns,
     pool: &Pool,
 ) -> Result<Rounded, CompressError> {
+    if let Some((bytes, values)) = pack::floats(ty, w) {
+        return Ok(Rounded { bytes, values });
+    }
     let shape = Shape::of(ty).ok_or(CompressError::Type(ty))?;
     let mut values = Array2::zeros(w.raw_dim());
     let mut packed: Vec<Vec<u8>> = vec![Vec::new(); w.nrows().div_ceil(ROWS)];
@@ -101,7 +127,7 @@ pub(crate) fn round(
         .zip(&mut packed)
         .collect();
     pool.for_each(&mut tasks, |((w, values), bytes)| {
-        let mut rows = Rows::new(w.view(), values.view_mut(), shape);
+        let mut rows = Rows::new(w.view(), values.view_mut(), shape, zeros);
         rows.round(columns);
         if let Columns::Together { h, .. } = columns {
             rows.improve(h);
@@ -121,13 +147,24 @@ struct Rows<'a> {
     grids: Vec<Grid>,
     /// Columns whose scales are found together.
     span: usize,
+    zeros: Zeros,
 }
 
 impl<'a> Rows<'a> {
-    fn new(w: ArrayView2<'a, f32>, values: ArrayViewMut2<'a, f32>, shape: Shape) -> Self {
+    fn new(
+        w: ArrayView2<'a, f32>,
+        values: ArrayViewMut2<'a, f32>,
+        shape: Shape,
+        zeros: Zeros,
+    ) -> Self {
         let (codes, span) = (Array2::zeros(w.raw_dim()), shape.span());
         let grids = vec![Grid::new(shape); w.nrows()];
-        Self { w, values, codes, grids, span }
+        Self { w, values, codes, grids, span, zeros }
+    }
+
+    /// Whether a weight must stay 0.
+    fn is_fixed(&self, row: usize, col: usize) -> bool {
+        self.zeros == Zeros::Stay && self.w[[row, col]] == 0.0
     }
 
     /// Rounds every column in turn.
@@ -151,10 +188,14 @@ impl<'a> Rows<'a> {
                 let target = target.as_slice_mut().expect("contiguous");
                 for col in from..to {
                     if col.is_multiple_of(self.span) {
-                        let ahead = &target[col - from..][..self.span];
+                        let ahead = &mut target[col - from..][..self.span];
+                        for (idx, target) in ahead.iter_mut().enumerate() {
+                            *target = if self.is_fixed(row, col + idx) { 0.0 } else { *target };
+                        }
                         self.grids[row].fit_span(ahead, &weights[col..][..self.span]);
                     }
-                    let (code, value) = self.grids[row].nearest(col, target[col - from]);
+                    let aim = if self.is_fixed(row, col) { 0.0 } else { target[col - from] };
+                    let (code, value) = self.grids[row].nearest(col, aim);
                     let error = self.w[[row, col]] - value;
                     self.codes[[row, col]] = code;
                     self.values[[row, col]] = value;
@@ -189,6 +230,9 @@ impl<'a> Rows<'a> {
         let mut moved = 0;
         for (col, by) in h.rows().into_iter().enumerate() {
             for (row, mut pull) in pull.rows_mut().into_iter().enumerate() {
+                if self.is_fixed(row, col) {
+                    continue;
+                }
                 let value = self.values[[row, col]];
                 let (code, to) = self.grids[row].nearest(col, value + pull[col] / by[col]);
                 if code != self.codes[[row, col]] {
@@ -268,8 +312,8 @@ mod tests {
         let alike = Columns::alike(cols);
         let leaning = Columns::of_inputs("w", h.clone(), &pool).expect("finite");
         for ty in crate::grid::TYPES {
-            let plain = round(&w, ty, &alike, &pool).expect("rounds");
-            let carried = round(&w, ty, &leaning, &pool).expect("rounds");
+            let plain = round(&w, ty, Zeros::Free, &alike, &pool).expect("rounds");
+            let carried = round(&w, ty, Zeros::Free, &leaning, &pool).expect("rounds");
             let (plain, carried) =
                 (lost_share(&w, &plain.values, &h), lost_share(&w, &carried.values, &h));
             assert!(carried < 0.8 * plain, "{}: {carried} against {plain}", ty.name());

@@ -16,7 +16,7 @@ use crate::compress::{Progress, Work};
 use crate::error::CompressError;
 use crate::floats::{FloatLayer, KINDS, norm};
 use crate::plan::EMBED;
-use crate::round::{Columns, round};
+use crate::round::{Columns, Zeros, round};
 
 /// Types that a matrix may be rounded to, by bytes.
 pub(crate) const TYPES: [BlockType; 5] =
@@ -109,14 +109,14 @@ pub(crate) fn measure(
     };
     let columns = Columns::Apart(mean_squares(&last));
     for (cost, ty) in costs.head.iter_mut().zip(TYPES) {
-        let rounded = round(&probe.head, ty, &columns, &compute.pool)?.values;
+        let rounded = round(&probe.head, ty, Zeros::Free, &columns, &compute.pool)?.values;
         *cost = divergence(&probe.given, &log_softmax(last.dot(&rounded.t())));
     }
     let (alike, all) = (Columns::alike(config.dim), energy(&states[0]));
     let mut lost = [0.0; TYPES.len()];
     let mut probed = 0.0;
     for (ty_idx, ty) in TYPES.into_iter().enumerate() {
-        let rounded = round(&states[0], ty, &alike, &compute.pool)?.values;
+        let rounded = round(&states[0], ty, Zeros::Free, &alike, &compute.pool)?.values;
         lost[ty_idx] = energy(&(&rounded - &states[0])) / all;
         if ty_idx == PROBE {
             probed = probe.cost(0, None, rounded);
@@ -191,7 +191,8 @@ fn prices(
             let mut layer = probe.layers[idx].clone();
             let matrix = &mut *layer.matrices_mut()[kind];
             let columns = Columns::Apart(weights[input].clone());
-            *matrix = round(matrix, TYPES[PROBE], &columns, &probe.compute.pool)?.values;
+            *matrix =
+                round(matrix, TYPES[PROBE], Zeros::Free, &columns, &probe.compute.pool)?.values;
             tasks.push((layer, 0.0));
         }
         probe.compute.pool.for_each(&mut tasks, |(layer, cost)| {
@@ -233,7 +234,7 @@ fn lost_shares(
     let all = energy(&x.dot(&some.t())).max(TINY);
     let mut shares = [0.0; TYPES.len()];
     for (share, ty) in shares.iter_mut().zip(TYPES) {
-        let rounded = round(&some, ty, &columns, &compute.pool)?.values;
+        let rounded = round(&some, ty, Zeros::Free, &columns, &compute.pool)?.values;
         *share = energy(&x.dot(&(&rounded - &some).t())) / all;
     }
     Ok(shares)

@@ -1,11 +1,16 @@
 //! Whole tiny models, compressed and opened again.
 
+use std::sync::Arc;
+
 use atoll_model::{
     Architecture, BlockType, Compute, GgufFile, GgufWriter, Isa, Part, Stage, StageInput,
     TensorSource, tiny,
 };
 
-use crate::{CompressError, Options, PruneMethod, Report, Target, compress};
+use crate::{
+    CompressError, Options, Pattern, PruneMethod, Pruning, Report, SparseMethod, Sparsity, Target,
+    compress,
+};
 
 fn model(architecture: Architecture) -> GgufFile {
     let bytes = tiny::random_model(&tiny::config(architecture), BlockType::F32, 7);
@@ -19,15 +24,20 @@ fn text() -> Vec<u32> {
 fn options(ty: BlockType) -> Options {
     Options {
         target: Target::Type(ty),
-        prune_neurons: 0.0,
-        method: PruneMethod::Sobs,
+        pruning: Pruning::Nothing,
+        widths: Vec::new(),
         calibration: text(),
         sequences_max: 2,
+        resume: None,
     }
 }
 
+fn neurons(share: f32, method: PruneMethod) -> Pruning {
+    Pruning::Neurons { share, method }
+}
+
 fn compressed(file: GgufFile, options: &Options) -> Result<(GgufFile, Report), CompressError> {
-    let compute = Compute::new(Isa::detect(), 2).expect("threads");
+    let compute = Arc::new(Compute::new(Isa::detect(), 2).expect("threads"));
     let metadata = file.metadata().clone();
     let source = TensorSource::Gguf(file);
     let (writer, report) =
@@ -37,7 +47,7 @@ fn compressed(file: GgufFile, options: &Options) -> Result<(GgufFile, Report), C
 
 /// The last row of the layers, for 40 tokens.
 fn last_row(file: GgufFile) -> Vec<f32> {
-    let compute = std::sync::Arc::new(Compute::new(Isa::detect(), 1).expect("threads"));
+    let compute = Arc::new(Compute::new(Isa::detect(), 1).expect("threads"));
     let source = TensorSource::Gguf(file);
     let part = Part::whole(source.config());
     let stage = Stage::load(&source, &part, &compute, &mut |_progress| {}).expect("loads");
@@ -83,7 +93,7 @@ fn fewer_bits_lose_more_and_text_loses_less() {
 #[test]
 fn pruned_models_are_narrower_and_say_so() {
     for method in [PruneMethod::Sobs, PruneMethod::Flap, PruneMethod::Magnitude] {
-        let options = Options { prune_neurons: 0.25, method, ..options(BlockType::Q8_0) };
+        let options = Options { pruning: neurons(0.25, method), ..options(BlockType::Q8_0) };
         let (file, report) = compressed(model(Architecture::Qwen2), &options).expect("ok");
         assert_eq!(file.config().ffn_dim, 96);
         assert!((report.neurons_after_over_before - 0.75).abs() < 1e-9);
@@ -147,9 +157,13 @@ fn what_cannot_be_made_is_refused() {
     let plain = || options(BlockType::Q4_0);
     let short = refused(Options { calibration: vec![1; 100], ..plain() });
     assert!(short.contains("100 tokens, at least 512"), "{short}");
-    let share = refused(Options { prune_neurons: 1.0, ..plain() });
+    let share = refused(Options { pruning: neurons(1.0, PruneMethod::Sobs), ..plain() });
     assert!(share.contains("1 of the neurons"), "{share}");
-    let blind = refused(Options { calibration: vec![], prune_neurons: 0.5, ..plain() });
+    let blind = refused(Options {
+        calibration: vec![],
+        pruning: neurons(0.5, PruneMethod::Sobs),
+        ..plain()
+    });
     assert!(blind.contains("needs a calibration text"), "{blind}");
     assert!(refused(options(BlockType::F16)).contains("F16"));
     let blind = Options { calibration: vec![], target: Target::Bytes(1 << 30), ..plain() };
@@ -159,13 +173,155 @@ fn what_cannot_be_made_is_refused() {
 #[test]
 fn the_same_bytes_come_out_again() {
     let bytes = |threads| {
-        let compute = Compute::new(Isa::detect(), threads).expect("threads");
+        let compute = Arc::new(Compute::new(Isa::detect(), threads).expect("threads"));
         let file = model(Architecture::Llama);
         let metadata = file.metadata().clone();
         let source = TensorSource::Gguf(file);
-        let options = Options { prune_neurons: 0.25, ..options(BlockType::Q4_0) };
+        let options =
+            Options { pruning: neurons(0.25, PruneMethod::Sobs), ..options(BlockType::Q4_0) };
         let done = compress(&source, metadata.iter(), &options, &compute, &mut |_progress| {});
         done.expect("ok").0.to_bytes()
     };
     assert_eq!(bytes(1), bytes(2));
+}
+
+#[test]
+fn weights_that_are_removed_stay_zero_in_the_result() {
+    let sparse = |method, ty| {
+        let pattern = match method {
+            SparseMethod::SparseGpt => Pattern::Group { kept: 2, of: 4 },
+            SparseMethod::Magnitude | SparseMethod::Wanda => Pattern::Share(0.5),
+        };
+        let pruning = Pruning::Weights(Sparsity { pattern, method });
+        Options { pruning, ..options(ty) }
+    };
+    for method in [SparseMethod::Magnitude, SparseMethod::Wanda, SparseMethod::SparseGpt] {
+        let (file, report) =
+            compressed(model(Architecture::Qwen2), &sparse(method, BlockType::Q8_0)).expect("ok");
+        let (mut all, mut zeros) = (0, 0);
+        for spec in file.config().all_tensors().collect::<Vec<_>>() {
+            let values = file.tensor(&spec.name).expect("it is there").dequantize();
+            all += values.len();
+            if spec.name.starts_with("blk.") && spec.rows > 1 {
+                let here = values.iter().filter(|value| **value == 0.0).count();
+                assert!(here * 2 >= values.len(), "{method:?} {}: {here}", spec.name);
+                zeros += here;
+            }
+        }
+        let want = 1.0 - zeros as f64 / all as f64;
+        assert!((report.weights_after_over_before - want).abs() < 1e-9, "{method:?}");
+    }
+    let (_, given) = compressed(
+        model(Architecture::Qwen2),
+        &Options { target: Target::AsGiven, ..sparse(SparseMethod::Wanda, BlockType::Q8_0) },
+    )
+    .expect("floats hold 0");
+    assert!(given.matrices.contains_key("F32"), "{given:?}");
+    let refused = |options| compressed(model(Architecture::Qwen2), &options).expect_err("refused");
+    let no_zero = refused(sparse(SparseMethod::Wanda, BlockType::Q4_1));
+    assert!(matches!(no_zero, CompressError::NoZero(BlockType::Q4_1)), "{no_zero}");
+    let blind = Options { calibration: vec![], ..sparse(SparseMethod::Wanda, BlockType::Q8_0) };
+    assert!(matches!(refused(blind), CompressError::NeedsText(_)));
+    let both = Options { widths: vec![0.5], ..sparse(SparseMethod::Wanda, BlockType::Q8_0) };
+    assert!(matches!(refused(both), CompressError::Together(..)));
+}
+
+#[test]
+fn what_is_not_changed_stays_as_it_was_given() {
+    let given = model(Architecture::Llama);
+    let options = Options {
+        target: Target::AsGiven,
+        pruning: neurons(0.25, PruneMethod::Sobs),
+        ..options(BlockType::Q8_0)
+    };
+    let (file, report) = compressed(model(Architecture::Llama), &options).expect("ok");
+    let layers = given.config().n_layers;
+    assert_eq!(report.matrices["F32"], layers, "the down projections: {report:?}");
+    assert_eq!(report.layers.len(), layers);
+    for (layer_idx, layer) in report.layers.iter().enumerate() {
+        let lost = layer.lost_by_pruning.expect("there is a text");
+        assert!(lost > 0.0 && lost < 0.5, "{lost}");
+        assert!(layer.bytes < layer.bytes_before && layer.neurons == 96);
+        let name = format!("blk.{layer_idx}.ffn_up.weight");
+        let (now, was) = (file.tensor(&name), given.tensor(&name));
+        let (now, was) = (now.expect("it is there"), was.expect("it is there"));
+        let row = now.bytes.len() / 96;
+        let mut rest = was.bytes.chunks(row);
+        // Every row that stays is one that was there, in the same order.
+        assert!(now.bytes.chunks(row).all(|row| rest.any(|was| was == row)), "{name}");
+    }
+}
+
+#[test]
+fn one_file_runs_at_several_widths() {
+    let pruning = Pruning::Neurons { share: 0.0, method: PruneMethod::Sobs };
+    let options = Options { pruning, widths: vec![0.75, 0.5], ..options(BlockType::Q8_0) };
+    let (file, report) = compressed(model(Architecture::Llama), &options).expect("ok");
+    let widths: Vec<usize> = file.widths().iter().map(|(width, _)| *width).collect();
+    assert_eq!(widths, [128, 96, 64]);
+    for pair in report.widths.windows(2) {
+        let [wide, narrow] = pair else { panic!("two") };
+        assert!(wide.kl_mean < narrow.kl_mean, "{:?}", report.widths);
+        assert!(wide.weight_bytes_per_token > narrow.weight_bytes_per_token);
+    }
+    let noted: Vec<f32> = file.widths().iter().map(|(_, nats)| *nats).collect();
+    let measured = report.widths.iter().map(|width| width.kl_mean as f32);
+    assert_eq!(noted, measured.collect::<Vec<_>>());
+    let rows = last_row(file.narrowed(64).expect("it has this width"));
+    assert!(rows.iter().all(|value| value.is_finite()));
+    // A first half by rank is nearer than a last half would be.
+    let want = last_row(model(Architecture::Llama));
+    assert!(distance(&rows, &want) < 0.5, "{}", distance(&rows, &want));
+    let refused = |widths| {
+        let options = Options { widths, ..options.clone() };
+        compressed(model(Architecture::Llama), &options).expect_err("refused")
+    };
+    for widths in [vec![0.5, 0.75], vec![1.0], vec![0.0], vec![f32::NAN]] {
+        assert!(matches!(refused(widths.clone()), CompressError::Width { .. }), "{widths:?}");
+    }
+}
+
+#[test]
+fn an_interrupted_compression_goes_on_with_the_same_bytes() {
+    let folder = std::env::temp_dir().join(format!("atoll-resume-{}", std::process::id()));
+    let compute = Arc::new(Compute::new(Isa::detect(), 2).expect("threads"));
+    let plain = Options {
+        target: Target::Bytes(150_000),
+        pruning: neurons(0.25, PruneMethod::Sobs),
+        ..options(BlockType::Q8_0)
+    };
+    let kept = Options { resume: Some(folder.clone()), ..plain.clone() };
+    let run = |options: &Options, stop_at: Option<usize>| {
+        let file = model(Architecture::Llama);
+        let metadata = file.metadata().clone();
+        let source = TensorSource::Gguf(file);
+        let mut steps = Vec::new();
+        let mut progress = |at: crate::Progress| {
+            steps.push((at.work, at.layers_done));
+            let is_end = at.work == crate::Work::Compressing && Some(at.layers_done) == stop_at;
+            assert!(!is_end, "interrupted");
+        };
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            compress(&source, metadata.iter(), options, &compute, &mut progress)
+        }));
+        (made.ok().map(|made| made.expect("ok").0.to_bytes()), steps)
+    };
+    let (want, _) = run(&plain, None);
+    assert_eq!(run(&kept, Some(1)).0, None, "it was interrupted");
+    let (got, steps) = run(&kept, None);
+    let step = |layers_done| (crate::Work::Compressing, layers_done);
+    assert_eq!(steps, [2, 3, 4].map(step), "what was done is not done again");
+    assert_eq!(got, want);
+    // Other work does not go on from it, nor does it from what is damaged.
+    let other = Options { sequences_max: 1, ..kept.clone() };
+    assert_eq!(run(&other, Some(3)).1.last(), Some(&step(3)));
+    let states = folder.join("states");
+    let mut bytes = std::fs::read(&states).expect("it is there");
+    bytes[100] ^= 1;
+    std::fs::write(&states, bytes).expect("written");
+    let (got, steps) = run(&other, None);
+    assert_eq!(steps, [1, 2, 3, 4].map(step));
+    assert_eq!(got, run(&Options { resume: None, ..other }, None).0);
+    crate::forget(&folder).expect("removed");
+    assert!(!folder.exists());
 }

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use atoll_compress::PruneMethod;
+use atoll_compress::{Pattern, PruneMethod, Pruning, SparseMethod, Sparsity};
 use atoll_model::BlockType;
 use clap::{Args, ValueEnum};
 
 use super::ComputeArgs;
+use crate::exit::Failure;
 
 /// `atoll compress`
 #[derive(Args, Debug)]
@@ -16,13 +17,16 @@ pub(crate) struct CompressArgs {
     /// The GGUF file to write; what is there is replaced once the new one is whole
     pub(crate) out: PathBuf,
     /// Block type of the layers' matrices: q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl,
-    /// iq4_xs, q3_k, q2_k, or e6, e5, e4, e3, which only Atoll reads
+    /// iq4_xs, q3_k, q2_k, or e6, e5, e4, e3, which only Atoll reads [default: each as it is]
     #[arg(long = "type", value_name = "TYPE", value_parser = block_type)]
-    #[arg(required_unless_present = "bytes")]
     pub(crate) ty: Option<BlockType>,
     /// Bytes of the whole file at most, spent where they matter most; needs --calib
     #[arg(long, value_name = "N", conflicts_with = "ty", requires = "calib")]
     pub(crate) bytes: Option<u64>,
+    /// As --bytes: bits per weight of the model as given
+    #[arg(long, value_name = "B", conflicts_with_all = ["ty", "bytes"], requires = "calib")]
+    #[arg(value_parser = bits)]
+    pub(crate) bits: Option<f64>,
     /// Text to calibrate on; never the text that the result will be judged by
     #[arg(long, value_name = "FILE")]
     pub(crate) calib: Option<PathBuf>,
@@ -31,34 +35,95 @@ pub(crate) struct CompressArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) sequences: u32,
     /// Share of the feed-forward neurons to remove
-    #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = share)]
-    pub(crate) prune_neurons: f32,
-    /// How they are chosen
-    #[arg(long, value_enum, default_value_t = Method::Sobs, value_name = "METHOD")]
-    pub(crate) method: Method,
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub(crate) prune_neurons: Option<f32>,
+    /// Share of single weights to set to 0 [default: 0.5 for a method that is for weights]
+    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "prune_neurons")]
+    pub(crate) prune_weights: Option<f32>,
+    /// How neurons (sobs, flap, magnitude) or weights (wanda, sparsegpt, magnitude, 2:4, 4:8, 8:16)
+    /// are chosen [default: sobs, sparsegpt]
+    #[arg(long, value_enum, value_name = "METHOD")]
+    pub(crate) method: Option<Method>,
+    /// Other widths at which the result shall run, as falling shares of its neurons: 0.75,0.5
+    #[arg(long, value_name = "SHARES", value_delimiter = ',', value_parser = share)]
+    pub(crate) widths: Vec<f32>,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
 }
 
-/// How neurons are chosen.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+/// How neurons or weights are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Method {
-    /// Those that the others replace best; repaired by least squares
+    /// Neurons that the others replace best; repaired by least squares
     Sobs,
-    /// Those whose values vary least, weighed by what follows
+    /// Neurons whose values vary least, weighed by what follows
     Flap,
-    /// Those with the smallest weights; needs no text
+    /// Neurons or weights that are smallest; needs no text
     Magnitude,
+    /// Weights whose product with their input's norm is smallest in their row
+    Wanda,
+    /// Weights that the others replace best, and do
+    Sparsegpt,
+    /// As sparsegpt, 2 of every 4 weights
+    #[value(name = "2:4")]
+    TwoOfFour,
+    /// As sparsegpt, 4 of every 8 weights
+    #[value(name = "4:8")]
+    FourOfEight,
+    /// As sparsegpt, 8 of every 16 weights
+    #[value(name = "8:16")]
+    EightOfSixteen,
 }
 
-impl From<Method> for PruneMethod {
-    fn from(method: Method) -> Self {
-        match method {
-            Method::Sobs => Self::Sobs,
-            Method::Flap => Self::Flap,
-            Method::Magnitude => Self::Magnitude,
+impl CompressArgs {
+    /// What is to be removed.
+    pub(crate) fn pruning(&self) -> Result<Pruning, Failure> {
+        let neurons =
+            |method| Pruning::Neurons { share: self.prune_neurons.unwrap_or(0.0), method };
+        let weights = |method| {
+            let pattern = Pattern::Share(self.prune_weights.unwrap_or(0.5));
+            Pruning::Weights(Sparsity { pattern, method })
+        };
+        let groups = |kept, of| {
+            let pattern = Pattern::Group { kept, of };
+            Pruning::Weights(Sparsity { pattern, method: SparseMethod::SparseGpt })
+        };
+        let is_of_weights = self.prune_weights.is_some();
+        let pruning = match self.method {
+            None if is_of_weights => weights(SparseMethod::SparseGpt),
+            None if self.prune_neurons.is_some() => neurons(PruneMethod::Sobs),
+            None => Pruning::Nothing,
+            Some(Method::Sobs) => neurons(PruneMethod::Sobs),
+            Some(Method::Flap) => neurons(PruneMethod::Flap),
+            Some(Method::Magnitude) if is_of_weights => weights(SparseMethod::Magnitude),
+            Some(Method::Magnitude) => neurons(PruneMethod::Magnitude),
+            Some(Method::Wanda) => weights(SparseMethod::Wanda),
+            Some(Method::Sparsegpt) => weights(SparseMethod::SparseGpt),
+            Some(Method::TwoOfFour) => groups(2, 4),
+            Some(Method::FourOfEight) => groups(4, 8),
+            Some(Method::EightOfSixteen) => groups(8, 16),
+        };
+        match pruning {
+            Pruning::Neurons { .. } if is_of_weights => {
+                Err(Failure::usage("this method chooses neurons, not weights")
+                    .hint("--prune-neurons SHARE, or --method wanda, sparsegpt or magnitude"))
+            }
+            Pruning::Weights(_) if self.prune_neurons.is_some() => {
+                Err(Failure::usage("this method chooses weights, not neurons")
+                    .hint("--prune-weights SHARE, or --method sobs, flap or magnitude"))
+            }
+            Pruning::Weights(Sparsity { pattern: Pattern::Group { .. }, .. }) if is_of_weights => {
+                Err(Failure::usage("groups leave no choice of a share")
+                    .hint("leave --prune-weights out"))
+            }
+            Pruning::Nothing | Pruning::Neurons { .. } | Pruning::Weights(_) => Ok(pruning),
         }
     }
+}
+
+fn bits(text: &str) -> Result<f64, String> {
+    let bits: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if bits > 0.0 && bits <= 32.0 { Ok(bits) } else { Err("above 0 and at most 32".to_owned()) }
 }
 
 fn block_type(text: &str) -> Result<BlockType, String> {

@@ -19,6 +19,12 @@ pub(crate) enum ApiAddress {
     At(SocketAddr),
 }
 
+/// A share of a layer's neurons.
+pub(super) fn width(text: &str) -> Result<f32, String> {
+    let share: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if share > 0.0 && share <= 1.0 { Ok(share) } else { Err("above 0 and at most 1".to_owned()) }
+}
+
 impl ApiAddress {
     /// Port used when none is named.
     pub(crate) const PORT: u16 = 7411;

@@ -1,8 +1,9 @@
 //! `atoll compress`: a smaller model of a model.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use atoll_compress::{Options, Progress, Target, Work, compress};
+use atoll_compress::{Options, Progress, Target, Work, compress, forget};
 use atoll_model::{ModelFiles, TensorSource};
 use serde::Serialize;
 
@@ -43,21 +44,19 @@ pub(crate) async fn run(
                 .because(format!("{} is a folder of safetensors", model.path.display())));
         };
         let options = Options {
-            target: match (args.bytes, args.ty) {
-                (Some(bytes), _) => Target::Bytes(bytes),
-                (None, Some(ty)) => Target::Type(ty),
-                (None, None) => return Err(Failure::usage("--type or --bytes is needed")),
-            },
-            prune_neurons: args.prune_neurons,
-            method: args.method.into(),
+            target: target(&args, &opened.source),
+            pruning: args.pruning()?,
+            widths: args.widths.clone(),
             calibration: calibration(&args, &opened)?,
             sequences_max: args.sequences as usize,
+            resume: Some(work_folder(&args.out)),
         };
         let mut task = Task::new("compressing, layers", Unit::Items, None);
         let mut progress = |at: Progress| {
             task.rename(match at.work {
                 Work::Measuring => "measuring what layers cost",
                 Work::Compressing => "compressing, layers",
+                Work::Judging => "judging widths, chunks",
             });
             task.set_total(Some(at.layers as u64));
             task.at(at.layers_done as u64);
@@ -66,11 +65,33 @@ pub(crate) async fn run(
         let (writer, done) = compress(&opened.source, keys, &options, &compute, &mut progress)?;
         task.finish();
         let file_bytes = write_whole(&args.out, |mut file| writer.write_to(&mut file))?;
+        if let Some(folder) = &options.resume {
+            forget(folder).map_err(|error| Failure::io("remove", folder, &error))?;
+        }
         let seconds = clock.elapsed().as_secs_f64();
         Ok(Report { schema: "atoll.compress/1", done, file_bytes, seconds })
     });
     let report = stop.race(work).await?;
     if settings.json { output::json(&report) } else { output::line_out(&text_of(&report)) }
+}
+
+/// Where is kept what is done, beside the result.
+fn work_folder(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    name.push(".work");
+    out.with_file_name(name)
+}
+
+/// What decides how each matrix is stored.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of bytes")]
+fn target(args: &CompressArgs, source: &TensorSource) -> Target {
+    let weights: usize = source.infos().iter().map(|info| info.rows * info.cols).sum();
+    let of_bits = |bits: f64| (bits * weights as f64 / 8.0) as u64;
+    match (args.bytes.or_else(|| args.bits.map(of_bits)), args.ty) {
+        (Some(bytes), _) => Target::Bytes(bytes),
+        (None, Some(ty)) => Target::Type(ty),
+        (None, None) => Target::AsGiven,
+    }
 }
 
 /// The tokens of the calibration text.
@@ -105,6 +126,14 @@ fn text_of(report: &Report) -> String {
     }
     if let Some(expected) = done.divergence_expected {
         lines.push(format!("divergence expected        {expected:.4} nats"));
+    }
+    for width in &done.widths {
+        lines.push(format!(
+            "width {:>6}  {:>9} read per token, {:.4} nats from the model as given",
+            width.neurons,
+            output::bytes_text(width.weight_bytes_per_token),
+            width.kl_mean
+        ));
     }
     let (tokens, seconds) = (done.calibration_tokens, report.seconds);
     lines.push(format!("calibrated on {tokens} tokens, {seconds:.0} s"));

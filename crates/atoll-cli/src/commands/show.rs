@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_model::{ChatTemplate, Manifest, ModelConfig, ModelError, TensorInfo};
+use atoll_model::{ChatTemplate, Manifest, ModelConfig, ModelError, TensorInfo, TensorSource};
 use serde::Serialize;
 
 use crate::args::ShowArgs;
@@ -29,6 +29,23 @@ struct Report<'a> {
     head_bytes: u64,
     config: &'a ModelConfig,
     types: BTreeMap<&'static str, TypeShare>,
+    /// The widths that the file can run at, the whole one first.
+    widths: Vec<Width>,
+}
+
+/// A width that a file can run at.
+#[derive(Debug, Serialize)]
+struct Width {
+    /// Of the whole.
+    share: f64,
+    /// Feed-forward neurons of each layer.
+    neurons: usize,
+    /// Bytes of each layer's tensors.
+    layers: Vec<u64>,
+    /// Bytes of all tensors.
+    bytes: u64,
+    /// Mean divergence from the model that the file was made of, in nats, as measured then.
+    kl_mean: f32,
 }
 
 /// What one block type has of the model.
@@ -66,8 +83,13 @@ pub(crate) fn run(settings: &Settings, args: &ShowArgs) -> Result<(), Failure> {
         head_bytes: manifest.head.bytes,
         config: &manifest.config,
         types,
+        widths: widths(source)?,
     };
-    if settings.json { output::json(&report) } else { output::line_out(&text(&report)) }
+    if settings.json {
+        output::json(&report)
+    } else {
+        output::line_out(&text(&report, args.layers))
+    }
 }
 
 fn shares(infos: &[&TensorInfo]) -> Result<BTreeMap<&'static str, TypeShare>, Failure> {
@@ -81,7 +103,49 @@ fn shares(infos: &[&TensorInfo]) -> Result<BTreeMap<&'static str, TypeShare>, Fa
     Ok(shares)
 }
 
-fn text(report: &Report<'_>) -> String {
+/// What each width reads.
+fn widths(source: &TensorSource) -> Result<Vec<Width>, Failure> {
+    let TensorSource::Gguf(file) = source else { return Ok(Vec::new()) };
+    let found = file.widths().into_iter().map(|(neurons, kl_mean)| {
+        let narrow = TensorSource::Gguf(file.narrowed(neurons)?);
+        let config = narrow.config();
+        let layer = |idx: usize| -> Result<u64, ModelError> {
+            let bytes = config.layer_tensors(idx).into_iter();
+            bytes.map(|spec| Ok(narrow.require(&spec.name)?.bytes.len() as u64)).sum()
+        };
+        let layers = (0..config.n_layers).map(layer).collect::<Result<_, _>>()?;
+        #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+        let share = neurons as f64 / file.config().ffn_dim as f64;
+        Ok(Width { share, neurons, layers, bytes: narrow.stored_bytes()?, kl_mean })
+    });
+    found.collect()
+}
+
+/// Each layer's bytes, at every width that there is.
+fn layer_lines(report: &Report<'_>) -> Vec<String> {
+    let row = |name: &str, cells: &mut dyn Iterator<Item = String>| {
+        format!("{name:<10}{}", cells.map(|cell| format!("{cell:>12}")).collect::<String>())
+    };
+    let bytes = |bytes: u64| output::bytes_text(bytes);
+    let (widths, mut lines) = (&report.widths, vec![String::new()]);
+    if widths.is_empty() {
+        lines.push(row("layer", &mut ["bytes".to_owned()].into_iter()));
+        let layers = report.layers.iter().enumerate();
+        lines
+            .extend(layers.map(|(idx, b)| row(&idx.to_string(), &mut Some(bytes(*b)).into_iter())));
+        return lines;
+    }
+    lines.push(row("width", &mut widths.iter().map(|w| format!("{:.3}", w.share))));
+    lines.push(row("neurons", &mut widths.iter().map(|w| w.neurons.to_string())));
+    for idx in 0..report.layers.len() {
+        lines.push(row(&format!("layer {idx}"), &mut widths.iter().map(|w| bytes(w.layers[idx]))));
+    }
+    lines.push(row("all", &mut widths.iter().map(|w| bytes(w.bytes))));
+    lines.push(row("nats", &mut widths.iter().map(|w| format!("{:.4}", w.kl_mean))));
+    lines
+}
+
+fn text(report: &Report<'_>, with_layers: bool) -> String {
     let config = report.config;
     let mut lines = vec![
         format!("model         {}", report.model),
@@ -106,6 +170,9 @@ fn text(report: &Report<'_>) -> String {
     for (name, share) in &report.types {
         let bytes = output::bytes_text(share.bytes);
         lines.push(format!("  {name:<10}  {:>4} tensors, {bytes}", share.tensors));
+    }
+    if with_layers {
+        lines.extend(layer_lines(report));
     }
     lines.join("\n")
 }

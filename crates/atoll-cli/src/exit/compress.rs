@@ -14,11 +14,16 @@ impl From<CompressError> for Failure {
             }
             CompressError::Type(_)
             | CompressError::Share { .. }
+            | CompressError::Width { .. }
+            | CompressError::Group { .. }
+            | CompressError::NoZero(_)
+            | CompressError::Together(..)
             | CompressError::Budget { .. }
             | CompressError::Columns { .. } => Self::usage("this cannot be made").because(text),
             CompressError::NeedsText(_) => Self::usage("a calibration text is missing")
                 .because(text)
-                .hint("--calib FILE; choosing neurons can do without by --method magnitude"),
+                .hint("--calib FILE; choosing what to remove can do without by --method magnitude"),
+            CompressError::Work { path, source } => Self::io("write", &path, &source),
             CompressError::Inputs(_) | CompressError::Key(_) => {
                 Self::new(Exit::Failure, "this model cannot be compressed").because(text)
             }

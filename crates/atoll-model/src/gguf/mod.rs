@@ -5,6 +5,7 @@
 mod config;
 pub(crate) mod cursor;
 mod metadata;
+mod narrow;
 mod value;
 mod write;
 
@@ -21,6 +22,7 @@ use crate::tensor::{Tensor, TensorInfo, check_disjoint};
 pub(crate) use config::yarn_attention_factor;
 use cursor::Cursor;
 pub use metadata::Metadata;
+pub use narrow::{WIDTHS, WIDTHS_DIVERGENCE};
 pub use value::{Value, ValueType};
 pub use write::GgufWriter;
 
@@ -54,6 +56,8 @@ pub struct GgufFile {
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     places: HashMap<String, (usize, Range<usize>)>,
+    /// Bytes of tensors of which only some columns are read.
+    cut: HashMap<String, FileBytes>,
     config: ModelConfig,
 }
 
@@ -87,7 +91,7 @@ impl GgufFile {
         let (tensors, places) = place(headers, cursor.position() as u64, alignment, bytes.len())?;
         let factors = rope_factors(&bytes, &tensors, &places)?;
         let config = config::read(&metadata, &tensors, factors)?;
-        Ok(Self { bytes, metadata, tensors, places, config })
+        Ok(Self { bytes, metadata, tensors, places, cut: HashMap::new(), config })
     }
 
     /// Configuration of the model.
@@ -118,7 +122,8 @@ impl GgufFile {
     /// The tensor called `name`, and where its bytes are.
     pub(crate) fn place(&self, name: &str) -> Option<(&TensorInfo, &FileBytes, Range<usize>)> {
         let (idx, range) = self.places.get(name)?;
-        Some((&self.tensors[*idx], &self.bytes, range.clone()))
+        let bytes = self.cut.get(name).unwrap_or(&self.bytes);
+        Some((&self.tensors[*idx], bytes, range.clone()))
     }
 
     /// Size of the file in bytes.

@@ -24,13 +24,16 @@ impl<'a> GgufWriter<'a> {
         Self::default()
     }
 
-    /// Adds a key. Integers are stored in 32 bits where they fit, in 64 otherwise.
+    /// Sets a key; one that is there keeps its place. Integers are stored in 32 bits where they fit, in 64 otherwise.
     ///
     /// # Panics
     /// If the value is [`Value::Skipped`], which has no content to write.
     pub fn key(&mut self, key: &str, value: Value) -> &mut Self {
         assert!(value != Value::Skipped, "{key} was skipped when it was read");
-        self.keys.push((key.to_owned(), value));
+        match self.keys.iter_mut().find(|(known, _)| known == key) {
+            Some((_, old)) => *old = value,
+            None => self.keys.push((key.to_owned(), value)),
+        }
         self
     }
 
