@@ -160,24 +160,7 @@ pub fn compress<'a>(
     elastic.reserve(&mut out.writer);
     let resume = options.resume.as_deref().map(|at| Resume::open(at, source, options));
     let resume = resume.transpose()?;
-    let known = resume.as_ref().and_then(|at| at.get("plan"));
-    let known = known.and_then(|text| Plan::parse(&String::from_utf8(text).ok()?));
-    let plan = match (known, options.target) {
-        (Some(plan), _) => plan,
-        (None, Target::AsGiven) => Plan::as_given(source, &cut)?,
-        (None, Target::Type(ty)) => Plan::layers_in(ty, config, cut.neurons(config))?,
-        (None, Target::Bytes(bytes)) => {
-            let vectors = vectors(source);
-            let kept = (&out.writer, &vectors[..]);
-            Plan::within(bytes, source, kept, &cut, &options.calibration, compute, progress)?
-        }
-    };
-    if let Some(resume) = &resume {
-        resume.put("plan", plan.to_text().as_bytes())?;
-    }
-    if matches!(cut, Cut::Weights(_)) {
-        plan.check_zeros()?;
-    }
+    let plan = plan(source, &out.writer, &cut, options, resume.as_ref(), compute, progress)?;
     let rope_factors = source.tensor("rope_freqs.weight").map(|_| "rope_freqs.weight");
     for name in ["output_norm.weight"].into_iter().chain(rope_factors) {
         out.copy(source, name)?;
@@ -229,8 +212,41 @@ pub fn compress<'a>(
     Ok((out.writer, report))
 }
 
+/// How every matrix is stored: as was noted, or as is found now and noted.
+fn plan(
+    source: &TensorSource,
+    writer: &GgufWriter<'_>,
+    cut: &Cut,
+    options: &Options,
+    resume: Option<&Resume>,
+    compute: &Compute,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Plan, CompressError> {
+    let known = resume.and_then(|at| at.get("plan"));
+    if let Some(plan) = known.and_then(|text| Plan::parse(&String::from_utf8(text).ok()?)) {
+        return Ok(plan);
+    }
+    let config = source.config();
+    let plan = match options.target {
+        Target::AsGiven => Plan::as_given(source, cut)?,
+        Target::Type(ty) => Plan::layers_in(ty, config, cut.neurons(config))?,
+        Target::Bytes(bytes) => {
+            let vectors = vectors(source);
+            let kept = (writer, &vectors[..]);
+            Plan::within(bytes, source, kept, cut, &options.calibration, compute, progress)?
+        }
+    };
+    if matches!(cut, Cut::Weights(_)) {
+        plan.check_zeros()?;
+    }
+    if let Some(resume) = resume {
+        resume.put("plan", plan.to_text().as_bytes())?;
+    }
+    Ok(plan)
+}
+
 /// The keys of the result.
-fn kept_keys<'a>(
+pub(crate) fn kept_keys<'a>(
     keys: impl Iterator<Item = (&'a str, &'a Value)>,
     config: &ModelConfig,
     cut: &Cut,
@@ -239,10 +255,11 @@ fn kept_keys<'a>(
     let neurons = cut.neurons(config) as u64;
     // The type names the mix of types that the file had; widths are those of this result.
     let is_kept = |key: &str| key != "general.file_type" && !elastic::KEYS.contains(&key);
-    keys.filter(move |(key, _)| is_kept(key)).map(move |(key, value)| match value {
-        Value::Skipped => Err(CompressError::Key(key.to_owned())),
-        _ if key == width => Ok((key, Value::Uint(neurons))),
-        value => Ok((key, value.clone())),
+    keys.filter(move |(key, _)| is_kept(key)).map(move |(key, value)| {
+        if *value == Value::Skipped {
+            return Err(CompressError::Key(key.to_owned()));
+        }
+        Ok((key, if key == width { Value::Uint(neurons) } else { value.clone() }))
     })
 }
 
@@ -269,15 +286,15 @@ fn vectors(source: &TensorSource) -> Vec<TensorInfo> {
 }
 
 /// What the tokens of the text are for.
-struct Text<'a> {
+pub(crate) struct Text<'a> {
     /// Whole sequences.
-    calibration: &'a [u32],
+    pub(crate) calibration: &'a [u32],
     /// Whole sequences that widths are judged by, if there are any.
     held_out: &'a [u32],
 }
 
 impl<'a> Text<'a> {
-    fn of(options: &'a Options) -> Result<Self, CompressError> {
+    pub(crate) fn of(options: &'a Options) -> Result<Self, CompressError> {
         const { assert!(TOKENS_MIN <= SEQUENCE, "one sequence is long enough to measure") };
         let tokens = &options.calibration[..];
         if tokens.is_empty() {

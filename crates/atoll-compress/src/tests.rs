@@ -45,6 +45,30 @@ fn compressed(file: GgufFile, options: &Options) -> Result<(GgufFile, Report), C
     Ok((GgufFile::parse(writer.to_bytes()).expect("opens again"), report))
 }
 
+#[test]
+fn what_is_foreseen_comes() {
+    let nothing = Pruning::Nothing;
+    let wanda = Sparsity { pattern: Pattern::Share(0.5), method: SparseMethod::Wanda };
+    let cases = [
+        (Target::AsGiven, neurons(0.25, PruneMethod::Flap), vec![0.5]),
+        (Target::Type(BlockType::Q8_0), nothing, vec![]),
+        (Target::Type(BlockType::Q8_0), Pruning::Weights(wanda), vec![]),
+    ];
+    for (target, pruning, widths) in cases {
+        let options = Options { target, pruning, widths, ..options(BlockType::Q8_0) };
+        let file = model(Architecture::Qwen2);
+        let metadata = file.metadata().clone();
+        let source = TensorSource::Gguf(file);
+        let seen = crate::foresee(&source, metadata.iter(), &options).expect("possible");
+        let (made, report) = compressed(model(Architecture::Qwen2), &options).expect("ok");
+        assert_eq!(seen.file_bytes, made.bytes_len() as u64, "{options:?}");
+        assert_eq!(seen.neurons_after_over_before, report.neurons_after_over_before);
+        let off = seen.weights_after_over_before - report.weights_after_over_before;
+        assert!(off.abs() < 1e-3, "{off}: {options:?}");
+        assert_eq!(seen.calibration_tokens, report.calibration_tokens);
+    }
+}
+
 /// The last row of the layers, for 40 tokens.
 fn last_row(file: GgufFile) -> Vec<f32> {
     let compute = Arc::new(Compute::new(Isa::detect(), 1).expect("threads"));
@@ -264,9 +288,9 @@ fn one_file_runs_at_several_widths() {
         assert!(wide.kl_mean < narrow.kl_mean, "{:?}", report.widths);
         assert!(wide.weight_bytes_per_token > narrow.weight_bytes_per_token);
     }
-    let noted: Vec<f32> = file.widths().iter().map(|(_, nats)| *nats).collect();
-    let measured = report.widths.iter().map(|width| width.kl_mean as f32);
-    assert_eq!(noted, measured.collect::<Vec<_>>());
+    for ((_, noted), measured) in file.widths().iter().zip(&report.widths) {
+        assert!((f64::from(*noted) - measured.kl_mean).abs() < 1e-6 * measured.kl_mean);
+    }
     let rows = last_row(file.narrowed(64).expect("it has this width"));
     assert!(rows.iter().all(|value| value.is_finite()));
     // A first half by rank is nearer than a last half would be.

@@ -47,6 +47,12 @@ pub(crate) struct CompressArgs {
     /// Other widths at which the result shall run, as falling shares of its neurons: 0.75,0.5
     #[arg(long, value_name = "SHARES", value_delimiter = ',', value_parser = share)]
     pub(crate) widths: Vec<f32>,
+    /// Say what it would give and take, and make nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Draw each layer's bytes, and what pruning lost in it, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
 }

@@ -1,9 +1,11 @@
 //! `atoll compress`: a smaller model of a model.
 
+mod svg;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use atoll_compress::{Options, Progress, Target, Work, compress, forget};
+use atoll_compress::{Forecast, Options, Progress, Target, Work, compress, foresee, forget};
 use atoll_model::{ModelFiles, TensorSource};
 use serde::Serialize;
 
@@ -16,6 +18,21 @@ use crate::progress::{Task, Unit};
 use crate::prompt;
 use crate::settings::Settings;
 use crate::source::{self, write_whole};
+
+/// What a command made.
+enum Made {
+    Model(Box<Report>),
+    /// Nothing yet: what it would.
+    Forecast(Foreseen),
+}
+
+/// `atoll.compress-dry-run/1`
+#[derive(Debug, Serialize)]
+struct Foreseen {
+    schema: &'static str,
+    #[serde(flatten)]
+    forecast: Forecast,
+}
 
 /// `atoll.compress/1`
 #[derive(Debug, Serialize)]
@@ -51,6 +68,10 @@ pub(crate) async fn run(
             sequences_max: args.sequences as usize,
             resume: Some(work_folder(&args.out)),
         };
+        if args.dry_run {
+            let forecast = foresee(&opened.source, file.metadata().iter(), &options)?;
+            return Ok(Made::Forecast(Foreseen { schema: "atoll.compress-dry-run/1", forecast }));
+        }
         let mut task = Task::new("compressing, layers", Unit::Items, None);
         let mut progress = |at: Progress| {
             task.rename(match at.work {
@@ -68,11 +89,31 @@ pub(crate) async fn run(
         if let Some(folder) = &options.resume {
             forget(folder).map_err(|error| Failure::io("remove", folder, &error))?;
         }
+        if let Some(path) = &args.report {
+            let svg = svg::layers(&done.layers);
+            write_whole(path, |file| file.write_all(svg.as_bytes()))?;
+        }
         let seconds = clock.elapsed().as_secs_f64();
-        Ok(Report { schema: "atoll.compress/1", done, file_bytes, seconds })
+        let schema = "atoll.compress/1";
+        Ok(Made::Model(Box::new(Report { schema, done, file_bytes, seconds })))
     });
-    let report = stop.race(work).await?;
-    if settings.json { output::json(&report) } else { output::line_out(&text_of(&report)) }
+    match (stop.race(work).await?, settings.json) {
+        (Made::Model(report), true) => output::json(&report),
+        (Made::Model(report), false) => output::line_out(&text_of(&report)),
+        (Made::Forecast(foreseen), true) => output::json(&foreseen),
+        (Made::Forecast(foreseen), false) => output::line_out(&foreseen_text(&foreseen.forecast)),
+    }
+}
+
+fn foreseen_text(forecast: &Forecast) -> String {
+    [
+        format!("file                       {}", output::bytes_text(forecast.file_bytes)),
+        format!("neurons after over before  {:.3}", forecast.neurons_after_over_before),
+        format!("weights after over before  {:.3}", forecast.weights_after_over_before),
+        format!("tokens to calibrate on     {}", forecast.calibration_tokens),
+        format!("memory                     about {}", output::bytes_text(forecast.memory_bytes)),
+    ]
+    .join("\n")
 }
 
 /// Where is kept what is done, beside the result.
@@ -126,6 +167,12 @@ fn text_of(report: &Report) -> String {
     }
     if let Some(expected) = done.divergence_expected {
         lines.push(format!("divergence expected        {expected:.4} nats"));
+    }
+    lines.push(format!("{:<6}{:>10}{:>12}{:>12}", "layer", "neurons", "bytes", "lost"));
+    for (idx, layer) in done.layers.iter().enumerate() {
+        let lost = layer.lost_by_pruning.map_or_else(String::new, |lost| format!("{lost:.4}"));
+        let bytes = output::bytes_text(layer.bytes);
+        lines.push(format!("{idx:<6}{:>10}{bytes:>12}{lost:>12}", layer.neurons));
     }
     for width in &done.widths {
         lines.push(format!(

@@ -1,0 +1,111 @@
+//! What a compression will give and take, without computing it.
+
+use atoll_model::gguf::Value;
+use atoll_model::{GgufWriter, ModelConfig, TensorInfo, TensorSource};
+use serde::Serialize;
+
+use crate::compress::{Options, Pruning, Target, Text, kept_keys};
+use crate::cut::Cut;
+use crate::elastic::Elastic;
+use crate::error::CompressError;
+use crate::plan::{Plan, Way};
+use crate::sparsify::Pattern;
+
+/// What a compression will give and take.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Forecast {
+    /// Bytes of the file; for a number of bytes, at most.
+    pub file_bytes: u64,
+    /// Feed-forward neurons after over before.
+    pub neurons_after_over_before: f64,
+    /// Weights after over before.
+    pub weights_after_over_before: f64,
+    /// Tokens of the text that will be used.
+    pub calibration_tokens: usize,
+    /// Bytes of memory that it will take beside the model's file, about.
+    pub memory_bytes: u64,
+}
+
+/// What [`crate::compress`] with the same arguments will give.
+///
+/// # Errors
+/// What it would refuse before it computes anything.
+pub fn foresee<'a>(
+    source: &TensorSource,
+    keys: impl Iterator<Item = (&'a str, &'a Value)>,
+    options: &Options,
+) -> Result<Forecast, CompressError> {
+    let given = source.config();
+    given.check_complete(source)?;
+    let cut = Cut::new(source, options)?;
+    let tokens = Text::of(options)?.calibration.len();
+    let config = ModelConfig { ffn_dim: cut.neurons(given), ..given.clone() };
+    let plan = match options.target {
+        Target::AsGiven | Target::Bytes(_) => Plan::as_given(source, &cut)?,
+        Target::Type(ty) => Plan::layers_in(ty, given, config.ffn_dim)?,
+    };
+    if matches!(cut, Cut::Weights(_)) {
+        plan.check_zeros()?;
+    }
+    let mut writer = GgufWriter::new();
+    for key in kept_keys(keys, given, &cut) {
+        let (key, value) = key?;
+        writer.key(key, value);
+    }
+    Elastic::of(&cut, given).reserve(&mut writer);
+    let info = |name: &str, rows: usize, cols: usize| -> Result<TensorInfo, CompressError> {
+        let dtype = match plan.way(name) {
+            Way::Keep => source.require(name)?.info.dtype,
+            Way::Round(dtype) => dtype,
+        };
+        Ok(TensorInfo { name: name.to_owned(), dtype, rows, cols })
+    };
+    let infos = config.all_tensors().map(|spec| info(&spec.name, spec.rows, spec.cols));
+    let mut infos = infos.collect::<Result<Vec<_>, _>>()?;
+    infos.extend(source.tensor("rope_freqs.weight").map(|tensor| tensor.info.clone()));
+    let file_bytes = match options.target {
+        Target::Bytes(bytes) => bytes,
+        Target::AsGiven | Target::Type(_) => writer.bytes_with(&infos),
+    };
+    Ok(Forecast {
+        file_bytes,
+        neurons_after_over_before: config.ffn_dim as f64 / given.ffn_dim as f64,
+        weights_after_over_before: weights_left(options.pruning, &config) / weights(given),
+        calibration_tokens: tokens,
+        memory_bytes: file_bytes + memory(given, tokens, options.target),
+    })
+}
+
+fn weights(config: &ModelConfig) -> f64 {
+    config.all_tensors().map(|spec| (spec.rows * spec.cols) as f64).sum()
+}
+
+/// Weights of `config` that are not set to 0.
+fn weights_left(pruning: Pruning, config: &ModelConfig) -> f64 {
+    let stays = match pruning {
+        Pruning::Nothing | Pruning::Neurons { .. } => 1.0,
+        Pruning::Weights(sparsity) => match sparsity.pattern {
+            Pattern::Share(share) => 1.0 - f64::from(share),
+            Pattern::Group { kept, of } => kept as f64 / of as f64,
+        },
+    };
+    let layers = (0..config.n_layers).flat_map(|idx| config.layer_tensors(idx));
+    let matrices = layers.filter(|spec| spec.rows > 1).map(|spec| (spec.rows * spec.cols) as f64);
+    weights(config) - (1.0 - stays) * matrices.sum::<f64>()
+}
+
+/// Bytes of the floats that are held at once, beside the result: the text's states with the inputs
+/// of the widest product, its moments and what is solved with them, one layer; for a number of
+/// bytes all layers.
+fn memory(config: &ModelConfig, tokens: usize, target: Target) -> u64 {
+    /// Squares of the widest product's columns that are held at once.
+    const SQUARES: usize = 5;
+    let layer: usize = config.layer_tensors(0).iter().map(|spec| spec.rows * spec.cols).sum();
+    let layers = match target {
+        Target::AsGiven | Target::Type(_) => 2,
+        Target::Bytes(_) => config.n_layers,
+    };
+    let widest = config.ffn_dim.max(config.dim).max(config.q_dim());
+    let text = tokens * (3 * config.dim + 2 * widest);
+    4 * (text + SQUARES * widest * widest + layers * layer) as u64
+}
