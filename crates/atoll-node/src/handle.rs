@@ -208,6 +208,7 @@ impl NodeHandle {
             sessions: policy.sessions,
             spares: policy.spares,
             wait_us,
+            rule: None,
         };
         let id = model.id;
         lock(&self.shared.served).insert(id, Arc::clone(&served));

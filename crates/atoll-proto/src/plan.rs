@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ModelId, NodeId, PlanEpoch};
+use crate::planner::Candidate;
 
 /// Layers `start..end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -104,7 +105,27 @@ pub struct PlanPolicy {
     pub spares: u16,
     /// How long to wait for enough nodes before `Event::PlanFailed`.
     pub wait_us: u64,
+    /// A rule of one's own in place of [`crate::planner`]'s.
+    pub rule: Option<PlaceRule>,
 }
+
+/// Where each layer goes, given the model, the policy, the owner and the other nodes that there
+/// are: the arguments and result of [`crate::planner::place`], which checks what it gives. Equal
+/// rules are the same function.
+#[derive(Clone, Copy, Debug)]
+pub struct PlaceRule(pub Place);
+
+/// The shape of [`crate::planner::place`].
+pub type Place =
+    fn(&ModelInfo, &PlanPolicy, Candidate, &[Candidate]) -> Result<Vec<Stage>, PlanError>;
+
+impl PartialEq for PlaceRule {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::fn_addr_eq(self.0, other.0)
+    }
+}
+
+impl Eq for PlaceRule {}
 
 /// One contiguous range of layers on one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@
 
 use crate::ids::NodeId;
 use crate::limits::STAGES_MAX;
-use crate::plan::{LayerRange, ModelInfo, PlanError, PlanPolicy, Stage};
+use crate::plan::{LayerRange, ModelInfo, PlaceRule, PlanError, PlanPolicy, Stage};
 
 /// A node that could hold layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,12 @@ pub fn place(
     };
     let owner =
         Candidate { memory_bytes: owner.memory_bytes.saturating_sub(need.owner_bytes), ..owner };
+    if let Some(PlaceRule(rule)) = policy.rule {
+        let policy = PlanPolicy { rule: None, ..policy.clone() };
+        let stages = rule(model, &policy, owner, others)?;
+        need.check(&stages, owner, others)?;
+        return Ok(stages);
+    }
     let by_room = sorted(others, |node| (node.memory_bytes, node.weight_bytes_per_s));
     if let Some(wanted) = policy.stages {
         let wanted = usize::from(wanted.max(1));
@@ -125,6 +131,41 @@ impl Need {
     fn memory(&self, start: usize, end: usize) -> u64 {
         let kv = self.kv_layer_bytes.saturating_mul((end - start) as u64);
         self.weight(start, end).saturating_add(kv)
+    }
+
+    /// Whether a rule's stages hold each layer once, in order, each within its node's memory.
+    fn check(
+        &self,
+        stages: &[Stage],
+        owner: Candidate,
+        others: &[Candidate],
+    ) -> Result<(), PlanError> {
+        let wrong = |node: NodeId, why: &str| {
+            let cause = format!("the placement rule is wrong: {why}");
+            Err(PlanError::Prepare { node, cause })
+        };
+        let mut next = 0;
+        for (i, Stage { node, layers }) in stages.iter().enumerate() {
+            let (start, end) = (usize::from(layers.start), usize::from(layers.end));
+            let mut known = others.iter().chain([&owner]);
+            let Some(candidate) = known.find(|candidate| candidate.node == *node) else {
+                return wrong(*node, "this node was not offered");
+            };
+            if start != next || end <= start || end > self.n_layers() {
+                return wrong(*node, "layers are not placed once each and in order");
+            }
+            if stages[..i].iter().any(|earlier| earlier.node == *node) {
+                return wrong(*node, "this node has two stages");
+            }
+            if self.memory(start, end) > candidate.memory_bytes {
+                return wrong(*node, "these layers do not fit there");
+            }
+            next = end;
+        }
+        if next < self.n_layers() || stages.len() > STAGES_MAX {
+            return wrong(owner.node, "layers are missing, or there are too many stages");
+        }
+        Ok(())
     }
 
     /// Layers for these nodes in this order, at least one each, so that the slowest stage is as

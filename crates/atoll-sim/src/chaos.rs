@@ -64,6 +64,7 @@ impl Schedule {
             slack_us: 0,
             hears_of: None,
             site_nodes: None,
+            disturbed_us: Vec::new(),
             devices,
             requests,
             faults,

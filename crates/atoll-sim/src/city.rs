@@ -114,6 +114,7 @@ impl Schedule {
             slack_us: 0,
             hears_of: Some(HEARS_OF),
             site_nodes: None,
+            disturbed_us: Vec::new(),
             devices,
             requests: requests.collect(),
             faults,

@@ -24,19 +24,22 @@ mod report;
 pub mod scenario;
 pub mod schedule;
 mod shrink;
+mod study;
 mod wifi;
 mod world;
 
-pub use atoll_proto::planted;
+pub use atoll_proto::{self as proto, planted};
 pub use detection::{Detection, Times};
 pub use hash_model::oracle;
+pub use invariants::{Invariant, Seen};
 pub use random::Random;
 pub use report::{Answer, Report, Sum};
 pub use scenario::Scenario;
 pub use schedule::Schedule;
 pub use shrink::shrink;
+pub use study::Study;
 pub use wifi::Wifi;
-pub use world::{run, run_long, run_planted};
+pub use world::{Hands, run, run_long, run_planted};
 
 #[cfg(doc)]
 use atoll_proto::Node;

@@ -1,5 +1,7 @@
 //! A run before it happens: devices, links, work and faults, all of it data.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Random;
@@ -49,6 +51,9 @@ pub struct Schedule {
     /// Each so many nodes are a site, where all hear of each other, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site_nodes: Option<usize>,
+    /// When something disturbs that is no fault of these, µs: the claims about waits allow for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disturbed_us: Vec<Range<u64>>,
     /// The nodes; the first is the origin of all requests.
     #[serde(rename = "device")]
     pub devices: Vec<Device>,
@@ -359,6 +364,7 @@ impl Schedule {
             slack_us: 0,
             hears_of: None,
             site_nodes: None,
+            disturbed_us: Vec::new(),
             devices,
             requests: (0..4).map(|_| asked(&mut work, (2_000_000, 4_000_000), 16)).collect(),
             faults,

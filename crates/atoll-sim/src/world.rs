@@ -1,7 +1,7 @@
 //! One run of a schedule: events in order of time, each handled by its node.
 
 use atoll_proto::message::Presence;
-use atoll_proto::plan::Profile;
+use atoll_proto::plan::{PlaceRule, PlanPolicy, Profile};
 use atoll_proto::planted::Planted;
 use atoll_proto::{
     Command, Input, Limits, Message, ModelId, Node, NodeConfig, NodeId, Request, RequestId,
@@ -10,21 +10,24 @@ use atoll_proto::{
 
 use self::around::Around;
 use self::detected::Detected;
+pub use self::hands::Hands;
 pub(crate) use self::served::{model, policy};
 use crate::Random;
 use crate::cost::Cores;
 use crate::device::Device;
 use crate::hash_model::mix;
-use crate::invariants::{Invariants, Seen};
+use crate::invariants::{Invariant, Invariants, Seen};
 use crate::network::Network;
 use crate::queue::Queue;
 use crate::report::Report;
 use crate::schedule::Schedule;
+use crate::study::OwnFault;
 
 mod around;
 mod detected;
 mod effects;
 mod ending;
+mod hands;
 mod served;
 mod strike;
 mod trace;
@@ -50,13 +53,29 @@ pub fn run(schedule: &Schedule) -> Report {
 /// Runs a schedule on nodes that have a bug planted in them.
 #[must_use]
 pub fn run_planted(schedule: &Schedule, planted: Planted) -> Report {
-    play(World::new(schedule, planted), |_, _| {})
+    play(World::new(schedule, (planted, None)), |_, _| {})
 }
 
 /// Runs a schedule and tells `progress` now and then how far it is, µs, and what there is so far.
 #[must_use]
 pub fn run_long(schedule: &Schedule, progress: impl FnMut(u64, &Report)) -> Report {
-    play(World::new(schedule, Planted::default()), progress)
+    play(World::new(schedule, (Planted::default(), None)), progress)
+}
+
+/// Runs a schedule with what a study adds to it.
+pub(crate) fn run_with<'a>(
+    schedule: &'a Schedule,
+    rule: Option<PlaceRule>,
+    claims: Vec<Box<dyn Invariant + 'a>>,
+    faults: Vec<OwnFault<'a>>,
+) -> Report {
+    let mut world = World::new(schedule, (Planted::default(), rule));
+    world.invariants.add(claims);
+    for (own, fault) in (0..).zip(&faults) {
+        world.push(fault.within_us.start, Happening::OwnFault(own));
+    }
+    world.own_faults = faults.into_iter().map(Some).collect();
+    play(world, |_, _| {})
 }
 
 fn play(mut world: World<'_>, mut progress: impl FnMut(u64, &Report)) -> Report {
@@ -79,9 +98,10 @@ fn play(mut world: World<'_>, mut progress: impl FnMut(u64, &Report)) -> Report 
     world.report
 }
 
-struct World<'a> {
+pub(crate) struct World<'a> {
     schedule: &'a Schedule,
     planted: Planted,
+    rule: Option<PlaceRule>,
     now: u64,
     queue: Queue<Happening>,
     nodes: Vec<Slot>,
@@ -90,7 +110,10 @@ struct World<'a> {
     around: Around,
     detected: Detected,
     noise: Random,
-    invariants: Invariants,
+    invariants: Invariants<'a>,
+    /// Each is away from here while it strikes.
+    own_faults: Vec<Option<OwnFault<'a>>>,
+    own_random: Random,
     report: Report,
 }
 
@@ -143,6 +166,8 @@ enum Happening {
         input: Box<Input>,
     },
     Fault(usize),
+    /// One of a study.
+    OwnFault(usize),
     /// A node that was killed.
     ComesBack {
         node: usize,
@@ -170,11 +195,12 @@ fn index(id: NodeId) -> usize {
 }
 
 impl<'a> World<'a> {
-    fn new(schedule: &'a Schedule, planted: Planted) -> Self {
+    fn new(schedule: &'a Schedule, (planted, rule): (Planted, Option<PlaceRule>)) -> Self {
         let n = schedule.devices.len();
         let mut world = Self {
             schedule,
             planted,
+            rule,
             now: 0,
             queue: Queue::default(),
             nodes: Vec::with_capacity(n),
@@ -184,6 +210,8 @@ impl<'a> World<'a> {
             detected: Detected::default(),
             noise: Random::new(schedule.seed, "compute"),
             invariants: Invariants::new(schedule),
+            own_faults: Vec::new(),
+            own_random: Random::new(schedule.seed, "study"),
             report: Report::of(schedule),
         };
         for i in 0..n {
@@ -234,7 +262,8 @@ impl<'a> World<'a> {
                 self.own(device.joins_us, i, Input::Discovered { peer: id(peer) });
             }
         }
-        let serve = Command::Serve { model: model(schedule), policy: policy(schedule) };
+        let policy = PlanPolicy { rule: self.rule, ..policy(schedule) };
+        let serve = Command::Serve { model: model(schedule), policy };
         self.own(schedule.placement.at_us, ORIGIN, Input::Command(serve));
         for (i, asked) in (0_u64..).zip(&schedule.requests) {
             let request = Request {
@@ -270,6 +299,7 @@ impl<'a> World<'a> {
                 }
             }
             Happening::Fault(_)
+            | Happening::OwnFault(_)
             | Happening::ComesBack { .. }
             | Happening::LooksBack { .. }
             | Happening::Rediscovered { .. }
@@ -308,6 +338,7 @@ impl<'a> World<'a> {
                 }
             }
             Happening::Fault(i) => self.strike(&self.schedule.faults[i]),
+            Happening::OwnFault(i) => self.strike_own(i),
             // Who is not in the core stays away after the mending.
             Happening::ComesBack { node } => {
                 if self.now < self.schedule.heal_us {

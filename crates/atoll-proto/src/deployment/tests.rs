@@ -39,7 +39,8 @@ fn a_suspected_node_is_a_spare_again_when_its_time_is_over() {
         members.hello(fx, &limits, NodeId([peer; 32]), "peer".into(), profile.clone());
     }
     let mut deployment = Deployment::new(ME);
-    let policy = PlanPolicy { stages: Some(2), context: 10, sessions: 2, spares: 1, wait_us: 0 };
+    let policy =
+        PlanPolicy { stages: Some(2), context: 10, sessions: 2, spares: 1, wait_us: 0, rule: None };
     deployment.serve(fx, &members, &limits, (model(), policy));
     let ready = |deployment: &mut Deployment, fx: &mut Effects, node: NodeId| {
         let epoch = deployment.served[&ID].asked[&node].epoch;
@@ -87,7 +88,8 @@ fn stages_that_fall_silent_in_turn_are_all_replaced() {
         members.hello(fx, &limits, peer, "peer".into(), profile.clone());
     }
     let mut deployment = Deployment::new(ME);
-    let policy = PlanPolicy { stages: Some(3), context: 10, sessions: 2, spares: 0, wait_us: 0 };
+    let policy =
+        PlanPolicy { stages: Some(3), context: 10, sessions: 2, spares: 0, wait_us: 0, rule: None };
     deployment.serve(fx, &members, &limits, (model(), policy));
     for round in 0..12 {
         for node in deployment.served[&ID].asked.keys().copied().collect::<Vec<_>>() {

@@ -18,7 +18,7 @@ fn model(layers: usize) -> ModelInfo {
 }
 
 const fn policy(stages: Option<u16>) -> PlanPolicy {
-    PlanPolicy { stages, context: 10, sessions: 2, spares: 0, wait_us: 0 }
+    PlanPolicy { stages, context: 10, sessions: 2, spares: 0, wait_us: 0, rule: None }
 }
 
 const fn candidate(byte: u8, memory_bytes: u64, weight_bytes_per_s: u64) -> Candidate {

@@ -78,6 +78,9 @@ impl Invariant for Claim {
             | Seen::Outlived { .. }
             | Seen::Memory { .. }
             | Seen::Uplink { .. }
+            | Seen::Struck { .. }
+            | Seen::Gone { .. }
+            | Seen::Back { .. }
             | Seen::Left { .. } => None,
         }
     }

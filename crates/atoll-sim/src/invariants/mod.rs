@@ -1,9 +1,11 @@
 //! What must hold in every run: one file each, its claim in the first line.
 
+use std::ops::Range;
+
 use atoll_proto::{Epoch, Event, Job, RequestId, SessionId};
 
 use crate::report::Report;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, What};
 
 mod caches_hold_each_position_once;
 mod emitted_tokens_are_the_oracles;
@@ -21,7 +23,8 @@ mod stages_append_in_their_epoch;
 mod tokens_keep_coming;
 
 /// Something that the world saw.
-pub(crate) enum Seen<'a> {
+#[derive(Debug)]
+pub enum Seen<'a> {
     /// The origin told its user.
     Told {
         /// What.
@@ -58,6 +61,23 @@ pub(crate) enum Seen<'a> {
         kv_len: u32,
         /// Jobs of its session that wait at the device, this one included.
         waiting: usize,
+        /// From when to when it is computed, µs.
+        computed_us: Range<u64>,
+    },
+    /// A fault strikes; it names the nodes that it truly strikes.
+    Struck {
+        /// Which.
+        what: &'a What,
+    },
+    /// A node's process has ended, or its power is gone.
+    Gone {
+        /// Which.
+        node: usize,
+    },
+    /// A node that was gone is back, and remembers nothing.
+    Back {
+        /// Which.
+        node: usize,
     },
     /// A device's memory has filled.
     Memory {
@@ -93,18 +113,28 @@ pub(crate) enum Seen<'a> {
     End,
 }
 
-/// A claim over a whole run.
-pub(crate) trait Invariant {
+/// A claim over a whole run. What only listens claims nothing.
+pub trait Invariant {
     /// Its name in reports: the file's.
     fn name(&self) -> &'static str;
-    /// What is wrong, if anything.
+    /// What is wrong at `now`, µs, if anything.
     fn see(&mut self, now: u64, seen: &Seen<'_>) -> Option<String>;
 }
 
-/// All invariants of one run.
-pub(crate) struct Invariants(Vec<Box<dyn Invariant>>);
+impl<T: Invariant + ?Sized> Invariant for &mut T {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
 
-impl Invariants {
+    fn see(&mut self, now: u64, seen: &Seen<'_>) -> Option<String> {
+        (**self).see(now, seen)
+    }
+}
+
+/// All invariants of one run.
+pub(crate) struct Invariants<'a>(Vec<Box<dyn Invariant + 'a>>);
+
+impl<'a> Invariants<'a> {
     pub(crate) fn new(schedule: &Schedule) -> Self {
         Self(vec![
             Box::new(emitted_tokens_are_the_oracles::Claim::new(schedule)),
@@ -121,6 +151,10 @@ impl Invariants {
             Box::new(nothing_is_left_behind::Claim),
             Box::new(links_carry_no_more_than_they_can::Claim::new(schedule)),
         ])
+    }
+
+    pub(crate) fn add(&mut self, claims: impl IntoIterator<Item = Box<dyn Invariant + 'a>>) {
+        self.0.extend(claims);
     }
 
     pub(crate) fn see(&mut self, report: &mut Report, now: u64, seen: &Seen<'_>) {

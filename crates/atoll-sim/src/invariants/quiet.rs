@@ -26,6 +26,8 @@ impl Quiet {
         if schedule.link.wifi.is_some() {
             disturbed.push((0, heal_us));
         }
+        let own = schedule.disturbed_us.iter();
+        disturbed.extend(own.map(|within| (within.start, within.end.saturating_add(recovery_us))));
         let mut gone = 0;
         for fault in &schedule.faults {
             let until =

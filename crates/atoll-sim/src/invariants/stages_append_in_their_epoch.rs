@@ -36,6 +36,9 @@ impl Invariant for Claim {
             | Seen::Outlived { .. }
             | Seen::Uplink { .. }
             | Seen::Left { .. }
+            | Seen::Struck { .. }
+            | Seen::Gone { .. }
+            | Seen::Back { .. }
             | Seen::End => None,
         }
     }

@@ -63,6 +63,7 @@ pub(super) fn schedule(scenario: &Scenario, seed: u64) -> Result<Schedule, Scena
         slack_us: 0,
         hears_of: scenario.hears_of,
         site_nodes: None,
+        disturbed_us: Vec::new(),
         devices: devices(scenario, &profiles, seed)?,
         requests: requests(scenario, seed, end_us)?,
         faults: Vec::new(),

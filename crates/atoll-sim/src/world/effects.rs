@@ -113,7 +113,8 @@ impl World<'_> {
         let done = device.compute(self.now, job, (noise, percent), &mut self.cores);
         let (used_bytes, memory_bytes) = (device.used_bytes(), device.memory_bytes);
         let waiting = device.waiting(job.session);
-        self.see(&Seen::Job { node, framed, job, kv_len: done.kv_len, waiting });
+        let (kv_len, computed_us) = (done.kv_len, done.at - done.compute_us..done.at);
+        self.see(&Seen::Job { node, framed, job, kv_len, waiting, computed_us });
         self.see(&Seen::Memory { node, used_bytes, memory_bytes });
         let (job, compute_us) = (job.id, done.compute_us);
         self.own(done.at, node, Input::Computed { job, result: done.result, compute_us });

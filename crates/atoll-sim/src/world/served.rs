@@ -14,6 +14,7 @@ pub(crate) fn policy(schedule: &Schedule) -> PlanPolicy {
         sessions: placement.sessions,
         spares: placement.spares,
         wait_us: 5_000_000,
+        rule: None,
     }
 }
 

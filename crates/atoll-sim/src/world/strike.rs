@@ -17,10 +17,16 @@ const ORPHANED_US: u64 = 10_500_000;
 
 impl World<'_> {
     pub(super) fn strike(&mut self, fault: &Fault) {
-        self.report.faults += 1;
-        let now = self.now;
         let aimed = fault.stage.and_then(|stage| self.at_stage(stage));
-        match aimed.map_or_else(|| fault.what.clone(), |node| fault.what.at(node)) {
+        self.strikes(aimed.map_or_else(|| fault.what.clone(), |node| fault.what.at(node)));
+    }
+
+    /// What strikes, strikes now.
+    pub(super) fn strikes(&mut self, what: What) {
+        self.report.faults += 1;
+        self.see(&Seen::Struck { what: &what });
+        let now = self.now;
+        match what {
             What::Leave { node, back_us } => {
                 self.handle(node, Input::Command(Command::Leave));
                 self.go_down(node);
@@ -82,14 +88,18 @@ impl World<'_> {
 
     /// The node that holds this stage of the origin's plan.
     fn at_stage(&self, stage: usize) -> Option<usize> {
+        let others: Vec<_> = self.ring().into_iter().filter(|node| *node != ORIGIN).collect();
+        others.get(stage % others.len().max(1)).copied()
+    }
+
+    /// The nodes that hold the stages of the origin's plan, in order; none without a plan.
+    pub(super) fn ring(&self) -> Vec<usize> {
         let served = self.nodes[ORIGIN].node.snapshot().served;
         let plan = served.into_iter().find_map(|served| match served.state {
             ServedState::Ready(plan) | ServedState::Preparing(plan, _) => Some(plan),
             ServedState::Waiting | ServedState::Failed(_) => None,
-        })?;
-        let nodes = plan.stages.iter().map(|stage| index(stage.node));
-        let others: Vec<_> = nodes.filter(|node| *node != ORIGIN).collect();
-        others.get(stage % others.len().max(1)).copied()
+        });
+        plan.iter().flat_map(|plan| &plan.stages).map(|stage| index(stage.node)).collect()
     }
 
     fn cut(&mut self, a: usize, b: usize, until: u64) {
@@ -112,6 +122,9 @@ impl World<'_> {
 
     /// The node is gone, and nobody is told.
     fn silence(&mut self, node: usize) {
+        if self.nodes[node].is_up {
+            self.see(&Seen::Gone { node });
+        }
         let Slot { life, breaks_unheard, .. } = self.nodes[node];
         let gone = self.slot(node, life + 1);
         self.nodes[node] = Slot { is_up: false, breaks_unheard, ..gone };
@@ -122,6 +135,7 @@ impl World<'_> {
             return;
         }
         self.nodes[node].is_up = true;
+        self.see(&Seen::Back { node });
         self.comes(node);
         // Whoever waits for its earlier life learns that it is over.
         self.reset(node);
