@@ -19,7 +19,9 @@ pub struct Limits {
     /// Silence after which a member is lost if others do not hear it either, µs: three times as
     /// long as a radio is off the air for a scan. Suspicion comes long before, and is taken back.
     pub evict_us: u64,
-    /// And if nobody else can tell, µs. Whom others hear is never lost for its silence.
+    /// And if nobody else can tell, µs: longer than a transport waits before it sends again (two
+    /// minutes at most in Linux), since a connection can be stuck so long between two that live.
+    /// Whom others hear is never lost for its silence.
     pub evict_alone_us: u64,
     /// Requests running or waiting at this origin: one per live client stream, with room.
     pub requests_max: usize,
@@ -71,7 +73,7 @@ impl Default for Limits {
             overdue_us: 650_000,
             answer_us: 350_000,
             evict_us: 20_000_000,
-            evict_alone_us: 60_000_000,
+            evict_alone_us: 180_000_000,
             requests_max: 256,
             stage_sessions_max: 256,
             assignments_max: 16,

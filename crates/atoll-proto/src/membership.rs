@@ -191,7 +191,7 @@ impl Membership {
     fn heard(&mut self, fx: &mut Effects, limits: &Limits, peer: NodeId) -> bool {
         let Some(member) = self.members.get_mut(&peer) else { return false };
         member.last_heard = fx.now;
-        self.detector.heard(fx, limits, peer);
+        self.detector.heard(fx, limits, peer, &self.members);
         true
     }
 

@@ -7,8 +7,9 @@
 //! not either (or nobody knows it, but this node hears others): then others may do its work, and
 //! one word of it makes all as before. Whoever finds this out tells its members, who look for
 //! themselves. It is *lost* when it was silent for [`Limits::evict_us`], another has found it
-//! silent, too, and none has heard it in that time. Who hears nobody is likely deaf itself, and
-//! suspects nobody; who was held up starts anew.
+//! silent, too, and none has heard it in that time: whoever said that it does not hear a node says
+//! so when it does again. Who hears nobody is likely deaf itself, and suspects nobody; who was held
+//! up starts anew.
 //!
 //! Not the crate `foca`: its list of members grows by hearsay, while members here are authenticated
 //! connections, and its probes cost as much but need rounds of them to reach every member, where a
@@ -43,8 +44,18 @@ pub(super) struct Detector {
     /// Nobody breaks a promise before that.
     next_look: Option<Time>,
     silent: BTreeMap<NodeId, Silent>,
-    /// Who asked whether a member is heard, and until when it may still speak.
-    asked: BTreeMap<NodeId, (Time, BTreeSet<NodeId>)>,
+    asked: BTreeMap<NodeId, Asked>,
+}
+
+/// Who asked whether a member is heard.
+#[derive(Debug)]
+struct Asked {
+    /// Until when it may still speak.
+    until: Time,
+    /// They were told that it has not. It is kept in mind for [`Limits::evict_us`], so that they
+    /// hear when that is no longer true.
+    denied: bool,
+    askers: BTreeSet<NodeId>,
 }
 
 /// A member that has not kept its promise, or of which that is said.
@@ -59,6 +70,8 @@ struct Silent {
     vouched: Option<Time>,
     /// Others know already.
     told: bool,
+    /// From this node.
+    tells: bool,
     is_suspected: bool,
 }
 
@@ -98,32 +111,55 @@ impl Detector {
         self.look_by(due.after_us(limits.overdue_us));
     }
 
-    /// A word of a member: whoever asked for it is told.
-    pub(super) fn heard(&mut self, fx: &mut Effects, limits: &Limits, peer: NodeId) {
-        if !self.silent.is_empty() && self.silent.remove(&peer).is_some() {
+    /// A word of a member: whoever asked for it is told, and whoever was told of its silence.
+    pub(super) fn heard(
+        &mut self,
+        fx: &mut Effects,
+        limits: &Limits,
+        peer: NodeId,
+        members: &BTreeMap<NodeId, Member>,
+    ) {
+        let mut waiting = BTreeSet::new();
+        if !self.silent.is_empty()
+            && let Some(silent) = self.silent.remove(&peer)
+        {
             self.look_by(fx.now.after_us(limits.overdue_us));
+            if silent.tells {
+                waiting.extend(members.keys().filter(|member| **member != peer));
+            }
         }
         if !self.asked.is_empty()
-            && let Some((_, askers)) = self.asked.remove(&peer)
+            && let Some(asked) = self.asked.remove(&peer)
         {
-            for asker in askers {
-                fx.send(asker, Message::Presence(Presence::Heard(peer)));
-            }
+            waiting.extend(asked.askers);
+        }
+        for other in waiting {
+            fx.send(other, Message::Presence(Presence::Heard(peer)));
         }
     }
 
     /// A member asks whether `peer`, which is a member, is heard.
     pub(super) fn asks(&mut self, fx: &mut Effects, limits: &Limits, from: NodeId, peer: NodeId) {
-        if self.suspects(peer) {
-            return fx.send(from, Message::Presence(Presence::Unheard(peer)));
+        let denied = self.suspects(peer);
+        if denied {
+            fx.send(from, Message::Presence(Presence::Unheard(peer)));
         }
-        if let Some((_, askers)) = self.asked.get_mut(&peer) {
-            if askers.len() < ASKERS_MAX {
-                askers.insert(from);
-            }
-        } else if self.asked.len() < ASKED_MAX {
-            let until = fx.now.after_us(limits.answer_us);
-            self.asked.insert(peer, (until, BTreeSet::from([from])));
+        let wait_us = if denied { limits.evict_us } else { limits.answer_us };
+        let until = fx.now.after_us(wait_us);
+        let is_new = !self.asked.contains_key(&peer);
+        if is_new && self.asked.len() >= ASKED_MAX {
+            // A word that may have to be taken back is worth less than an answer.
+            let old = self.asked.iter().find(|(_, asked)| asked.denied).map(|(peer, _)| *peer);
+            let Some(old) = old else { return };
+            self.asked.remove(&old);
+        }
+        let fresh = || Asked { until, denied, askers: BTreeSet::new() };
+        let asked = self.asked.entry(peer).or_insert_with(fresh);
+        if asked.askers.len() < ASKERS_MAX {
+            asked.askers.insert(from);
+        }
+        if !denied && (is_new || asked.denied) {
+            (asked.until, asked.denied) = (until, false);
             fx.send(peer, Message::Presence(Presence::Ping));
         }
     }
@@ -158,7 +194,7 @@ impl Detector {
     /// When [`Detector::tick`] has something to do.
     pub(super) fn deadline(&self) -> Option<Time> {
         let steps = self.silent.values().map(|silent| silent.next_step);
-        let answers = self.asked.values().map(|(until, _)| *until);
+        let answers = self.asked.values().map(|asked| asked.until);
         steps.chain(answers).chain(self.next_beat).chain(self.next_look).min()
     }
 
@@ -180,7 +216,7 @@ impl Detector {
             self.held_up(now, limits, &mut around);
         }
         let mut found = Found::default();
-        self.answer(fx);
+        self.answer(fx, limits);
         if self.next_look.is_some_and(|at| at <= now) {
             self.look(fx, limits, &around);
         }
@@ -204,6 +240,7 @@ impl Detector {
             *silent = Silent {
                 is_suspected: silent.is_suspected,
                 told: silent.told,
+                tells: silent.tells,
                 ..Silent::new(now, now.after_us(2 * limits.answer_us))
             };
         }
@@ -211,14 +248,20 @@ impl Detector {
     }
 
     /// Whoever asked for somebody that has not spoken in time is told so.
-    fn answer(&mut self, fx: &mut Effects) {
+    fn answer(&mut self, fx: &mut Effects, limits: &Limits) {
         let now = fx.now;
-        self.asked.retain(|&peer, (until, askers)| {
-            let waits = *until > now;
-            for &asker in askers.iter().filter(|_| !waits) {
+        self.asked.retain(|&peer, asked| {
+            if asked.until > now {
+                return true;
+            }
+            if asked.denied {
+                return false;
+            }
+            (asked.until, asked.denied) = (now.after_us(limits.evict_us), true);
+            for &asker in &asked.askers {
                 fx.send(asker, Message::Presence(Presence::Unheard(peer)));
             }
-            waits
+            true
         });
     }
 
@@ -291,7 +334,7 @@ impl Detector {
             silent.is_suspected = true;
             found.suspected.push((peer, true));
             if !silent.told {
-                silent.told = true;
+                (silent.told, silent.tells) = (true, true);
                 for &member in around.members.keys().filter(|member| **member != peer) {
                     fx.send(member, Message::Presence(Presence::Silent(peer)));
                 }
@@ -350,6 +393,7 @@ impl Silent {
             witnessed: None,
             vouched: None,
             told: false,
+            tells: false,
             is_suspected: false,
         }
     }

@@ -19,6 +19,8 @@ struct Trial {
     lost: Vec<(u8, u64)>,
     told: Vec<u8>,
     beats: usize,
+    /// Whoever is asked answers.
+    answers: bool,
 }
 
 impl Trial {
@@ -39,6 +41,7 @@ impl Trial {
             lost: Vec::new(),
             told: Vec::new(),
             beats: 0,
+            answers: true,
         }
     }
 
@@ -91,6 +94,7 @@ impl Trial {
             self.told.push(to.0[0]);
         } else if let Message::Presence(Presence::Ask(peer)) = message
             && self.speak.contains(&to.0[0])
+            && self.answers
         {
             let heard = self.heard_by_others.contains(&peer.0[0]);
             let (after_us, answer) = if heard {
@@ -202,11 +206,33 @@ fn a_lone_member_that_is_silent_is_suspected_and_kept_for_long() {
     let mut trial = Trial::new(&[2]);
     trial.run(1_000_000);
     trial.dies(2);
-    trial.run(58_000_000);
+    // A connection between two that live can be stuck for more than two minutes.
+    trial.run(178_000_000);
     assert!(matches!(trial.suspected[..], [(2, ..3_000_000)]), "{:?}", trial.suspected);
     assert_eq!(trial.lost, []);
     trial.run(5_000_000);
     assert_eq!(trial.lost.len(), 1);
+}
+
+#[test]
+fn a_word_that_was_taken_back_is_no_second_observer() {
+    for (taken_back, lost) in [(false, 1), (true, 0)] {
+        let mut trial = Trial::new(&[2, 3, 4]);
+        trial.answers = false;
+        trial.run(1_000_000);
+        trial.dies(4);
+        trial.run(2_000_000);
+        let mut fx = trial.effects();
+        let unheard = Presence::Unheard(id(4));
+        trial.members.received(&mut fx, &trial.limits, id(2), unheard);
+        trial.run(500_000);
+        if taken_back {
+            let heard = Presence::Heard(id(4));
+            trial.members.received(&mut fx, &trial.limits, id(2), heard);
+        }
+        trial.run(40_000_000);
+        assert_eq!(trial.lost.len(), lost, "{:?}", trial.lost);
+    }
 }
 
 #[test]
@@ -260,6 +286,26 @@ fn who_asks_for_another_hears_whether_it_was_heard() {
     let mut fx = Effects::new(Time(351_000), Planted::default());
     members.tick(&mut fx, limits, BTreeSet::new);
     assert!(sent(fx).contains(&(2, "unheard")));
+    // When that is no longer true, it is taken back.
+    let mut fx = Effects::new(Time(900_000), Planted::default());
+    members.heard(&mut fx, limits, id(3));
+    assert_eq!(sent(fx), [(2, "heard")]);
+}
+
+#[test]
+fn who_told_of_a_silence_tells_of_its_end() {
+    let mut trial = Trial::new(&[2, 3, 4]);
+    trial.run(1_000_000);
+    trial.dies(4);
+    trial.run(3_000_000);
+    assert_eq!(trial.told, [2, 3]);
+    let mut fx = trial.effects();
+    trial.members.heard(&mut fx, &trial.limits, id(4));
+    let told = fx.outputs.into_iter().filter_map(|output| match output {
+        Output::Send { to, message } => Some((to.0[0], message.kind())),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [(2, "heard"), (3, "heard")]);
 }
 
 #[test]
