@@ -23,3 +23,4 @@ mod mesh;
 mod netns;
 mod recovery;
 mod signals;
+mod sim;

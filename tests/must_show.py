@@ -196,9 +196,9 @@ def gateway(args):
 
 def simulator(args):
     """9: the core without IO."""
-    command = ["cargo", "run", "--release", "-q", "-p", "atoll-simulations", "--", "swarm"]
+    command = [ATOLL, "sim", "swarm", "--kind", "calm"]
     command += ["--nodes", "50", "--seeds", "1000", "--json"]
-    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         row(9, "swarm", f"exit {done.returncode} {done.stderr[-300:]}", "0 violations", False)
         return

@@ -8,8 +8,6 @@ use atoll_sim::{Detection, Report, Schedule, Times, run_long};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::bench::peak_memory_bytes;
-
 /// Kills nodes on bad Wi-Fi, one a minute, and says when it was found out.
 #[derive(Args)]
 pub(crate) struct Detector {
@@ -57,7 +55,6 @@ impl Detector {
             "schema": "atoll.sim-detector/1", "nodes": nodes, "hours": hours, "seed": seed,
             "wall_s": wall_s, "events": report.events,
             "events_per_s": report.events as f64 / wall_s,
-            "peak_memory_bytes": peak_memory_bytes(),
             "messages_per_node_and_s": report.messages as f64 / (hours_of_nodes * 3600.0),
             "detection": detection(&report.detection, hours_of_nodes),
             "requests": { "completed": report.completed, "failed": report.failed },

@@ -5,6 +5,7 @@ mod compress;
 mod generation;
 mod parse;
 mod plan;
+mod sim;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,10 @@ pub(crate) use compress::CompressArgs;
 pub(crate) use generation::GenerationArgs;
 pub(crate) use parse::{ApiAddress, byte_size};
 pub(crate) use plan::PlanArgs;
+pub(crate) use sim::{
+    CalibrateArgs, ExplainArgs, ReplayArgs, ShrinkArgs, SimArgs, SimBenchArgs, SimCommand,
+    SimRunArgs, SwarmArgs,
+};
 
 /// Runs one language model on several small computers together.
 #[derive(Debug, Parser)]
@@ -79,6 +84,8 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Measure a model's speed on this machine
     Bench(BenchArgs),
+    /// Simulate a network of nodes, with faults
+    Sim(SimArgs),
 }
 
 /// How this process computes.

@@ -12,6 +12,7 @@ mod rm;
 mod run;
 mod serve;
 mod show;
+mod sim;
 mod status;
 mod up;
 
@@ -36,6 +37,7 @@ pub(crate) async fn dispatch(
         Command::Eval(args) => eval::run(settings, args, stop).await,
         Command::Bench(args) => bench::run(settings, args, stop).await,
         Command::Status(args) => simple(settings, stop, move |on| status::run(on, &args)).await,
+        Command::Sim(args) => simple(settings, stop, |on| sim::run(on, args.command)).await,
         Command::Plan(args) => simple(settings, stop, move |on| plan::run(on, &args)).await,
         Command::Pull(args) => {
             let cancel = stop.flag();

@@ -57,12 +57,14 @@ pub(crate) struct Failure {
     pub(crate) cause: Option<String>,
     /// What the user can do about it.
     pub(crate) hint: Option<String>,
+    /// What was printed as JSON says it already.
+    pub(crate) is_told: bool,
 }
 
 impl Failure {
     /// An error with nothing but its `what`.
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), cause: None, hint: None }
+        Self { exit, what: what.into(), cause: None, hint: None, is_told: false }
     }
 
     /// Adds the cause.
@@ -76,6 +78,13 @@ impl Failure {
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// What was printed as JSON says that it failed, and how: no second object follows.
+    #[must_use]
+    pub(crate) const fn told(mut self) -> Self {
+        self.is_told = true;
         self
     }
 

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output::note(&failure.to_string());
-            if json {
+            if json && !failure.is_told {
                 let _printed = output::json(&failure.to_json());
             }
             ExitCode::from(failure.exit.code())
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 
 fn begin(cli: Cli) -> Result<(), Failure> {
     let settings = Settings::resolve(&cli.global)?;
-    start_log(&settings)?;
+    start_log(&settings, cli.command.as_ref())?;
     match cli.command {
         Some(command) => run(&settings, command),
         None => quick_start(),
@@ -78,11 +78,16 @@ fn quick_start() -> Result<(), Failure> {
     )
 }
 
-fn start_log(settings: &Settings) -> Result<(), Failure> {
+fn start_log(settings: &Settings, command: Option<&Command>) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
 
-    // Kademlia warns whenever nobody is there yet; being alone has its own message.
-    let text = settings.log.as_deref().unwrap_or("warn,libp2p_kad=error");
+    let usual = match command {
+        // What befalls simulated nodes is no warning.
+        Some(Command::Sim(_)) => "error",
+        // Kademlia warns whenever nobody is there yet; being alone has its own message.
+        Some(_) | None => "warn,libp2p_kad=error",
+    };
+    let text = settings.log.as_deref().unwrap_or(usual);
     let filter = EnvFilter::try_new(text).map_err(|error| {
         Failure::usage(format!("cannot read the log filter {text:?}")).because(error)
     })?;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::Random;
 use crate::cost::Model;
+use crate::scenario::swizzle;
 use crate::schedule::{Asked, Device, Fault, LAYER_BYTES, Link, Placement, Schedule, What, asked};
 
 /// When things begin to go wrong, µs.
@@ -41,7 +42,10 @@ impl Schedule {
             let is_short = asked.at_us < HEAL_US && work.below(8) == 0;
             asked.deadline_us = if is_short { work.within(SHORT_US) } else { DEADLINE_US };
         }
-        let faults = faults(seed, n, &requests);
+        let mut faults = faults(seed, n, &requests);
+        faults.extend(more_faults(seed, n));
+        back_again(seed, &faults, &mut requests);
+        faults.sort_by_key(|fault| fault.at_us);
         let lone = |fault: &Fault| matches!(fault.what, What::Kill { node: 0, .. });
         if let Some(origin_dies) = faults.iter().find(|fault| lone(fault)) {
             requests.retain(|asked| asked.at_us < origin_dies.at_us);
@@ -120,6 +124,53 @@ fn faults(seed: u64, n: usize, requests: &[Asked]) -> Vec<Fault> {
     }
     faults.sort_by_key(|fault| fault.at_us);
     faults
+}
+
+/// Up to three more, of kinds that were thought of later: drawn apart, so that seeds keep the
+/// others.
+fn more_faults(seed: u64, n: usize) -> Vec<Fault> {
+    let mut random = Random::new(seed, "more faults");
+    let mut faults = Vec::new();
+    if is_weather_only(seed) {
+        return faults;
+    }
+    for _ in 0..random.below(4) {
+        let at_us = random.within(FROM_US..HEAL_US - 8_000_000);
+        let node = 1 + random.index((n - 1).min(10));
+        let for_us = random.within(50_000..5_000_000);
+        let what = match random.below(13) {
+            0..2 => What::ClockStep { node, ahead_us: random.within(1_000..20_000_000) },
+            2 => What::MemoryRefusal { node, for_us },
+            3 => What::DiskFull { node, for_us },
+            4..6 => What::CorruptShard { node },
+            6..8 => What::Bandwidth { node, permille: random.within(1..20), for_us },
+            8..10 => What::Lie { node, percent: random.within(5..2_000) },
+            10..12 => What::StalePlan { node },
+            _ => {
+                let nodes = (1..n).filter(|_| random.below(3) == 0).take(6).collect();
+                let each_us = random.within(10_000..400_000);
+                let mut order = Random::new(seed, "swizzle");
+                faults.extend(swizzle(&mut order, nodes, (at_us, each_us, for_us / 2)));
+                continue;
+            }
+        };
+        let stage = (random.below(3) > 0).then(|| random.index(5));
+        faults.push(Fault { at_us, what, stage });
+    }
+    faults
+}
+
+/// Some clients that went come back and ask the same again.
+fn back_again(seed: u64, faults: &[Fault], requests: &mut Vec<Asked>) {
+    let mut random = Random::new(seed, "back again");
+    for fault in faults {
+        let What::Cancel { request } = fault.what else { continue };
+        let asked = usize::try_from(request).ok().and_then(|i| requests.get(i)).cloned();
+        if let Some(asked) = asked.filter(|_| random.below(2) == 0) {
+            let at_us = fault.at_us.max(asked.at_us) + random.within(1_000..3_000_000);
+            requests.push(Asked { at_us, deadline_us: DEADLINE_US, ..asked });
+        }
+    }
 }
 
 /// One fault. Nodes with low numbers are struck more often: two faults at one place are worth more

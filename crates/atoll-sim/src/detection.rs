@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 /// Times, µs, in any order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Times(pub Vec<u64>);
 
 impl Times {
@@ -17,7 +19,7 @@ impl Times {
 }
 
 /// When members found out that a node was gone, after it was; and what they wrongly believed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Detection {
     /// Processes that died, so that their connections broke.
     pub kills: u64,

@@ -10,21 +10,25 @@
 //! assert!(report.violations.is_empty());
 //! ```
 
+pub mod calibration;
 mod chaos;
 mod city;
 pub mod cost;
 mod detection;
 mod device;
+pub mod explain;
 mod hash_model;
 mod invariants;
 mod network;
 mod queue;
 mod random;
+mod regression;
 mod report;
 pub mod scenario;
 pub mod schedule;
 mod shrink;
 mod study;
+pub mod swarm;
 mod wifi;
 mod world;
 
@@ -33,11 +37,13 @@ pub use detection::{Detection, Times};
 pub use hash_model::oracle;
 pub use invariants::{Invariant, Seen};
 pub use random::Random;
+pub use regression::Regression;
 pub use report::{Answer, Report, Sum};
 pub use scenario::Scenario;
 pub use schedule::Schedule;
 pub use shrink::shrink;
 pub use study::Study;
+pub use swarm::Swarm;
 pub use wifi::Wifi;
 pub use world::{Hands, run, run_long, run_planted};
 

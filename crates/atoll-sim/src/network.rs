@@ -50,6 +50,8 @@ pub(crate) struct Weather {
     pub(crate) reorder: Trouble,
     /// Its `permille` is the extra time, µs.
     pub(crate) delay: Trouble,
+    /// Its `permille` is what is left of the uplink.
+    pub(crate) bandwidth: Trouble,
     /// Which bit of the next session message is flipped.
     pub(crate) flip: Option<u64>,
 }
@@ -173,7 +175,12 @@ impl Network {
 
     /// Through the uplink and the air.
     fn way(&mut self, now: u64, (from, to): (usize, usize), bytes: u64) -> u64 {
-        let path = self.path(from, to);
+        let mut path = self.path(from, to);
+        let Weather { delay, loss, bandwidth, .. } = self.weather[from];
+        if bandwidth.until > now {
+            let carried = path.uplink_bytes_per_s / 1000 * bandwidth.permille;
+            path.uplink_bytes_per_s = carried.max(1_000);
+        }
         let uplink = &mut self.uplinks[from];
         uplink.bytes += bytes;
         let begin = uplink.free_at.max(now);
@@ -186,7 +193,6 @@ impl Network {
             }
             left_at = flow.send(begin, bytes, path.uplink_bytes_per_s, 2 * path.latency_us);
         }
-        let Weather { delay, loss, .. } = self.weather[from];
         let extra = if delay.until > now { delay.permille } else { 0 };
         // What the transport loses it sends again after a while.
         let mut lost = loss.until > now && self.random.below(1000) < loss.permille;

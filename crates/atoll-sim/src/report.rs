@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use atoll_proto::RequestId;
+use serde::Serialize;
 
 use crate::Detection;
 use crate::schedule::Schedule;
 
 /// What one run of a schedule showed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Inputs handled by nodes.
     pub events: u64,
@@ -37,7 +38,7 @@ pub struct Report {
 }
 
 /// What came of a request, and when.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Answer {
     /// When it was made, µs.
     pub asked_us: u64,
@@ -80,6 +81,25 @@ impl Report {
         let answer = |asked_us| Answer { asked_us, ..Answer::default() };
         let asked = schedule.requests.iter().map(|asked| asked.at_us);
         Self { answers: asked.map(answer).collect(), ..Self::default() }
+    }
+
+    /// A line for each request, with a heading: times in seconds, empty where there is none.
+    #[must_use]
+    pub fn csv(&self) -> String {
+        let mut text =
+            "request,asked_s,first_token_s,ended_s,tokens,tokens_per_s,longest_gap_s,error\n"
+                .to_owned();
+        let s = |us: Option<u64>| us.map_or(String::new(), |us| (us as f64 / 1e6).to_string());
+        for (i, answer) in self.answers.iter().enumerate() {
+            let speed = answer.tokens_per_s().map_or(String::new(), |speed| speed.to_string());
+            let error = answer.error.as_deref().unwrap_or_default().replace('"', "\"\"");
+            let error = if error.is_empty() { error } else { format!("\"{error}\"") };
+            let (asked, first) = (s(Some(answer.asked_us)), s(answer.first_us()));
+            let (ended, n) = (s(answer.ended_us), answer.token_us.len());
+            let gap = s(Some(answer.gap_us(0)).filter(|_| n > 1));
+            text += &format!("{i},{asked},{first},{ended},{n},{speed},{gap},{error}\n");
+        }
+        text
     }
 
     pub(crate) fn answer(&mut self, request: RequestId) -> Option<&mut Answer> {

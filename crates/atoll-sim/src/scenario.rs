@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cost::Model;
 use crate::{Report, Schedule};
@@ -16,11 +16,12 @@ mod profiles;
 
 pub use self::error::ScenarioError;
 pub use self::expect::{Expect, Figures};
+pub(crate) use self::fault::swizzle;
 pub use self::fault::{Churn, FaultKind, FaultLine};
 pub use self::profiles::{DeviceProfile, LinkProfile, Profiles};
 
 /// What a scenario's file says.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
     /// Its name.
@@ -71,7 +72,7 @@ pub struct Scenario {
 }
 
 /// How the model is placed.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Serve {
     /// When the first device begins to serve, s.
@@ -86,7 +87,7 @@ pub struct Serve {
 }
 
 /// Some devices of one kind.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceLine {
     /// What they are called; more than one are numbered from 1: `pi-1`, `pi-2`.
@@ -123,7 +124,7 @@ const fn one() -> usize {
 }
 
 /// Some requests of one kind.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Requests {
     /// How many.

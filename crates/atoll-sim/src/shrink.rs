@@ -80,7 +80,14 @@ fn without_requests(schedule: &Schedule, range: Range<usize>) -> Option<Schedule
         | What::Duplicate { .. }
         | What::Reorder { .. }
         | What::Delay { .. }
-        | What::BitFlip { .. } => true,
+        | What::BitFlip { .. }
+        | What::ClockStep { .. }
+        | What::MemoryRefusal { .. }
+        | What::DiskFull { .. }
+        | What::CorruptShard { .. }
+        | What::Bandwidth { .. }
+        | What::Lie { .. }
+        | What::StalePlan { .. } => true,
     });
     smaller.requests.drain(range);
     Some(smaller)

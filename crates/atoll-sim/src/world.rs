@@ -11,6 +11,7 @@ use atoll_proto::{
 use self::around::Around;
 use self::detected::Detected;
 pub use self::hands::Hands;
+use self::loading::Loading;
 pub(crate) use self::served::{model, policy};
 use crate::Random;
 use crate::cost::Cores;
@@ -28,6 +29,7 @@ mod detected;
 mod effects;
 mod ending;
 mod hands;
+mod loading;
 mod served;
 mod strike;
 mod trace;
@@ -128,6 +130,12 @@ struct Slot {
     paused_until: u64,
     /// Time of a job in percent of the usual, and until when.
     slow: (u64, u64),
+    /// How far its clock is ahead, µs.
+    ahead_us: u64,
+    /// What keeps it from loading parts.
+    loading: Loading,
+    /// The first part that the origin gave it.
+    assigned: Option<Message>,
     /// Words to the origin that a connection with this node broke, still on their way.
     breaks_unheard: u32,
 }
@@ -189,7 +197,7 @@ pub(crate) fn id(index: usize) -> NodeId {
     NodeId(bytes)
 }
 
-fn index(id: NodeId) -> usize {
+pub(crate) fn index(id: NodeId) -> usize {
     let bytes = *id.0.first_chunk().expect("32 bytes");
     usize::try_from(u64::from_be_bytes(bytes)).expect("an index")
 }
@@ -237,6 +245,9 @@ impl<'a> World<'a> {
             tick_at: None,
             paused_until: 0,
             slow: (100, 0),
+            ahead_us: 0,
+            loading: Loading::default(),
+            assigned: None,
             breaks_unheard: 0,
         }
     }
@@ -352,7 +363,8 @@ impl<'a> World<'a> {
     }
 
     fn handle(&mut self, node: usize, input: Input) {
-        let (now, slot) = (Time(self.now), &mut self.nodes[node]);
+        let slot = &mut self.nodes[node];
+        let now = Time(self.now + slot.ahead_us);
         if !slot.is_up {
             return;
         }
@@ -401,20 +413,12 @@ impl<'a> World<'a> {
     fn keep_time(&mut self, node: usize) {
         let slot = &mut self.nodes[node];
         let Some(Time(at)) = slot.node.deadline() else { return };
-        let at = at.max(self.now + 1);
+        let at = at.saturating_sub(slot.ahead_us).max(self.now + 1);
         if slot.tick_at.is_none_or(|known| at < known) {
             slot.tick_at = Some(at);
             let life = slot.life;
             self.push(at, Happening::Ticks { node, life });
         }
-    }
-
-    /// What was prepared takes the place of what was loaded.
-    fn loads(&mut self, node: usize, model: ModelId) {
-        let device = &mut self.nodes[node].device;
-        device.load(model);
-        let (used_bytes, memory_bytes) = (device.used_bytes(), device.memory_bytes);
-        self.see(&Seen::Memory { node, used_bytes, memory_bytes });
     }
 
     /// The session of a request: drawn before the run, as a real driver's is drawn by chance.

@@ -12,7 +12,6 @@
 //! ```
 
 mod answer;
-pub mod calibrate;
 pub mod control;
 mod emulator;
 mod footprint;
@@ -21,6 +20,7 @@ mod http;
 mod lan;
 mod link;
 pub mod linkd;
+pub mod measure;
 mod measured;
 mod mesh;
 mod quota;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use atoll_netns::report::Report;
-use atoll_netns::{Site, calibrate, host, linkd, rounds, soak};
+use atoll_netns::{Site, host, linkd, measure, rounds, soak};
 use clap::{Args, Parser};
 
 /// Runs real nodes in network namespaces, over links that can be made bad.
@@ -49,8 +49,8 @@ enum Arguments {
         #[arg(long)]
         no_last: bool,
     },
-    /// Plays scenarios in the simulator and with real nodes, and prints both beside each other.
-    Calibrate {
+    /// Plays scenarios with real nodes, for `atoll sim calibrate` to predict.
+    Measure {
         #[command(flatten)]
         mesh: MeshArguments,
         /// Scenarios, each with a `kill` of a `stage`.
@@ -120,7 +120,7 @@ fn main() -> Result<ExitCode> {
             let options = rounds::Options { site, rounds, delay_us, only, last };
             rounds::run(&options, progress())
         }),
-        Arguments::Calibrate { mesh, scenarios, crossing_model } => {
+        Arguments::Measure { mesh, scenarios, crossing_model } => {
             let read = |path: PathBuf| {
                 let text = std::fs::read_to_string(&path);
                 let text = text.with_context(|| format!("reading {}", path.display()))?;
@@ -129,9 +129,9 @@ fn main() -> Result<ExitCode> {
             let scenarios = scenarios.into_iter().map(read).collect::<Result<_>>()?;
             mesh.with_site(2, |site| {
                 let crossing_model = crossing_model.unwrap_or_else(|| site.model.clone());
-                let options = calibrate::Options { site, scenarios, crossing_model };
-                let found = calibrate::calibrate(&options, progress())?;
-                mesh.tell(&found.json(), &found.text(), found.passed())
+                let options = measure::Options { site, scenarios, crossing_model };
+                let found = measure::measure(&options, progress())?;
+                mesh.tell(&found.json(), &found.text(), found.valid())
             })
         }
         Arguments::Soak { mesh, seconds, streams } => mesh.run(8, |site| {

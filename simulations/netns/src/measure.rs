@@ -1,17 +1,16 @@
-//! One scenario at both levels: what the simulator predicts from what was measured of one engine
-//! alone, beside what real nodes in namespaces then do.
+//! What real nodes in namespaces do in a scenario, for `atoll sim calibrate` to predict: the engine
+//! is timed alone first, and a crossing of a perfect link.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use atoll_sim::Scenario;
+use atoll_sim::calibration::{Figures, Measured, ROUNDS, median, struck_at};
 use atoll_sim::cost::Model;
-use atoll_sim::scenario::{DeviceProfile, FaultKind};
-use atoll_sim::schedule::{Fault, Schedule, What};
-use atoll_sim::{Scenario, run};
-use serde::Serialize;
+use atoll_sim::scenario::DeviceProfile;
+use atoll_sim::schedule::Schedule;
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
@@ -21,13 +20,8 @@ use crate::measured;
 use crate::mesh::{Mesh, Room, Site};
 use crate::{Emulator, LinkChange};
 
-/// Undisturbed answers, and answers in which a stage is killed.
-const ROUNDS: usize = 3;
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 const WAIT_S: u64 = 20;
-/// Errors that are allowed, the median over all figures and the worst.
-const ERROR_MEDIAN_MAX: f64 = 0.15;
-const ERROR_WORST_MAX: f64 = 0.30;
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -40,111 +34,48 @@ pub struct Options {
     pub crossing_model: PathBuf,
 }
 
-/// The three figures of a scenario.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct Figures {
-    tokens_per_s: f64,
-    first_token_s: f64,
-    recovery_gap_s: f64,
-}
-
-impl Figures {
-    /// Of each figure: its name and how far the prediction is off, as a share of what was measured.
-    fn errors(self, measured: Self) -> [(&'static str, f64); 3] {
-        let off = |predicted: f64, measured: f64| {
-            (predicted - measured).abs() / measured.max(f64::MIN_POSITIVE)
-        };
-        [
-            ("tokens_per_s", off(self.tokens_per_s, measured.tokens_per_s)),
-            ("first_token_s", off(self.first_token_s, measured.first_token_s)),
-            ("recovery_gap_s", off(self.recovery_gap_s, measured.recovery_gap_s)),
-        ]
-    }
-}
-
-/// What all scenarios showed.
+/// What was measured.
 #[derive(Debug)]
-pub struct Calibration {
-    rows: Vec<(String, Figures, Figures)>,
-    profiles: Vec<Value>,
-    crossing_us: f64,
+pub struct Found {
+    measured: Vec<Measured>,
     idle: f64,
 }
 
-impl Calibration {
-    /// All errors, sorted.
-    fn errors(&self) -> Vec<f64> {
-        let rows = self.rows.iter();
-        let all = rows.flat_map(|(_, predicted, measured)| predicted.errors(*measured));
-        let mut errors: Vec<_> = all.map(|(_, error)| error).collect();
-        errors.sort_by(f64::total_cmp);
-        errors
-    }
-
-    fn summary(&self) -> (f64, f64) {
-        let errors = self.errors();
-        let (median, worst) = (errors.get(errors.len() / 2), errors.last());
-        (median.copied().unwrap_or(1.0), worst.copied().unwrap_or(1.0))
-    }
-
+impl Found {
     /// Whether the machine had time left: otherwise what was measured says little.
     #[must_use]
     pub fn valid(&self) -> bool {
         self.idle >= IDLE_MIN
     }
 
-    /// Whether the predictions are as near as they are to be.
-    #[must_use]
-    pub fn passed(&self) -> bool {
-        let (median, worst) = self.summary();
-        self.valid() && median <= ERROR_MEDIAN_MAX && worst <= ERROR_WORST_MAX
-    }
-
-    /// One object, schema `atoll.calibrate/1`.
+    /// One object, schema `atoll.measured/1`, as `atoll sim calibrate` reads it.
     #[must_use]
     pub fn json(&self) -> Value {
-        let row = |(name, predicted, measured): &(String, Figures, Figures)| {
-            json!({
-                "scenario": name, "predicted": predicted, "measured": measured,
-                "errors": predicted.errors(*measured).into_iter()
-                    .collect::<std::collections::BTreeMap<_, _>>(),
-            })
-        };
-        let (median, worst) = self.summary();
         json!({
-            "schema": "atoll.calibrate/1", "passed": self.passed(), "valid": self.valid(),
-            "host_idle": self.idle, "error_median": median, "error_worst": worst,
-            "crossing_us": self.crossing_us, "profiles": self.profiles,
-            "scenarios": self.rows.iter().map(row).collect::<Vec<_>>(),
+            "schema": "atoll.measured/1", "valid": self.valid(), "host_idle": self.idle,
+            "measured": self.measured,
         })
     }
 
-    /// A table for people.
+    /// The figures, for people.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = "| scenario | figure | predicted | measured | error |\n".to_owned();
-        text += "|---|---|---|---|---|\n";
-        for (name, predicted, measured) in &self.rows {
-            let values = |f: &Figures| [f.tokens_per_s, f.first_token_s, f.recovery_gap_s];
-            let pairs = values(predicted).into_iter().zip(values(measured));
-            for ((figure, error), (p, m)) in predicted.errors(*measured).into_iter().zip(pairs) {
-                let percent = error * 100.0;
-                // Writing to a string cannot fail.
-                let _ = writeln!(text, "| {name} | {figure} | {p:.3} | {m:.3} | {percent:.0} % |");
-            }
+        let line = |one: &Measured| format!("{}: {:?}", one.scenario.name, one.figures);
+        let mut lines: Vec<_> = self.measured.iter().map(line).collect();
+        let idle = self.idle * 100.0;
+        lines.push(format!("idle {idle:.0} %; --json is what `atoll sim calibrate` takes"));
+        if !self.valid() {
+            lines.push("INVALID: this machine had no time left".to_owned());
         }
-        let (median, worst) = self.summary();
-        let [median, worst, idle] = [median, worst, self.idle].map(|share| share * 100.0);
-        let _ = write!(text, "median error {median:.0} %, worst {worst:.0} %, idle {idle:.0} %");
-        text + if self.valid() { "" } else { "\nINVALID: this machine had no time left" }
+        lines.join("\n")
     }
 }
 
-/// Measures, predicts, then runs, scenario by scenario; progress goes to `say`.
+/// Measures scenario by scenario; progress goes to `say`.
 ///
 /// # Errors
 /// If a scenario cannot be used or real nodes cannot be started.
-pub fn calibrate(options: &Options, mut say: impl FnMut(&str)) -> Result<Calibration> {
+pub fn measure(options: &Options, mut say: impl FnMut(&str)) -> Result<Found> {
     ensure!(!options.scenarios.is_empty(), "no scenario was given");
     let began = CpuTime::now()?;
     let Options { site, .. } = options;
@@ -152,7 +83,7 @@ pub fn calibrate(options: &Options, mut say: impl FnMut(&str)) -> Result<Calibra
     let crossing_us = crossing_us(options)?;
     say(&format!("a crossing of a perfect link adds {crossing_us:.0} µs"));
     let mut known: Vec<(Option<f64>, DeviceProfile)> = Vec::new();
-    let mut all = Calibration { rows: Vec::new(), profiles: Vec::new(), crossing_us, idle: 0.0 };
+    let mut found = Found { measured: Vec::new(), idle: 0.0 };
     for (path, text) in &options.scenarios {
         let of = || format!("{}", path.display());
         let mut scenario = Scenario::parse(text).with_context(of)?;
@@ -162,8 +93,6 @@ pub fn calibrate(options: &Options, mut say: impl FnMut(&str)) -> Result<Calibra
                 None => {
                     let profile = measured::device(&site.atoll, &site.model, &model, line.cpu)?;
                     say(&format!("{:?} of a core: {:?}", line.cpu, profile.speed()));
-                    let speed = profile.speed();
-                    all.profiles.push(json!({ "cpu": line.cpu, "speed": speed }));
                     known.push((line.cpu, profile.clone()));
                     profile
                 }
@@ -175,66 +104,18 @@ pub fn calibrate(options: &Options, mut say: impl FnMut(&str)) -> Result<Calibra
         }
         scenario.model_profile.insert(scenario.model.clone(), model.clone());
         scenario.windows_stay = windows_stay();
-        let predicted = predict(&scenario, site.seed, crossing_us).with_context(of)?;
-        say(&format!("{}: predicted {predicted:?}", scenario.name));
-        let found = measure(&scenario, site, &model, &mut say).with_context(of)?;
-        say(&format!("{}: measured {found:?}", scenario.name));
-        all.rows.push((scenario.name, predicted, found));
+        let figures = with_nodes(&scenario, site, &model, &mut say).with_context(of)?;
+        say(&format!("{}: measured {figures:?}", scenario.name));
+        let seed = site.seed;
+        found.measured.push(Measured { scenario, seed, crossing_us, valid: true, figures });
     }
-    all.idle = CpuTime::now()?.idle_since(began);
-    Ok(all)
+    found.idle = CpuTime::now()?.idle_since(began);
+    let valid = found.valid();
+    found.measured.iter_mut().for_each(|one| one.valid = valid);
+    Ok(found)
 }
 
-/// The positions in an answer at which a stage is killed, one a round.
-fn struck_at(round: usize, tokens: usize) -> usize {
-    (round + 1) * tokens / (ROUNDS + 1)
-}
-
-/// The stage that the scenario kills.
-fn victim(scenario: &Scenario) -> Result<usize> {
-    let kill = scenario.faults.iter().find(|fault| fault.what == FaultKind::Kill);
-    let stage = kill.and_then(|fault| fault.stage);
-    stage.context("a scenario to calibrate with has a fault `kill` with a `stage`")
-}
-
-fn predict(scenario: &Scenario, seed: u64, crossing_us: f64) -> Result<Figures> {
-    let mut schedule = scenario.schedule(seed)?;
-    let asked = schedule.requests.first().context("it asks for nothing")?.clone();
-    let stage = victim(scenario)?;
-    // The first warms the connections up, as with real nodes.
-    let at_us = asked.at_us + (schedule.end_us - asked.at_us) / 2;
-    (schedule.requests, schedule.faults) = (vec![asked.clone(), asked], Vec::new());
-    schedule.requests[1].at_us = at_us;
-    for device in &mut schedule.devices {
-        let link = device.link.as_mut().context("a scenario's devices have links")?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few 100")]
-        let half_us = (crossing_us / 2.0).round() as u64;
-        link.latency_us += half_us;
-    }
-    let heard = |schedule: &Schedule| {
-        let mut report = run(schedule);
-        let broken = &report.violations;
-        ensure!(broken.is_empty() && report.completed == 2, "in the simulator: {report:?}");
-        Ok(report.answers.remove(1))
-    };
-    let calm = heard(&schedule)?;
-    let mut gaps = Vec::new();
-    for round in 0..ROUNDS {
-        let at = struck_at(round, calm.token_us.len());
-        // Between two tokens.
-        let at_us = (calm.token_us[at - 1] + calm.token_us[at]) / 2;
-        let what = What::Kill { node: 1, back_us: None };
-        schedule.faults = vec![Fault { at_us, what, stage: Some(stage) }];
-        gaps.push(heard(&schedule)?.gap_us(at_us) as f64 / 1e6);
-    }
-    Ok(Figures {
-        tokens_per_s: calm.tokens_per_s().context("one token is no speed")?,
-        first_token_s: calm.first_us().context("there is no token")? as f64 / 1e6,
-        recovery_gap_s: median(gaps),
-    })
-}
-
-fn measure(
+fn with_nodes(
     scenario: &Scenario,
     site: &Site,
     model: &Model,
@@ -242,7 +123,7 @@ fn measure(
 ) -> Result<Figures> {
     let schedule = scenario.schedule(site.seed)?;
     let asked = schedule.requests.first().context("it asks for nothing")?;
-    let stage = victim(scenario)?;
+    let stage = scenario.killed_stage().context("it has no fault `kill` of a `stage`")?;
     let mut site = site.clone();
     site.hosts = schedule.devices.len();
     site.stages = usize::from(schedule.placement.stages);
@@ -339,46 +220,4 @@ fn crossing_us(options: &Options) -> Result<f64> {
     let status = mesh.status(0)?;
     let us = status["ring"]["hop_us_median"].as_f64();
     us.with_context(|| format!("the node says nothing of its ring: {}", status["ring"]))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn figures(tokens_per_s: f64, first_token_s: f64, recovery_gap_s: f64) -> Figures {
-        Figures { tokens_per_s, first_token_s, recovery_gap_s }
-    }
-
-    #[test]
-    fn errors_are_shares_of_what_was_measured() {
-        let mut all = Calibration {
-            rows: vec![("a".to_owned(), figures(90.0, 0.12, 0.5), figures(100.0, 0.1, 0.4))],
-            profiles: Vec::new(),
-            crossing_us: 0.0,
-            idle: 0.5,
-        };
-        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} is not {b}");
-        let (median, worst) = all.summary();
-        near(median, 0.2);
-        near(worst, 0.25);
-        assert!(!all.passed(), "the median is above 15 %");
-        all.rows[0].1.first_token_s = 0.114;
-        assert!(all.passed(), "{}", all.text());
-        all.rows[0].1.recovery_gap_s = 0.53;
-        assert!(!all.passed(), "the worst is above 30 %");
-        all.rows[0].1.recovery_gap_s = 0.4;
-        all.idle = 0.01;
-        assert!(!all.passed() && all.text().contains("INVALID"));
-    }
-
-    #[test]
-    fn a_stage_is_killed_within_the_answer() {
-        let at: Vec<_> = (0..ROUNDS).map(|round| struck_at(round, 80)).collect();
-        assert_eq!(at, [20, 40, 60]);
-    }
 }

@@ -4,7 +4,7 @@
 
 use atoll_proto::{Event, RequestError, RequestId};
 
-use super::quiet::{Quiet, can_hold};
+use super::quiet::{Quiet, can_hold, core_holds};
 use super::{Invariant, Seen};
 use crate::schedule::{Schedule, What};
 
@@ -34,7 +34,7 @@ impl Claim {
             work_us: WORK_US + schedule.slack_us,
             heal_us: schedule.heal_us,
             quiet: Quiet::new(schedule),
-            core_holds: can_hold(schedule, schedule.core.len()),
+            core_holds: core_holds(schedule),
             enough: (1..=schedule.devices.len())
                 .find(|&n| can_hold(schedule, n))
                 .unwrap_or(usize::MAX),

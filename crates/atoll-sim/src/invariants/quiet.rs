@@ -3,7 +3,7 @@
 
 use atoll_proto::planner::{Candidate, place};
 
-use crate::schedule::{Device, Schedule, What};
+use crate::schedule::{Device, Schedule};
 use crate::world::{id, model, policy};
 
 /// In this time after a fault has ended the nodes must be as before it, µs: a peer is suspected
@@ -33,15 +33,12 @@ impl Quiet {
             let until =
                 fault.at_us.saturating_add(fault.what.lasts_us()).saturating_add(recovery_us);
             disturbed.push((fault.at_us, until));
-            gone += usize::from(matches!(
-                fault.what,
-                What::Leave { back_us: None, .. } | What::Kill { back_us: None, .. }
-            ));
+            gone += usize::from(fault.what.takes_away().is_some());
             if !can_hold(schedule, schedule.devices.len().saturating_sub(gone)) {
                 disturbed.push((fault.at_us, heal_us));
             }
         }
-        if !can_hold(schedule, schedule.core.len()) {
+        if !core_holds(schedule) {
             disturbed.push((heal_us, u64::MAX));
         }
         disturbed.sort_unstable();
@@ -58,6 +55,12 @@ impl Quiet {
         }
         quiet + to.saturating_sub(at)
     }
+}
+
+/// Whether those that are mended can hold the model without the ones that could not load a part.
+pub(super) fn core_holds(schedule: &Schedule) -> bool {
+    let refused = schedule.faults.iter().filter(|fault| fault.what.refuses());
+    can_hold(schedule, schedule.core.len().saturating_sub(refused.count()))
 }
 
 /// Whether the origin and any others, so many in all, can hold the model as it is wanted: shown by

@@ -7,7 +7,7 @@ use atoll_proto::planner::{Candidate, place};
 use super::{DeviceLine, Profiles, Requests, Scenario, ScenarioError};
 use crate::Random;
 use crate::cost::{Model, Work};
-use crate::schedule::{Asked, Device, Fault, Link, Placement, Schedule, What};
+use crate::schedule::{Asked, Device, Fault, Link, Placement, Schedule};
 use crate::world::{id, model, policy};
 
 /// Memory that a run may take: what a small machine has to spare.
@@ -83,31 +83,10 @@ pub(super) fn schedule(scenario: &Scenario, seed: u64) -> Result<Schedule, Scena
         let why = "all faults are over before the end, so that what they broke can mend";
         return Err(ScenarioError::impossible("lasts_s", scenario.lasts_s, why));
     }
-    let gone: Vec<_> = schedule.faults.iter().filter_map(|fault| stays_away(&fault.what)).collect();
+    let gone = schedule.faults.iter().filter(|fault| !fault.what.refuses());
+    let gone: Vec<_> = gone.filter_map(|fault| fault.what.takes_away()).collect();
     schedule.core = (0..schedule.devices.len()).filter(|node| !gone.contains(node)).collect();
     Ok(schedule)
-}
-
-/// Who does not come back.
-fn stays_away(what: &What) -> Option<usize> {
-    match what {
-        What::Leave { node, back_us: None } | What::Kill { node, back_us: None } => Some(*node),
-        What::Leave { .. }
-        | What::Kill { .. }
-        | What::Unplug { .. }
-        | What::Pause { .. }
-        | What::Slow { .. }
-        | What::Mute { .. }
-        | What::Cut { .. }
-        | What::Partition { .. }
-        | What::Break { .. }
-        | What::Loss { .. }
-        | What::Duplicate { .. }
-        | What::Reorder { .. }
-        | What::Delay { .. }
-        | What::BitFlip { .. }
-        | What::Cancel { .. } => None,
-    }
 }
 
 fn check(scenario: &Scenario, end_us: u64) -> Result<(), ScenarioError> {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::Report;
 
 /// What must come of a scenario, beside that no invariant breaks. What is left out may be anything.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
     /// At least so many requests are answered in full; absent: all.

@@ -1,6 +1,6 @@
 //! What goes wrong in a scenario, in its own words.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::expand::micros;
 use super::{DeviceLine, Scenario, ScenarioError};
@@ -8,7 +8,7 @@ use crate::Random;
 use crate::schedule::{Fault, What};
 
 /// One thing that goes wrong, or the same at several devices one after the other.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultLine {
     /// When, s.
@@ -33,19 +33,19 @@ pub struct FaultLine {
     /// It comes back after so long, s.
     #[serde(default)]
     pub back_s: Option<f64>,
-    /// `slow`: time of a job in percent of the usual.
+    /// `slow`: time of a job in percent of the usual; `lie`: what is said of the speed.
     #[serde(default)]
     pub percent: Option<u64>,
-    /// `loss`, `duplicate`: of a thousand messages.
+    /// `loss`, `duplicate`: of a thousand messages; `bandwidth`: of a thousand bytes.
     #[serde(default)]
     pub permille: Option<u64>,
-    /// `delay`: by how much, ms.
+    /// `delay`, `clock_step`: by how much, ms.
     #[serde(default)]
     pub extra_ms: Option<f64>,
 }
 
 /// Kinds of faults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
     /// A node says goodbye and goes.
@@ -74,11 +74,29 @@ pub enum FaultKind {
     Delay,
     /// One bit of a node's next message is flipped.
     BitFlip,
+    /// A node loses its power.
+    Unplug,
+    /// Devices drop off the network one after the other, and come back in another order.
+    Swizzle,
+    /// A node's clock jumps ahead.
+    ClockStep,
+    /// A node has no memory for parts.
+    MemoryRefusal,
+    /// A node's disk is full.
+    DiskFull,
+    /// The next part that a node fetches comes corrupt.
+    CorruptShard,
+    /// A node's uplink carries less.
+    Bandwidth,
+    /// A node says that it is so fast, in percent of what is true.
+    Lie,
+    /// A node is given a part by an old plan again.
+    StalePlan,
 }
 
 /// Devices that go and come back by themselves; how long each stays is drawn from a Weibull
 /// distribution, since a device that has stayed for long tends to stay longer.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Churn {
     /// Of the Weibull distribution; below 1: many short stays, some very long ones.
@@ -113,6 +131,14 @@ impl FaultLine {
             return Ok(vec![Fault { at_us, what, stage: None }]);
         }
         let each_us = micros("fault.each_s", self.each_s)?;
+        if self.what == FaultKind::Swizzle {
+            let for_us = micros("fault.for_s", self.for_s)?;
+            return Ok(swizzle(
+                &mut Random::new(at_us, "swizzle"),
+                nodes,
+                (at_us, each_us, for_us),
+            ));
+        }
         let fault = |(i, node): (u64, usize)| {
             let what = self.what(scenario, node)?;
             Ok(Fault { at_us: at_us + i * each_us, what, stage: self.stage })
@@ -138,6 +164,10 @@ impl FaultLine {
             let name = self.other.as_ref().ok_or_else(|| missing("other"))?;
             Ok(nodes(scenario, name)?[0])
         };
+        let extra_us = || {
+            let extra_ms = self.extra_ms.ok_or_else(|| missing("extra_ms"))?;
+            micros("fault.extra_ms", extra_ms / 1e3)
+        };
         Ok(match self.what {
             FaultKind::Leave => What::Leave { node, back_us },
             FaultKind::Kill => What::Kill { node, back_us },
@@ -154,13 +184,54 @@ impl FaultLine {
             FaultKind::Duplicate => What::Duplicate { node, permille: permille()?, for_us },
             FaultKind::Reorder => What::Reorder { node, for_us },
             FaultKind::Delay => {
-                let extra_ms = self.extra_ms.ok_or_else(|| missing("extra_ms"))?;
-                let extra_us = micros("fault.extra_ms", extra_ms / 1e3)?;
+                let extra_us = extra_us()?;
                 What::Delay { node, extra_us, for_us }
             }
             FaultKind::BitFlip => What::BitFlip { node, bit: 1_000 },
+            FaultKind::Unplug => {
+                let back_us = back_us.ok_or_else(|| missing("back_s"))?;
+                What::Unplug { node, back_us }
+            }
+            // One of those that follow one another.
+            FaultKind::Swizzle => What::Partition { nodes: vec![node], for_us },
+            FaultKind::ClockStep => {
+                let ahead_us = extra_us()?;
+                What::ClockStep { node, ahead_us }
+            }
+            FaultKind::MemoryRefusal => What::MemoryRefusal { node, for_us },
+            FaultKind::DiskFull => What::DiskFull { node, for_us },
+            FaultKind::CorruptShard => What::CorruptShard { node },
+            FaultKind::Bandwidth => What::Bandwidth { node, permille: permille()?, for_us },
+            FaultKind::Lie => {
+                let percent = self.percent.ok_or_else(|| missing("percent"))?;
+                What::Lie { node, percent }
+            }
+            FaultKind::StalePlan => What::StalePlan { node },
         })
     }
+}
+
+/// Nodes drop off the network, `each_us` after one another, and when all have been away for
+/// `for_us` come back as far apart in another order: what one sees of it, others do not.
+pub(crate) fn swizzle(
+    random: &mut Random,
+    mut nodes: Vec<usize>,
+    (at_us, each_us, for_us): (u64, u64, u64),
+) -> Vec<Fault> {
+    let n = nodes.len();
+    let mut back: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        let j = random.index(i + 1);
+        nodes.swap(i, random.index(i + 1));
+        back.swap(i, j);
+    }
+    let all_gone_us = at_us + each_us * n as u64 + for_us;
+    let clog = |(i, (node, back)): (u64, (usize, usize))| {
+        let at_us = at_us + i * each_us;
+        let for_us = all_gone_us + back as u64 * each_us - at_us;
+        Fault { at_us, what: What::Partition { nodes: vec![node], for_us }, stage: None }
+    };
+    (0..).zip(nodes.into_iter().zip(back)).map(clog).collect()
 }
 
 impl Churn {

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Scenario, ScenarioError};
 use crate::cost::{Model, Speed};
 use crate::schedule::Link;
 
 /// A kind of device.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceProfile {
     /// What models may take.
@@ -45,7 +45,7 @@ impl DeviceProfile {
 }
 
 /// A kind of access to the network.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinkProfile {
     /// One way, from the device to the middle of its network, ms.
@@ -80,7 +80,7 @@ impl LinkProfile {
 }
 
 /// Profiles by name.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profiles {
     /// Devices.

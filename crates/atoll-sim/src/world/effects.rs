@@ -25,10 +25,7 @@ impl World<'_> {
             Output::Dial { peer } => self.dial(node, index(peer)),
             Output::Disconnect { peer, cause } => self.disconnect(node, index(peer), &cause),
             Output::Prepare { model, plan_epoch, part, .. } => {
-                self.nodes[node].device.prepare(model, part);
-                let noise = self.noise.below(20_000);
-                let at = self.now + self.nodes[node].device.load_us(model, part, noise);
-                self.own(at, node, Input::Prepared { model, plan_epoch, result: Ok(()) });
+                self.prepare(node, model, plan_epoch, part);
             }
             Output::Unload { model } => self.nodes[node].device.unload(model),
             Output::Compute(job) => self.compute(node, framed, &job),
@@ -42,6 +39,9 @@ impl World<'_> {
 
     fn send(&mut self, node: usize, to: usize, message: Message) {
         let Some(generation) = self.network.connection(node, to) else { return };
+        if matches!(message, Message::Assign(_)) && node == ORIGIN {
+            self.nodes[to].assigned.get_or_insert_with(|| message.clone());
+        }
         let bytes = wire_bytes(&message, &self.schedule.model);
         self.report.messages += 1;
         self.report.bytes += bytes;
@@ -149,7 +149,9 @@ impl World<'_> {
                     (answer.ended_us, answer.error) = (Some(self.now), Some(cause));
                 }
                 let peers = self.nodes[node].node.snapshot().peers;
-                members = peers.iter().filter(|peer| !peer.is_suspected).count();
+                let is_of_use = |peer: usize| !self.nodes[peer].loading.has_refused;
+                let peers = peers.iter().filter(|peer| !peer.is_suspected);
+                members = peers.filter(|peer| is_of_use(index(peer.node))).count();
             }
             Event::PlanReady { plan } => loaded = self.loaded(plan),
             Event::PeerJoined { .. }

@@ -76,6 +76,24 @@ impl World<'_> {
                     Trouble { until: now + for_us, permille: extra_us };
             }
             What::BitFlip { node, bit } => self.network.weather(node).flip = Some(bit),
+            What::ClockStep { node, ahead_us } => {
+                self.nodes[node].ahead_us += ahead_us;
+                if self.nodes[node].is_up {
+                    self.keep_time(node);
+                }
+            }
+            What::MemoryRefusal { node, for_us } => {
+                self.nodes[node].loading.no_memory_until = now + for_us;
+            }
+            What::DiskFull { node, for_us } => {
+                self.nodes[node].loading.disk_full_until = now + for_us;
+            }
+            What::CorruptShard { node } => self.nodes[node].loading.is_corrupt = true,
+            What::Bandwidth { node, permille, for_us } => {
+                self.network.weather(node).bandwidth = Trouble { until: now + for_us, permille };
+            }
+            What::Lie { node, percent } => self.says(node, percent),
+            What::StalePlan { node } => self.assigned_again(node),
             What::Cancel { request } => {
                 let request = RequestId(request);
                 self.handle(ORIGIN, Input::Command(Command::Cancel { request }));
@@ -83,6 +101,27 @@ impl World<'_> {
                     self.see(&Seen::Cancelled { request });
                 }
             }
+        }
+    }
+
+    /// A node says what it can carry: so many percent of its true speed.
+    fn says(&mut self, node: usize, percent: u64) {
+        let device = &self.schedule.devices[node];
+        let speed = u128::from(device.weight_bytes_per_s) * u128::from(percent) / 100;
+        let profile = Profile {
+            memory_bytes: device.memory_bytes,
+            weight_bytes_per_s: u64::try_from(speed).unwrap_or(u64::MAX),
+        };
+        self.handle(node, Input::Command(Command::Measured(profile)));
+    }
+
+    /// The first part that the origin gave a node comes to it once more.
+    fn assigned_again(&mut self, node: usize) {
+        let Some(generation) = self.network.connection(ORIGIN, node) else { return };
+        if let Some(message) = self.nodes[node].assigned.clone() {
+            let at = self.network.arrival(self.now, ORIGIN, node, 0);
+            let input = Box::new(Input::Received { from: id(ORIGIN), message });
+            self.push(at, Happening::Arrives { from: ORIGIN, to: node, generation, input });
         }
     }
 
@@ -139,12 +178,7 @@ impl World<'_> {
         self.comes(node);
         // Whoever waits for its earlier life learns that it is over.
         self.reset(node);
-        let device = &self.schedule.devices[node];
-        let profile = Profile {
-            memory_bytes: device.memory_bytes,
-            weight_bytes_per_s: device.weight_bytes_per_s,
-        };
-        self.handle(node, Input::Command(Command::Measured(profile)));
+        self.says(node, 100);
         for peer in self.around.of(node) {
             self.rediscover(node, peer);
         }
@@ -177,6 +211,7 @@ impl World<'_> {
             let slot = &mut self.nodes[node];
             slot.paused_until = 0;
             slot.slow = (100, 0);
+            (slot.loading.no_memory_until, slot.loading.disk_full_until) = (0, 0);
             // A dead origin took its requests with it.
             if node != ORIGIN {
                 self.come_up(node);
