@@ -301,9 +301,9 @@ fn who_told_of_a_silence_tells_of_its_end() {
     assert_eq!(trial.told, [2, 3]);
     let mut fx = trial.effects();
     trial.members.heard(&mut fx, &trial.limits, id(4));
-    let told = fx.outputs.into_iter().filter_map(|output| match output {
-        Output::Send { to, message } => Some((to.0[0], message.kind())),
-        _ => None,
+    let told = fx.outputs.into_iter().filter_map(|output| {
+        let Output::Send { to, message } = output else { return None };
+        Some((to.0[0], message.kind()))
     });
     assert_eq!(told.collect::<Vec<_>>(), [(2, "heard"), (3, "heard")]);
 }
