@@ -285,6 +285,6 @@ mod tests {
         for kind in Kind::ALL {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }
-        assert!("stormy".parse::<Kind>().unwrap_err().contains("calm"));
+        assert!("stormy".parse::<Kind>().is_err_and(|error| error.contains("calm")));
     }
 }

@@ -71,7 +71,8 @@ fn busy_time_is_what_jobs_took_and_no_more_dots_are_kept_than_shown() {
 #[test]
 fn long_waits_stand_out_and_usual_ones_do_not() {
     let at = [0, 100_000, 200_000, 900_000, 1_000_000];
-    assert_eq!(gaps(&at), [200_000..900_000]);
+    let found = gaps(&at);
+    assert_eq!((found.len(), &found[0]), (1, &(200_000..900_000)));
     assert!(gaps(&[0, 1_000_000, 2_000_000, 3_000_000]).is_empty(), "it is that slow");
     assert!(gaps(&[5]).is_empty());
 }
