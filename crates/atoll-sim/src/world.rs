@@ -1,11 +1,10 @@
 //! One run of a schedule: events in order of time, each handled by its node.
 
 use atoll_proto::message::Presence;
-use atoll_proto::plan::{PlaceRule, PlanPolicy, Profile};
+use atoll_proto::plan::PlaceRule;
 use atoll_proto::planted::Planted;
 use atoll_proto::{
-    Command, Input, Limits, Message, ModelId, Node, NodeConfig, NodeId, Request, RequestId,
-    SessionId, Time,
+    Input, Limits, Message, ModelId, Node, NodeConfig, NodeId, RequestId, SessionId, Time,
 };
 
 use self::around::Around;
@@ -25,6 +24,7 @@ use crate::schedule::Schedule;
 use crate::study::OwnFault;
 
 mod around;
+mod beginning;
 mod detected;
 mod effects;
 mod ending;
@@ -259,41 +259,6 @@ impl<'a> World<'a> {
     fn own(&mut self, at: u64, node: usize, input: Input) {
         let life = self.nodes[node].life;
         self.push(at, Happening::Own { node, life, input: Box::new(input) });
-    }
-
-    fn begin(&mut self) {
-        let schedule = self.schedule;
-        for (i, device) in schedule.devices.iter().enumerate() {
-            let profile = Profile {
-                memory_bytes: device.memory_bytes,
-                weight_bytes_per_s: device.weight_bytes_per_s,
-            };
-            self.own(0, i, Input::Command(Command::Measured(profile)));
-            for peer in self.around.of(i).into_iter().take_while(|peer| *peer < i) {
-                self.own(device.joins_us, i, Input::Discovered { peer: id(peer) });
-            }
-        }
-        let policy = PlanPolicy { rule: self.rule, ..policy(schedule) };
-        let serve = Command::Serve { model: model(schedule), policy };
-        self.own(schedule.placement.at_us, ORIGIN, Input::Command(serve));
-        for (i, asked) in (0_u64..).zip(&schedule.requests) {
-            let request = Request {
-                id: RequestId(i),
-                model: MODEL,
-                session: self.session(RequestId(i)),
-                prompt: asked.prompt.clone(),
-                max_tokens: asked.max_tokens,
-                stop_tokens: Vec::new(),
-                prefill_chunk: schedule.model.prefill_chunk,
-                sampling: Vec::new(),
-                deadline_us: asked.deadline_us,
-            };
-            self.own(asked.at_us, ORIGIN, Input::Command(Command::Generate(request)));
-        }
-        for (i, fault) in schedule.faults.iter().enumerate() {
-            self.push(fault.at_us, Happening::Fault(i));
-        }
-        self.push(schedule.heal_us, Happening::Heals);
     }
 
     fn happen(&mut self, happening: Happening) {

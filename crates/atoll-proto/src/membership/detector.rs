@@ -24,14 +24,14 @@ use crate::ids::{NodeId, Time};
 use crate::limits::Limits;
 use crate::message::{Message, Presence};
 
+mod asked;
+
+use self::asked::Asked;
+
 /// Members that hear a node often though they need nothing of it: one may be deaf or gone.
 const WATCHERS: usize = 2;
 /// Members asked at once whether they hear one that is silent.
 const RELAYS: usize = 3;
-/// Members for whom others wait to hear of one: bounds what asking can take.
-const ASKED_MAX: usize = 64;
-/// And those that wait for one.
-const ASKERS_MAX: usize = 16;
 /// Beats that are not due often come so seldom that a second takes two, within these bounds, µs.
 const SELDOM_US: std::ops::Range<u64> = 4_000_000..64_000_000;
 /// With this much more silence a plan takes any other node, not only one that is ready.
@@ -45,17 +45,6 @@ pub(super) struct Detector {
     next_look: Option<Time>,
     silent: BTreeMap<NodeId, Silent>,
     asked: BTreeMap<NodeId, Asked>,
-}
-
-/// Who asked whether a member is heard.
-#[derive(Debug)]
-struct Asked {
-    /// Until when it may still speak.
-    until: Time,
-    /// They were told that it has not. It is kept in mind for [`Limits::evict_us`], so that they
-    /// hear when that is no longer true.
-    denied: bool,
-    askers: BTreeSet<NodeId>,
 }
 
 /// A member that has not kept its promise, or of which that is said.
@@ -135,32 +124,6 @@ impl Detector {
         }
         for other in waiting {
             fx.send(other, Message::Presence(Presence::Heard(peer)));
-        }
-    }
-
-    /// A member asks whether `peer`, which is a member, is heard.
-    pub(super) fn asks(&mut self, fx: &mut Effects, limits: &Limits, from: NodeId, peer: NodeId) {
-        let denied = self.suspects(peer);
-        if denied {
-            fx.send(from, Message::Presence(Presence::Unheard(peer)));
-        }
-        let wait_us = if denied { limits.evict_us } else { limits.answer_us };
-        let until = fx.now.after_us(wait_us);
-        let is_new = !self.asked.contains_key(&peer);
-        if is_new && self.asked.len() >= ASKED_MAX {
-            // A word that may have to be taken back is worth less than an answer.
-            let old = self.asked.iter().find(|(_, asked)| asked.denied).map(|(peer, _)| *peer);
-            let Some(old) = old else { return };
-            self.asked.remove(&old);
-        }
-        let fresh = || Asked { until, denied, askers: BTreeSet::new() };
-        let asked = self.asked.entry(peer).or_insert_with(fresh);
-        if asked.askers.len() < ASKERS_MAX {
-            asked.askers.insert(from);
-        }
-        if !denied && (is_new || asked.denied) {
-            (asked.until, asked.denied) = (until, false);
-            fx.send(peer, Message::Presence(Presence::Ping));
         }
     }
 
@@ -245,24 +208,6 @@ impl Detector {
             };
         }
         self.asked.clear();
-    }
-
-    /// Whoever asked for somebody that has not spoken in time is told so.
-    fn answer(&mut self, fx: &mut Effects, limits: &Limits) {
-        let now = fx.now;
-        self.asked.retain(|&peer, asked| {
-            if asked.until > now {
-                return true;
-            }
-            if asked.denied {
-                return false;
-            }
-            (asked.until, asked.denied) = (now.after_us(limits.evict_us), true);
-            for &asker in &asked.askers {
-                fx.send(asker, Message::Presence(Presence::Unheard(peer)));
-            }
-            true
-        });
     }
 
     /// Finds those that have broken their promise.

@@ -7,7 +7,8 @@ use super::{Explained, timeline};
 use crate::scenario::Scenario;
 
 /// How it looks; nothing is fetched from elsewhere.
-const STYLE: &str = "body{font:15px/1.45 sans-serif;max-width:1240px;margin:24px auto;padding:0 16px;\
+const STYLE: &str = "\
+body{font:15px/1.45 sans-serif;max-width:1240px;margin:24px auto;padding:0 16px;\
 color:#222}h1{margin-bottom:0}h2{margin-top:32px;border-bottom:1px solid #ddd}\
 table{border-collapse:collapse;margin:8px 0}th,td{padding:3px 10px;text-align:left;\
 border-bottom:1px solid #eee;font-variant-numeric:tabular-nums}th{font-weight:600}\

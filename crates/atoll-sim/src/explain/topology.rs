@@ -31,7 +31,8 @@ pub(super) fn topology(run: &Explained) -> String {
         plan.iter().flat_map(|plan| &plan.spares).map(|stage| index(stage.node)).collect();
     svg.add(
         "<defs><marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"22\" refY=\"4\" markerWidth=\"8\" \
-         markerHeight=\"8\" orient=\"auto\"><path d=\"M0 0l8 4l-8 4z\" fill=\"#555\"/></marker></defs>",
+         markerHeight=\"8\" orient=\"auto\"><path d=\"M0 0l8 4l-8 4z\" fill=\"#555\"/>\
+         </marker></defs>",
     );
     let mut way = vec![0];
     way.extend(ring.iter().filter(|node| **node != 0));
