@@ -35,19 +35,23 @@ for_all_kinds!(kinds);
 ///
 /// In scope must be: [`Kind`], `Head` and `head::<K>`, `Step` and `step::<K>`, `Sums` (16 sums of a
 /// row) with `zero`, `load` and `store`, and `add::<K, N>`, which adds the product of a step and
-/// `N` rows; and `prefetch` and `prefetch_near`, which ask for the line at an address for the L2 and
-/// the L1 cache.
+/// `N` rows; and `prefetch` and `prefetch_near`, which ask for the line at an address for the L2
+/// and the L1 cache.
 ///
-/// Processors do not read ahead far enough by themselves, so what lies [`AHEAD`] is asked for: Zen 4
-/// where several rows keep a core busy for longer than a step takes to come from memory, Sapphire
-/// Rapids (in a virtual machine) even for one row, which is read 1.4 to 2.7 times as fast.
+/// Processors do not read ahead far enough by themselves, so what lies [`AHEAD`] is asked for: Zen
+/// 4 where several rows keep a core busy for longer than a step takes to come from memory, Sapphire
+/// Rapids (in a virtual machine) even for one row, which is read up to 2.7 times as fast.
 ///
 /// Up to `$few_max` rows of activations keep their sums in registers for a whole tile, in groups of
 /// at most the largest of `$n`, and each group expands every step anew. For more of them
-/// [`BLOCK_STEPS`] steps are expanded once and multiplied by all rows, `$many` at a time, as many as
-/// there are.
+/// [`BLOCK_STEPS`] steps are expanded once and multiplied by all rows, as many of `$many` at a time
+/// as there are.
 macro_rules! drive {
-    ($features:literal, few: $few_max:literal in groups of $($n:literal)*, many: $($many:literal)*) => {
+    (
+        $features:literal,
+        few: $few_max:literal in groups of $($n:literal)*,
+        many: $($many:literal)*
+    ) => {
         $crate::arch::drive::for_all_kinds!(
             $crate::arch::drive::choose, $features, $few_max
         );
@@ -222,8 +226,8 @@ macro_rules! choose {
 /// Writes `floats`, the product of float weights.
 ///
 /// In scope must be `Sums`, `zero`, `store` and `prefetch` as for `drive`, `column::<TYPE>`, which
-/// widens 16 numbers of type [`F32`], [`F16`] or [`BF16`], and `multiply_add`. Two tiles are read at once, so
-/// that a sum can wait for the one before it.
+/// widens 16 numbers of type [`F32`], [`F16`] or [`BF16`], and `multiply_add`. Two tiles are read
+/// at once, so that a sum can wait for the one before it.
 macro_rules! drive_floats {
     ($features:literal, rows: $($n:literal)*) => {
         #[target_feature(enable = $features)]
