@@ -25,7 +25,7 @@ pub(crate) use sim::{
 #[derive(Debug, Parser)]
 #[command(name = "atoll", version, disable_help_subcommand = true, max_term_width = 100)]
 #[command(help_template = "{about}\n{usage-heading} {usage}\n\
-    Commands:\n{subcommands}\nOptions:\n{options}")]
+    {subcommands}\nOptions:\n{options}")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,
