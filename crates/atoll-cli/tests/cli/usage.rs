@@ -11,12 +11,12 @@ fn help_names_every_command_and_only_those() {
     help.expect(0, "");
     for command in [
         "demo", "run", "chat", "serve", "up", "status", "pull", "ls", "show", "rm", "plan",
-        "compress", "eval", "bench",
+        "compress", "eval", "bench", "sim",
     ] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}");
         atoll.run(&[command, "--help"]).expect(0, "");
     }
-    for absent in ["sim", "doctor"] {
+    for absent in ["top", "doctor"] {
         assert!(!help.stdout.contains(&format!("\n  {absent} ")), "{absent}");
     }
     assert!(help.stdout.lines().count() <= 24, "one screen");
