@@ -24,8 +24,8 @@ impl<'a> GgufWriter<'a> {
         Self::default()
     }
 
-    /// Sets a key; one that is there keeps its place. Integers are stored in 32 bits where they fit,
-    /// in 64 otherwise.
+    /// Sets a key; one that is there keeps its place. Integers are stored in 32 bits where they
+    /// fit, in 64 otherwise.
     ///
     /// # Panics
     /// If the value is [`Value::Skipped`], which has no content to write.
