@@ -178,10 +178,7 @@ impl Worker {
                 self.models.insert(install.model, install.loaded);
                 (self.report)(install.then);
             }
-            Work::Unload(model) => {
-                self.forget(model);
-                atoll_model::heap::give_back_now();
-            }
+            Work::Unload(model) => self.forget(model),
             Work::Job(job) => self.waiting.push(*job),
             Work::Release(session) => {
                 self.waiting.drop_session(session);
@@ -210,9 +207,12 @@ impl Worker {
         self.board.write(self.models.iter().map(held).collect());
     }
 
+    /// Drops a model's part and caches, and gives their memory back.
     fn forget(&mut self, model: ModelId) {
-        self.models.remove(&model);
         self.sessions.retain(|_, session| session.model != model);
+        if self.models.remove(&model).is_some() {
+            atoll_model::heap::give_back_now();
+        }
     }
 
     /// Runs jobs that [`Waiting::next`] put together.

@@ -12,6 +12,7 @@ use core::ops::Range;
 
 use self::read::{Step, head, step};
 use super::drive::{self, Kind, drive, drive_floats};
+use super::prefetch;
 use crate::activations::RunNumbers;
 use crate::unpack::{RUN, is_float};
 use crate::{Activations, PackedMatrix, TILE_ROWS};
@@ -32,20 +33,6 @@ pub(super) fn matmul(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out
 
 drive!("avx2,fma,f16c", few: 4 in groups of 1 2 3 4, many: 2 1);
 drive_floats!("avx2,fma,f16c", rows: 2 1);
-
-/// Asks for a line for the L2 cache.
-#[inline]
-fn prefetch(at: *const u8) {
-    // SAFETY: a hint reads nothing, so that any address will do.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
-}
-
-/// Asks for a line for the L1 cache.
-#[inline]
-fn prefetch_near(at: *const u8) {
-    // SAFETY: a hint reads nothing, so that any address will do.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-}
 
 #[inline]
 #[target_feature(enable = "avx2")]

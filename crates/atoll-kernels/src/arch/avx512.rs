@@ -8,6 +8,7 @@ use core::ops::Range;
 
 use self::read::{Step, head, step};
 use super::drive::{self, Kind, drive, drive_floats};
+use super::prefetch;
 use crate::activations::RunNumbers;
 use crate::unpack::{RUN, is_float};
 use crate::{Activations, PackedMatrix, TILE_ROWS};
@@ -32,20 +33,6 @@ drive!(
     many: 12 8 4 2 1
 );
 drive_floats!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni", rows: 4 2 1);
-
-/// Asks for a line for the L2 cache.
-#[inline]
-fn prefetch(at: *const u8) {
-    // SAFETY: a hint reads nothing, so that any address will do.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
-}
-
-/// Asks for a line for the L1 cache.
-#[inline]
-fn prefetch_near(at: *const u8) {
-    // SAFETY: a hint reads nothing, so that any address will do.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-}
 
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -35,10 +35,9 @@ for_all_kinds!(kinds);
 ///
 /// In scope must be: [`Kind`], `Head` and `head::<K>`, `Step` and `step::<K>`, `Sums` (16 sums of a
 /// row) with `zero`, `load` and `store`, and `add::<K, N>`, which adds the product of a step and
-/// `N` rows; and `prefetch` and `prefetch_near`, which ask for the line at an address for the L2
-/// and the L1 cache.
+/// `N` rows.
 ///
-/// Processors do not read ahead far enough by themselves, so what lies [`AHEAD`] is asked for: Zen
+/// Processors do not read ahead far enough by themselves, so what lies `prefetch::AHEAD` is asked for: Zen
 /// 4 where several rows keep a core busy for longer than a step takes to come from memory, Sapphire
 /// Rapids (in a virtual machine) even for one row, which is read up to 2.7 times as fast.
 ///
@@ -87,7 +86,7 @@ macro_rules! drive {
             for group in tile.chunks(K::LAYOUT.group_bytes()) {
                 let head = head::<K>(group);
                 for s in 0..K::LAYOUT.steps_in(group.len()) {
-                    read_ahead::<K>(group, s, drive::AHEAD);
+                    read_ahead::<K>(group, s, prefetch::AHEAD);
                     let (codes, numbers) = x.runs(i);
                     add::<K, N>(&step::<K>(group, head, s), codes, numbers, &mut sums);
                     i += x.rows;
@@ -105,10 +104,10 @@ macro_rules! drive {
             if tiles.is_empty() {
                 return;
             }
-            let first = w.tile(tiles.start).chunks(K::LAYOUT.group_bytes()).next();
-            let first = first.expect("a tile of columns has a group");
+            let tile = w.tile(tiles.start);
+            let first = tile.chunks(K::LAYOUT.group_bytes()).next().expect("there are columns");
             let mut steps = [step::<K>(first, head::<K>(first), 0); drive::BLOCK_STEPS];
-            let tile_bytes = w.tile(tiles.start).len();
+            let tile_bytes = tile.len();
             for (block, from) in (0..tile_bytes).step_by(block_bytes).enumerate() {
                 let i = block * drive::BLOCK_STEPS * x.rows;
                 for (tile, out) in tiles.clone().zip(out.chunks_exact_mut(x.rows * TILE_ROWS)) {
@@ -136,7 +135,7 @@ macro_rules! drive {
             // be one that can be read.
             let first = group.as_ptr().wrapping_add(s * bytes + ahead);
             for line in 0..bytes.div_ceil(64) {
-                prefetch(first.wrapping_add(64 * line));
+                prefetch::far(first.wrapping_add(64 * line));
             }
         }
 
@@ -184,8 +183,8 @@ macro_rules! drive {
                 i += x.rows;
                 // The next step's are so far off that the processor does not find them by itself.
                 for line in 0..N.div_ceil(2) {
-                    prefetch_near(codes.as_ptr().wrapping_add(x.rows + 2 * line).cast());
-                    prefetch_near(numbers.as_ptr().wrapping_add(x.rows + 2 * line).cast());
+                    prefetch::near(codes.as_ptr().wrapping_add(x.rows + 2 * line).cast());
+                    prefetch::near(numbers.as_ptr().wrapping_add(x.rows + 2 * line).cast());
                 }
                 add::<K, N>(step, codes, numbers, &mut sums);
             }
@@ -225,9 +224,9 @@ macro_rules! choose {
 
 /// Writes `floats`, the product of float weights.
 ///
-/// In scope must be `Sums`, `zero`, `store` and `prefetch` as for `drive`, `column::<TYPE>`, which
-/// widens 16 numbers of type [`F32`], [`F16`] or [`BF16`], and `multiply_add`. Two tiles are read
-/// at once, so that a sum can wait for the one before it.
+/// In scope must be `Sums`, `zero` and `store` as for `drive`, `column::<TYPE>`, which widens 16
+/// numbers of type [`F32`], [`F16`] or [`BF16`], and `multiply_add`. Two tiles are read at once, so
+/// that a sum can wait for the one before it.
 macro_rules! drive_floats {
     ($features:literal, rows: $($n:literal)*) => {
         #[target_feature(enable = $features)]
@@ -279,9 +278,9 @@ macro_rules! drive_floats {
                 let rows: &[[f32; TILE_ROWS]; N] =
                     x_tile[row..].first_chunk().expect("every row of a tile");
                 for tile in tiles {
-                    let first = tile.as_ptr().wrapping_add(from * size + drive::AHEAD);
+                    let first = tile.as_ptr().wrapping_add(from * size + prefetch::AHEAD);
                     for line in 0..size * TILE_ROWS / 64 {
-                        prefetch(first.wrapping_add(64 * line));
+                        prefetch::far(first.wrapping_add(64 * line));
                     }
                 }
                 for col in from..x.cols.min(from + TILE_ROWS) {
@@ -302,10 +301,6 @@ macro_rules! drive_floats {
         }
     };
 }
-
-/// How many bytes ahead of a step weights are asked for: on Zen 4 the best of 2.5 to 10 KiB for
-/// Q4_1, Q6_K and Q8_0 and 4, 8 and 16 rows.
-pub(crate) const AHEAD: usize = 8 * 1024;
 
 /// Steps that are expanded together: so few that they stay in the L1 cache, so many that sums are
 /// seldom loaded and stored. A multiple of the steps of every group.

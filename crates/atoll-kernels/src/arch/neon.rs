@@ -23,6 +23,7 @@ macro_rules! products {
         use super::*;
         use crate::activations::RunNumbers;
         use crate::arch::drive::{self, Kind, drive, drive_floats};
+        use crate::arch::prefetch;
         use crate::unpack::{RUN, is_float};
         use crate::{Activations, PackedMatrix, TILE_ROWS};
 
@@ -151,32 +152,6 @@ fn multiply_add(w: Sums, x: f32, mut sums: Sums) -> Sums {
         sums[quarter] = vfmaq_n_f32(sums[quarter], w[quarter], x);
     }
     sums
-}
-
-/// Asks for a line for the L2 cache.
-#[inline]
-fn prefetch(at: *const u8) {
-    // SAFETY: a hint reads nothing, so that any address will do. (The intrinsic is not stable.)
-    unsafe {
-        asm!(
-            "prfm pldl2keep, [{at}]",
-            at = in(reg) at,
-            options(readonly, nostack, preserves_flags),
-        );
-    }
-}
-
-/// Asks for a line for the L1 cache.
-#[inline]
-fn prefetch_near(at: *const u8) {
-    // SAFETY: as for `prefetch`.
-    unsafe {
-        asm!(
-            "prfm pldl1keep, [{at}]",
-            at = in(reg) at,
-            options(readonly, nostack, preserves_flags),
-        );
-    }
 }
 
 /// Widens 4 IEEE halves.

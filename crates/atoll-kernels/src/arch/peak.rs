@@ -2,32 +2,27 @@
 
 use core::hint::black_box;
 
+use super::prefetch;
 use crate::Isa;
 
 /// Sums that are added to in turns: more than an instruction takes cycles times those that begin in
 /// a cycle, and few enough for the registers.
 const SUMS: usize = 12;
 
-/// Reads `memory` in order and returns the sum of its numbers. `is_asked`: lines are asked for
-/// [`super::drive::AHEAD`], as products do.
+/// Reads `memory` in order and returns the sum of its numbers. `is_asked`: what lies
+/// [`prefetch::AHEAD`] is asked for, as products do.
 pub(crate) fn read(memory: &[u64], is_asked: bool) -> u64 {
     let mut sums = [0_u64; 16];
     for lines in memory.chunks_exact(16) {
-        #[cfg(target_arch = "x86_64")]
         if is_asked {
-            use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            for line in 0..2 {
-                let at = lines.as_ptr().cast::<i8>().wrapping_add(super::drive::AHEAD + 64 * line);
-                // SAFETY: a hint reads nothing, so that any address will do.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(at) };
-            }
+            let first = lines.as_ptr().cast::<u8>().wrapping_add(prefetch::AHEAD);
+            prefetch::far(first);
+            prefetch::far(first.wrapping_add(64));
         }
         for (sum, value) in sums.iter_mut().zip(lines) {
             *sum = sum.wrapping_add(*value);
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = is_asked;
     sums.into_iter().fold(0, u64::wrapping_add)
 }
 
