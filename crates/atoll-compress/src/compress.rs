@@ -156,7 +156,7 @@ pub fn compress<'a>(
         let (key, value) = key?;
         out.writer.key(key, value);
     }
-    let elastic = Elastic::of(&cut, config);
+    let elastic = Elastic::of(&cut);
     elastic.reserve(&mut out.writer);
     let resume = options.resume.as_deref().map(|at| Resume::open(at, source, options));
     let resume = resume.transpose()?;

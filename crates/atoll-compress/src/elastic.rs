@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use atoll_model::gguf::{Value, WIDTHS, WIDTHS_DIVERGENCE};
 use atoll_model::perplexity::{PerplexityOptions, perplexity};
-use atoll_model::{Compute, GgufFile, GgufWriter, ModelConfig, Part, Stage, TensorSource};
+use atoll_model::{Compute, GgufFile, GgufWriter, Part, Stage, TensorSource};
 use serde::Serialize;
 
 use crate::compress::{Progress, Work};
@@ -36,14 +36,12 @@ pub(crate) struct Elastic {
 }
 
 impl Elastic {
-    pub(crate) fn of(cut: &Cut, config: &ModelConfig) -> Self {
-        match cut {
-            Cut::Neurons { widths, .. } if widths.len() > 1 => Self { widths: widths.clone() },
-            Cut::Neurons { .. } | Cut::Nothing | Cut::Weights(_) => {
-                debug_assert!(cut.neurons(config) <= config.ffn_dim, "a cut takes away");
-                Self { widths: Vec::new() }
-            }
-        }
+    pub(crate) fn of(cut: &Cut) -> Self {
+        let widths = match cut {
+            Cut::Neurons { widths, .. } if widths.len() > 1 => widths.clone(),
+            Cut::Neurons { .. } | Cut::Nothing | Cut::Weights(_) => Vec::new(),
+        };
+        Self { widths }
     }
 
     /// Adds the keys to `writer`; what is not known yet is 0.

@@ -55,20 +55,24 @@ pub(crate) fn prune(
     moments: Option<&Gram>,
     pool: &Pool,
 ) -> Result<Kept, CompressError> {
-    let needed = |what| moments.ok_or(CompressError::NeedsText(what));
+    let mean = moments.map(Gram::mean);
+    let damped = || {
+        let mut h = mean.clone()?;
+        damp(&mut h, DAMPING);
+        Some(h)
+    };
     let bad = || CompressError::Inputs(name.to_owned());
     let (keep, least) = (widths[0], widths[widths.len() - 1]);
     let mut kept = match method {
         PruneMethod::Magnitude => ranked(&magnitudes(layer)),
         PruneMethod::Flap => {
             let columns = squares(&layer.down, Axis(0));
-            let variances = needed("flap")?.variances();
+            let variances = moments.ok_or(CompressError::NeedsText("flap"))?.variances();
             let scores: Vec<f32> = columns.iter().zip(&variances).map(|(c, v)| c * v).collect();
             ranked(&scores)
         }
         PruneMethod::Sobs => {
-            let mut h = needed("sobs")?.mean();
-            damp(&mut h, DAMPING);
+            let h = damped().ok_or(CompressError::NeedsText("sobs"))?;
             surgeon(&layer.down, &h, least, pool).ok_or_else(bad)?
         }
     };
@@ -77,19 +81,16 @@ pub(crate) fn prune(
         kept.sort_unstable();
     }
     let given = std::mem::take(&mut layer.down);
-    layer.down = match (method, moments) {
-        (PruneMethod::Sobs, Some(moments)) => {
-            let mut h = moments.mean();
-            damp(&mut h, DAMPING);
+    layer.down = match method {
+        PruneMethod::Sobs => {
+            let h = damped().ok_or(CompressError::NeedsText("sobs"))?;
             repaired(&given, &h, &kept, widths, pool).ok_or_else(bad)?
         }
-        (PruneMethod::Sobs | PruneMethod::Flap | PruneMethod::Magnitude, _) => {
-            given.select(Axis(1), &kept)
-        }
+        PruneMethod::Flap | PruneMethod::Magnitude => given.select(Axis(1), &kept),
     };
     layer.gate = layer.gate.select(Axis(0), &kept);
     layer.up = layer.up.select(Axis(0), &kept);
-    let lost = moments.map(|moments| lost_share(&given, &layer.down, &kept, &moments.mean()));
+    let lost = mean.map(|mean| lost_share(&given, &layer.down, &kept, &mean));
     Ok(Kept { neurons: kept, lost })
 }
 

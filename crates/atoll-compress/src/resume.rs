@@ -125,7 +125,10 @@ pub fn forget(folder: &Path) -> io::Result<()> {
             fs::remove_file(folder.join(&*name))?;
         }
     }
-    fs::remove_dir(folder)
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => removed,
+    }
 }
 
 fn layer_name(layer_idx: usize) -> String {

@@ -346,6 +346,11 @@ fn an_interrupted_compression_goes_on_with_the_same_bytes() {
     let (got, steps) = run(&other, None);
     assert_eq!(steps, [1, 2, 3, 4].map(step));
     assert_eq!(got, run(&Options { resume: None, ..other }, None).0);
+    let foreign = folder.join("notes.txt");
+    std::fs::write(&foreign, "not ours").expect("written");
+    crate::forget(&folder).expect("what is not ours is no error");
+    assert!(foreign.exists() && !states.exists());
+    std::fs::remove_file(foreign).expect("it is there");
     crate::forget(&folder).expect("removed");
     assert!(!folder.exists());
 }

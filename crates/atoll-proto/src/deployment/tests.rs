@@ -28,23 +28,39 @@ fn nodes(stages: &[Stage]) -> Vec<u8> {
     stages.iter().map(|stage| stage.node.0[0]).collect()
 }
 
+/// This node, and others that have said hello.
+fn members(fx: &mut Effects, limits: &Limits, others: &[u8]) -> Membership {
+    let mut members = Membership::new(ME, "me".into());
+    members.measured(fx, profile());
+    others.iter().for_each(|&peer| hello(fx, limits, &mut members, peer));
+    members
+}
+
+fn profile() -> Profile {
+    Profile { memory_bytes: 9000, weight_bytes_per_s: 10 }
+}
+
+fn hello(fx: &mut Effects, limits: &Limits, members: &mut Membership, peer: u8) {
+    members.hello(fx, limits, NodeId([peer; 32]), "peer".into(), profile());
+}
+
+/// A node says that it is ready.
+fn prepared(deployment: &mut Deployment, fx: &mut Effects, members: &Membership, node: NodeId) {
+    let epoch = deployment.served[&ID].asked[&node].epoch;
+    deployment.prepared(fx, members, &Limits::default(), node, (ID, epoch), Ok(()));
+}
+
 #[test]
 fn a_suspected_node_is_a_spare_again_when_its_time_is_over() {
     let limits = Limits::default();
     let fx = &mut Effects::new(Time(0), Planted::default());
-    let mut members = Membership::new(ME, "me".into());
-    let profile = Profile { memory_bytes: 9000, weight_bytes_per_s: 10 };
-    members.measured(fx, profile.clone());
-    for peer in [2, 3, 4] {
-        members.hello(fx, &limits, NodeId([peer; 32]), "peer".into(), profile.clone());
-    }
+    let members = members(fx, &limits, &[2, 3, 4]);
     let mut deployment = Deployment::new(ME);
     let policy =
         PlanPolicy { stages: Some(2), context: 10, sessions: 2, spares: 1, wait_us: 0, rule: None };
     deployment.serve(fx, &members, &limits, (model(), policy));
     let ready = |deployment: &mut Deployment, fx: &mut Effects, node: NodeId| {
-        let epoch = deployment.served[&ID].asked[&node].epoch;
-        deployment.prepared(fx, &members, &limits, node, (ID, epoch), Ok(()));
+        prepared(deployment, fx, &members, node);
     };
     let stage = deployment.served[&ID].stages[1].node;
     ready(&mut deployment, fx, ME);
@@ -80,32 +96,26 @@ fn a_suspected_node_is_a_spare_again_when_its_time_is_over() {
 fn stages_that_fall_silent_in_turn_are_all_replaced() {
     let limits = Limits::default();
     let fx = &mut Effects::new(Time(0), Planted::default());
-    let mut members = Membership::new(ME, "me".into());
-    let profile = Profile { memory_bytes: 9000, weight_bytes_per_s: 10 };
-    members.measured(fx, profile.clone());
-    let others = [2, 3, 4].map(|peer| NodeId([peer; 32]));
-    for peer in others {
-        members.hello(fx, &limits, peer, "peer".into(), profile.clone());
-    }
+    let others = [2, 3, 4];
+    let mut members = members(fx, &limits, &others);
     let mut deployment = Deployment::new(ME);
     let policy =
         PlanPolicy { stages: Some(3), context: 10, sessions: 2, spares: 0, wait_us: 0, rule: None };
     deployment.serve(fx, &members, &limits, (model(), policy));
     for round in 0..12 {
         for node in deployment.served[&ID].asked.keys().copied().collect::<Vec<_>>() {
-            let epoch = deployment.served[&ID].asked[&node].epoch;
-            deployment.prepared(fx, &members, &limits, node, (ID, epoch), Ok(()));
+            prepared(&mut deployment, fx, &members, node);
         }
         let stages = nodes(&plan(&deployment).stages);
         let victim = *stages.iter().filter(|&&node| node != 1).nth(round % 2).expect("one of two");
         fx.now = fx.now.after_us(1_000_000);
-        for peer in others.into_iter().filter(|peer| peer.0[0] != victim) {
-            members.hello(fx, &limits, peer, "peer".into(), profile.clone());
+        for peer in others.into_iter().filter(|peer| *peer != victim) {
+            hello(fx, &limits, &mut members, peer);
         }
         fx.now = fx.now.after_us(1_000_000);
         let silent = (ID, NodeId([victim; 32]));
         deployment.suspect(fx, &members, &limits, silent, "it is silent".into());
-        let stages: Vec<_> = deployment.served[&ID].stages.iter().map(|s| s.node.0[0]).collect();
+        let stages = nodes(&deployment.served[&ID].stages);
         assert!(!stages.contains(&victim), "round {round}: {victim} is still one of {stages:?}");
     }
 }
