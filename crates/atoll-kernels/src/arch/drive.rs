@@ -37,9 +37,9 @@ for_all_kinds!(kinds);
 /// row) with `zero`, `load` and `store`, and `add::<K, N>`, which adds the product of a step and
 /// `N` rows.
 ///
-/// Processors do not read ahead far enough by themselves, so what lies `prefetch::AHEAD` is asked for: Zen
-/// 4 where several rows keep a core busy for longer than a step takes to come from memory, Sapphire
-/// Rapids (in a virtual machine) even for one row, which is read up to 2.7 times as fast.
+/// Processors do not read ahead far enough by themselves, so what lies `prefetch::AHEAD` is asked
+/// for: Zen 4 where several rows keep a core busy for longer than a step takes to come from memory,
+/// Sapphire Rapids (in a virtual machine) even for one row, which is read up to 2.7 times as fast.
 ///
 /// Up to `$few_max` rows of activations keep their sums in registers for a whole tile, in groups of
 /// at most the largest of `$n`, and each group expands every step anew. For more of them
