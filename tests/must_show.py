@@ -3,7 +3,8 @@
 
   must_show.py --models DIR [--eval TEXT] [--peer PYTHON] [--openai PYTHON] [--only NAME ...]
 
-DIR holds smollm2-135m.gguf and qwen2.5-coder-0.5b.gguf. TEXT is the raw WikiText-2 test set; PYTHON
+DIR holds smollm2-135m.gguf and qwen2.5-coder-0.5b.gguf, and where they are to be compared, too,
+what `peers/quantize.py` makes of them (smollm2-135m-Q4_0.gguf and so on). TEXT is the raw WikiText-2 test set; PYTHON
 is one that has llama-cpp-python (peers/README.md). What is not given is reported as skipped.
 Builds nothing but test binaries: run `cargo build --release` first.
 """
@@ -25,6 +26,9 @@ ATOLL = HERE.parent / "target/release/atoll"
 MODELS = ["smollm2-135m", "qwen2.5-coder-0.5b"]
 # llama-perplexity, context 512, 40 chunks of the WikiText-2 test set.
 WIKITEXT = {"smollm2-135m": 23.586, "qwen2.5-coder-0.5b": 31.867}
+# Keys and values of one token in f16: 2 x 2 bytes x layers x heads of keys x their width.
+KV_BYTES = {"smollm2-135m": 4 * 30 * 3 * 64, "qwen2.5-coder-0.5b": 4 * 24 * 2 * 64}
+TYPES = ["given", "Q4_0", "Q4_K_M", "Q8_0", "F16"]
 rows = []
 
 
@@ -166,25 +170,111 @@ def hop(args):
         row(6, what, span, "<= 400 us", us <= 400)
 
 
-def speed(args):
-    """7: beside llama.cpp."""
+def files(args):
+    """The files that speeds and perplexities are promised for: (model, type, path)."""
     for model in MODELS:
-        if not args.peer:
-            row(7, f"{model} speed", "no --peer", "0.8 x / 0.5 x", None)
-            continue
-        path = args.models / f"{model}.gguf"
+        for kind in args.types:
+            name = model if kind == "given" else f"{model}-{kind}"
+            path = args.models / f"{name}.gguf"
+            if path.exists():
+                yield model, kind, path
+            else:
+                row(7, name, "no such file (see peers/quantize.py)", "there", None)
+
+
+def bench(args, path, threads, *extra, vs=True):
+    command = ["bench", path, "--threads", threads, "--repeat", args.pairs, "--json", *extra]
+    if vs:
+        command += ["--vs", "llama.cpp", "--peer-python", args.peer]
+    return run(command)[0]
+
+
+def ratio_row(name, what, found, bound):
+    r = found["vs"][what]
+    ours = statistics.median(found[f"{what}_tokens_per_s"])
+    peers = statistics.median(r["peer_tokens_per_s"])
+    figure = f"{r['ratio']:.2f} x [{r['ratio_min']:.2f}-{r['ratio_max']:.2f}]"
+    figure += f" {ours:.0f} / {peers:.0f} tok/s"
+    row(7, f"{name} {what}", figure, f">= {bound} x", r["ratio"] >= bound)
+
+
+def speed(args):
+    """7: beside llama.cpp, file by file."""
+    if not args.peer:
+        row(7, "speed", "no --peer", "faster", None)
+        return
+    for model, kind, path in files(args):
         for threads in (1, 2):
-            command = ["bench", path, "--threads", str(threads), "--repeat", "5", "--json"]
-            command += ["--vs", "llama.cpp", "--peer-python", args.peer]
-            found = run(command)[0]
-            for what, bound in (("decode", 0.8), ("prefill", 0.5)):
-                r = found["vs"][what]
-                ours = statistics.median(found[f"{what}_tokens_per_s"])
-                peers = statistics.median(r["peer_tokens_per_s"])
-                span = f"[{r['ratio_min']:.2f}-{r['ratio_max']:.2f}]"
-                figure = f"{r['ratio']:.2f} x {span} {ours:.0f} / {peers:.0f} tok/s"
-                name = f"{model} {what}, {threads} threads"
-                row(7, name, figure, f">= {bound} x", r["ratio"] >= bound)
+            found = bench(args, path, threads)
+            name = f"{path.stem}, {threads} threads,"
+            given, other = ((1.8, 1.4), (1.4, 1.25))
+            decode = 1.0 if kind == "F16" else (given if kind == "given" else other)[threads - 1]
+            ratio_row(name, "decode", found, decode)
+            if kind != "F16":
+                default = kind == "given" and model == MODELS[0]
+                ratio_row(name, "prefill", found, 4.0 if default else 2.0)
+            share = found["decode_share_of_read_bandwidth"]
+            bound = (0.75, 0.85)[threads - 1]
+            rate = found["read_bandwidth_bytes_per_s"] / 1e9
+            figure = f"{share:.0%} of {rate:.0f} GB/s"
+            if model != MODELS[0]:
+                row(7, f"{name} read bandwidth", figure, f">= {bound:.0%}", share >= bound)
+
+
+def context(args):
+    """7: decoding at 4,096 tokens of context."""
+    if not args.peer:
+        row(7, "context", "no --peer", "faster", None)
+        return
+    for _, _, path in files(args):
+        for threads in (1, 2):
+            more = ("--context", 4096, "--pp", 16, "--tg", 64)
+            name = f"{path.stem}, {threads} threads, at 4,096,"
+            ratio_row(name, "decode", bench(args, path, threads, *more), 1.2)
+
+
+def together(args):
+    """7: sequences decoded together, beside one."""
+    for _, _, path in files(args):
+        for threads in (1, 2):
+            for batch, bound in ((4, 2.2), (8, 3.0)):
+                more = ("--batch", batch, "--pp", 16, "--tg", 64)
+                found = bench(args, path, threads, *more, vs=False)["batch_over_one"]
+                name = f"{path.stem}, {threads} threads, {batch} together"
+                row(7, name, f"{found:.2f} x one", f">= {bound} x", found >= bound)
+
+
+def perplexity(args):
+    """7: no worse than llama.cpp."""
+    if not (args.peer and args.eval):
+        row(7, "perplexity", "no --peer or no --eval", "+0.2 %", None)
+        return
+    for _, _, path in files(args):
+        command = [args.peer, "-B", HERE / "peers/perplexity.py", path, args.eval]
+        command += ["--atoll", ATOLL, "--chunks", str(args.chunks)]
+        done = subprocess.run(command, capture_output=True, check=True)
+        found = json.loads(done.stdout)
+        off = found["relative_difference"]
+        figure = f"{found['atoll']['ppl']:.3f} ({off:+.2%}), {found['llama_cpp']['chunks']} chunks"
+        row(7, f"{path.stem} perplexity", figure, "<= +0.2 %", off <= 0.002)
+
+
+def peak(args):
+    """7: most memory of one answer of 64 tokens."""
+    for model, kind, path in files(args):
+        command = [ATOLL, "run", path, "Tell me a story about the sea.", "--local", "--json"]
+        command += ["--temp", "0", "--max-tokens", "64"]
+        with tempfile.TemporaryFile() as out:
+            child = subprocess.Popen(list(map(str, command)), stdout=out)
+            _, status, used = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            out.seek(0)
+            said = json.load(out)
+        most = used.ru_maxrss * 1024
+        positions = len(said["prompt_tokens"]) + len(said["tokens"])
+        allowed = path.stat().st_size * 1.15 + positions * KV_BYTES[model]
+        figure = f"{most / 1e6:.1f} of {allowed / 1e6:.1f} MB"
+        row(7, f"{path.stem} peak memory", figure, "file + 15 % + cache", most <= allowed)
 
 
 def gateway(args):
@@ -256,8 +346,8 @@ def bits(args):
             row("P1", f"{model} all routes", done.stderr[-300:], "exit 0", False)
 
 
-PARTS = [demo, equal, bits, outside, network, memory, hop, speed, gateway, simulator]
-PARTS += [recovery, namespaces, refusals]
+PARTS = [demo, equal, bits, outside, network, memory, hop, speed, context, together, perplexity]
+PARTS += [peak, gateway, simulator, recovery, namespaces, refusals]
 
 
 def main():
@@ -270,6 +360,9 @@ def main():
     help_rounds = "how often each kind of end of a node is tried"
     parser.add_argument("--recovery-rounds", type=int, default=50, help=help_rounds)
     parser.add_argument("--namespace-rounds", type=int, default=40, help="ends of real nodes")
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=TYPES)
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of runs of each comparison")
+    parser.add_argument("--chunks", type=int, default=16, help="chunks of each perplexity")
     names = [part.__name__ for part in PARTS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     args = parser.parse_args()
