@@ -216,7 +216,8 @@ def speed(args):
             share = found["decode_share_of_read_bandwidth"]
             bound = (0.75, 0.85)[threads - 1]
             rate = found["read_bandwidth_bytes_per_s"] / 1e9
-            figure = f"{share:.0%} of {rate:.0f} GB/s"
+            span = f"[{found['decode_share_min']:.0%}-{found['decode_share_max']:.0%}]"
+            figure = f"{share:.0%} {span} of {rate:.0f} GB/s"
             if model != MODELS[0]:
                 row(7, f"{name} read bandwidth", figure, f">= {bound:.0%}", share >= bound)
 

@@ -61,7 +61,8 @@ macro_rules! table {
         mod $module {
             use super::*;
             compiled!($features, $matmul, fn matmul(
-                w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]));
+                w: &PackedMatrix, tiles: Range<usize>, next: Option<&[u8]>, x: &Activations,
+                out: &mut [f32]));
             compiled!($features, activations::quantize::<$lanes>, fn quantize(
                 x: &[f32], to: &mut ActivationsPart<'_>));
             compiled!($features, activations::quantize_normed::<$lanes>, fn quantize_normed(

@@ -18,7 +18,7 @@ pub struct Kernels {
 /// One function per kernel; those of an instruction set must only run where it is available.
 #[derive(Debug)]
 pub(crate) struct Table {
-    pub(crate) matmul: fn(&PackedMatrix, Range<usize>, &Activations, &mut [f32]),
+    pub(crate) matmul: fn(&PackedMatrix, Range<usize>, Option<&[u8]>, &Activations, &mut [f32]),
     pub(crate) quantize: fn(&[f32], &mut ActivationsPart<'_>),
     pub(crate) quantize_normed: fn(&[f32], &[f32], &[f32], &mut ActivationsPart<'_>),
     pub(crate) quantize_gated: fn(&[f32], &[f32], &mut ActivationsPart<'_>),
@@ -118,10 +118,27 @@ impl Kernels {
     /// # Panics
     /// If the shapes do not fit.
     pub fn matmul(&self, w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
+        self.matmul_then(w, tiles, None, x, out);
+    }
+
+    /// As [`Kernels::matmul`] by a thread that reads tile `next.1` of `next.0` then, which is
+    /// asked for in time; without it, the tile behind the last of `tiles`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit, or there is no such tile.
+    pub fn matmul_then(
+        &self,
+        w: &PackedMatrix,
+        tiles: Range<usize>,
+        next: Option<(&PackedMatrix, usize)>,
+        x: &Activations,
+        out: &mut [f32],
+    ) {
         assert!(tiles.end <= w.n_tiles(), "tiles {tiles:?} of {}", w.n_tiles());
         assert_eq!(w.cols(), x.cols(), "columns");
         assert_eq!(out.len(), tiles.len() * x.rows() * TILE_ROWS, "out is (tiles, rows, 16)");
-        (self.table.matmul)(w, tiles, x, out);
+        let next = next.map(|(w, tile)| w.tile(tile));
+        (self.table.matmul)(w, tiles, next, x, out);
     }
 
     /// Row `row` of `w` as numbers, with the bits of [`crate::dequantize`]; `out` is (cols).

@@ -6,9 +6,16 @@ use crate::layout::{Layout, Step};
 use crate::unpack::{RUN, floats, is_float};
 use crate::{Activations, PackedMatrix, TILE_ROWS};
 
-/// Tiles `tiles` times all rows of `x`; `out` is (tiles, rows of x, 16).
+/// Tiles `tiles` times all rows of `x`; `out` is (tiles, rows of x, 16). `_next` is what will be
+/// read then.
 #[inline(always)]
-pub(crate) fn matmul(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
+pub(crate) fn matmul(
+    w: &PackedMatrix,
+    tiles: Range<usize>,
+    _next: Option<&[u8]>,
+    x: &Activations,
+    out: &mut [f32],
+) {
     out.fill(0.0);
     if x.rows == 0 {
         return;

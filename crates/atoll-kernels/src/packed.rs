@@ -1,6 +1,7 @@
 //! A weight matrix as the kernels read it: tiles of 16 rows (see `layout.rs`).
 
 use core::fmt;
+use core::ops::Range;
 use std::sync::Arc;
 
 use crate::BlockType;
@@ -103,6 +104,12 @@ impl PackedMatrix {
     #[must_use]
     pub const fn scales_finite(&self) -> bool {
         self.scales_finite
+    }
+
+    /// The bytes of tiles one behind another.
+    pub(crate) fn run(&self, tiles: Range<usize>) -> &[u8] {
+        let size = tile_bytes(self.ty, self.cols);
+        &(*self.memory).as_ref()[self.start + tiles.start * size..][..tiles.len() * size]
     }
 
     /// The bytes of a tile.

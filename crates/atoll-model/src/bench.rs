@@ -92,9 +92,10 @@ pub struct BenchReport {
     pub kv_bytes_per_token: usize,
     /// Multiplications of 8-bit integers by the same threads, out of registers.
     pub int8_peak_macs_per_s: f64,
-    /// Fastest sequential read by the same threads, from a buffer of 512 MiB.
-    pub read_bandwidth_bytes_per_s: f64,
-    /// The same by one thread.
+    /// Sequential reads by the same threads from a buffer of 512 MiB, around each repetition of
+    /// decoding one sequence: the better of two ways to read.
+    pub read_bandwidth_bytes_per_s: Vec<f64>,
+    /// The fastest such read by one thread.
     pub read_bandwidth_1_thread_bytes_per_s: f64,
     /// Threads that computed.
     pub threads: usize,
@@ -117,7 +118,7 @@ pub fn bench<E: From<ModelError>>(
         return Err(ModelError::InvalidInput { what: "bench", why }.into());
     }
     let (config, compute) = (stage.config(), stage.compute());
-    let pool = &compute.pool;
+    let threads = compute.pool.threads();
     let mut report = BenchReport {
         prefill: Speeds::default(),
         decode: Speeds::default(),
@@ -126,9 +127,9 @@ pub fn bench<E: From<ModelError>>(
         macs_per_token: stage.macs_per_token(),
         kv_bytes_per_token: KvCache::bytes_for(config, config.n_layers, context, compute.kv),
         int8_peak_macs_per_s: 0.0,
-        read_bandwidth_bytes_per_s: 0.0,
+        read_bandwidth_bytes_per_s: Vec::new(),
         read_bandwidth_1_thread_bytes_per_s: 0.0,
-        threads: pool.threads(),
+        threads,
     };
     let mut memory = large_memory(READ_BYTES)?;
     memory.fill(1);
@@ -146,25 +147,37 @@ pub fn bench<E: From<ModelError>>(
         let prefill = Work::Prefill { tokens: random_tokens(seed, prefill_tokens, stage) };
         let mut todo = vec![(&mut report.prefill, prefill), (&mut report.decode, decode(1, seed))];
         todo.extend(report.batch.as_mut().map(|speeds| (speeds, decode(batch, seed))));
-        for (speeds, work) in todo {
+        let mut bandwidth = 0.0;
+        for (index, (speeds, work)) in todo.into_iter().enumerate() {
+            let is_decode = index == 1;
             let (mut ours, mut theirs) = (None, None);
             for turn in 0..2 {
                 if (turn + round) % 2 == 0 {
+                    let read = || read_seconds(compute, threads, memory);
+                    let before = is_decode.then(read);
                     ours = Some(runner.seconds(&work)?);
+                    if let Some(before) = before {
+                        let (both, after) = (2.0 * size_of_val(memory) as f64, read());
+                        let ways = [0, 1].map(|way| both / (before[way] + after[way]));
+                        bandwidth = ways[0].max(ways[1]);
+                    }
                 } else if let Some(peer) = &mut peer {
                     theirs = Some(peer(&work)?);
                 }
             }
             if round > 0 {
+                if is_decode {
+                    report.read_bandwidth_bytes_per_s.push(bandwidth);
+                }
                 let tokens = work.n_tokens() as f64;
                 speeds.tokens_per_s.extend(ours.map(|seconds| tokens / seconds));
                 speeds.peer_tokens_per_s.extend(theirs.map(|seconds| tokens / seconds));
             }
         }
         let raise = |fastest: &mut f64, found: f64| *fastest = fastest.max(found);
-        let threads = pool.threads();
-        raise(&mut report.read_bandwidth_bytes_per_s, read_bandwidth(compute, threads, memory));
-        raise(&mut report.read_bandwidth_1_thread_bytes_per_s, read_bandwidth(compute, 1, memory));
+        let [by_itself, asked] = read_seconds(compute, 1, memory);
+        let alone = size_of_val(memory) as f64 / by_itself.min(asked);
+        raise(&mut report.read_bandwidth_1_thread_bytes_per_s, alone);
         raise(&mut report.int8_peak_macs_per_s, int8_peak(compute));
     }
     Ok(report)
@@ -219,18 +232,17 @@ impl Runner<'_> {
     }
 }
 
-/// Bytes per second at which `threads` of the pool's threads read `memory` once, each its own part
-/// in order: the better of reading by itself and asking for what lies ahead.
-fn read_bandwidth(compute: &Compute, threads: usize, memory: &[u64]) -> f64 {
+/// Seconds in which `threads` of the pool's threads read `memory` once, each its own part in order:
+/// by itself, and asking for what lies ahead.
+fn read_seconds(compute: &Compute, threads: usize, memory: &[u64]) -> [f64; 2] {
     let mut parts: Vec<_> = memory.chunks(memory.len().div_ceil(threads)).collect();
-    let ways = [false, true].map(|is_asked| {
+    [false, true].map(|is_asked| {
         let start = Instant::now();
         compute.pool.for_each(&mut parts, |part| {
             black_box(compute.kernels.read(part, is_asked));
         });
-        size_of_val(memory) as f64 / start.elapsed().as_secs_f64()
-    });
-    ways[0].max(ways[1])
+        start.elapsed().as_secs_f64()
+    })
 }
 
 /// Multiplications per second of 8-bit integers that the pool's threads do out of registers.

@@ -25,8 +25,9 @@ use crate::weights::{HeadWeights, LayerWeights};
 const TASK_BYTES_MAX: usize = 256 * 1024;
 /// Weight bytes of one task at least for one row, so that dealing it out costs little beside it.
 const TASK_BYTES_MIN: usize = 16 * 1024;
-/// Tasks that each thread should find in one product, so that a slow thread is helped.
-const TASKS_PER_THREAD: usize = 4;
+/// Tasks that each thread should find in one product, so that a slow thread is helped: of one row,
+/// whose tasks are cheap to begin, and of several.
+const TASKS_PER_THREAD: [usize; 2] = [16, 4];
 /// Numbers from which quantizing them is dealt to the threads.
 const QUANTIZE_MIN: usize = 32 * 1024;
 /// Multiplications from which attention is dealt to the threads.
@@ -133,8 +134,10 @@ impl Stage {
             let len = tiles.len() * rows * TILE_ROWS;
             with_scratch(2 * len, |scratch| {
                 let (gate, up) = scratch.split_at_mut(len);
-                kernels.matmul(&weights.gate, tiles.clone(), input, gate);
-                kernels.matmul(&weights.up, tiles, input, up);
+                let next = Some((&weights.up, tiles.start));
+                kernels.matmul_then(&weights.gate, tiles.clone(), next, input, gate);
+                let next = (tiles.end < n_tiles).then_some((&weights.gate, tiles.end));
+                kernels.matmul_then(&weights.up, tiles, next, input, up);
                 kernels.quantize_gated(gate, up, part);
             });
         });
@@ -378,7 +381,7 @@ impl Stage {
         let tile_bytes = (bytes / n_tiles).max(1);
         let even = match threads {
             1 => n_tiles,
-            _ => n_tiles.div_ceil(threads * TASKS_PER_THREAD),
+            _ => n_tiles.div_ceil(threads * TASKS_PER_THREAD[usize::from(rows > 1)]),
         };
         let least = (TASK_BYTES_MIN / rows.min(4)).div_ceil(tile_bytes);
         even.clamp(least, least.max(TASK_BYTES_MAX / tile_bytes))

@@ -18,12 +18,18 @@ type Sums = __m512;
 
 /// As [`crate::matmul::matmul`].
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) fn matmul(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
+pub(super) fn matmul(
+    w: &PackedMatrix,
+    tiles: Range<usize>,
+    next: Option<&[u8]>,
+    x: &Activations,
+    out: &mut [f32],
+) {
     if x.rows == 0 {
     } else if is_float(w.block_type()) {
-        floats(w, tiles, x, out);
+        floats(w, tiles, next, x, out);
     } else {
-        quantized(w, tiles, x, out);
+        quantized(w, tiles, next, x, out);
     }
 }
 

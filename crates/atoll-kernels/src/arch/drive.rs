@@ -56,16 +56,23 @@ macro_rules! drive {
         );
 
         #[target_feature(enable = $features)]
-        fn few<K: Kind>(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
+        fn few<K: Kind>(
+            w: &PackedMatrix,
+            tiles: Range<usize>,
+            next: Option<&[u8]>,
+            x: &Activations,
+            out: &mut [f32],
+        ) {
             const ROWS: usize = [$($n),*].len();
+            let way = prefetch::Way::new(w.run(tiles.clone()), next);
             let n_groups = x.rows.div_ceil(ROWS);
             for (tile, out) in tiles.zip(out.chunks_exact_mut(x.rows * TILE_ROWS)) {
                 let (tile, mut row) = (w.tile(tile), 0);
                 for group in 0..n_groups {
                     let n = (x.rows - row).div_ceil(n_groups - group);
                     match n {
-                        $($n => few_rows::<K, $n>(tile, x, row, out),)*
-                        _ => few_rows::<K, ROWS>(tile, x, row, out),
+                        $($n => few_rows::<K, $n>(tile, way, x, row, out),)*
+                        _ => few_rows::<K, ROWS>(tile, way, x, row, out),
                     }
                     row += n;
                 }
@@ -77,6 +84,7 @@ macro_rules! drive {
         #[target_feature(enable = $features)]
         fn few_rows<K: Kind, const N: usize>(
             tile: &[u8],
+            way: prefetch::Way,
             x: &Activations,
             row: usize,
             out: &mut [f32],
@@ -86,7 +94,8 @@ macro_rules! drive {
             for group in tile.chunks(K::LAYOUT.group_bytes()) {
                 let head = head::<K>(group);
                 for s in 0..K::LAYOUT.steps_in(group.len()) {
-                    read_ahead::<K>(group, s, prefetch::AHEAD);
+                    let bytes = K::LAYOUT.group_bytes() / K::LAYOUT.steps();
+                    way.ask(group.as_ptr().wrapping_add(s * bytes), bytes);
                     let (codes, numbers) = x.runs(i);
                     add::<K, N>(&step::<K>(group, head, s), codes, numbers, &mut sums);
                     i += x.rows;
@@ -116,26 +125,14 @@ macro_rules! drive {
                     for group in bytes.chunks(K::LAYOUT.group_bytes()) {
                         let head = head::<K>(group);
                         for s in 0..K::LAYOUT.steps_in(group.len()) {
-                            read_ahead::<K>(group, s, tile_bytes);
+                            let bytes = K::LAYOUT.group_bytes() / K::LAYOUT.steps();
+                            prefetch::ask(group.as_ptr().wrapping_add(s * bytes + tile_bytes), bytes);
                             steps[n] = step::<K>(group, head, s);
                             n += 1;
                         }
                     }
                     many_rows::<K>(&steps[..n], i, block == 0, x, out);
                 }
-            }
-        }
-
-        /// Asks for as many bytes as a step has, `ahead` of step `s` of `group`.
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn read_ahead<K: Kind>(group: &[u8], s: usize, ahead: usize) {
-            let bytes = K::LAYOUT.group_bytes() / K::LAYOUT.steps();
-            // It may be behind the end of the matrix: an address that is only asked for need not
-            // be one that can be read.
-            let first = group.as_ptr().wrapping_add(s * bytes + ahead);
-            for line in 0..bytes.div_ceil(64) {
-                prefetch::far(first.wrapping_add(64 * line));
             }
         }
 
@@ -199,7 +196,13 @@ macro_rules! drive {
 macro_rules! choose {
     ($features:literal, $few_max:literal, $($name:ident),*) => {
         #[target_feature(enable = $features)]
-        fn quantized(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
+        fn quantized(
+            w: &PackedMatrix,
+            tiles: Range<usize>,
+            next: Option<&[u8]>,
+            x: &Activations,
+            out: &mut [f32],
+        ) {
             if w.cols() == 0 {
                 out.fill(0.0);
                 return;
@@ -208,14 +211,14 @@ macro_rules! choose {
             match w.block_type() {
                 $(
                     $crate::BlockType::$name if is_few => {
-                        few::<$crate::arch::drive::$name>(w, tiles, x, out);
+                        few::<$crate::arch::drive::$name>(w, tiles, next, x, out);
                     }
                     $crate::BlockType::$name => {
                         many::<$crate::arch::drive::$name>(w, tiles, x, out);
                     }
                 )*
                 $crate::BlockType::F32 | $crate::BlockType::F16 | $crate::BlockType::BF16 => {
-                    $crate::matmul::matmul(w, tiles, x, out);
+                    $crate::matmul::matmul(w, tiles, next, x, out);
                 }
             }
         }
@@ -230,11 +233,17 @@ macro_rules! choose {
 macro_rules! drive_floats {
     ($features:literal, rows: $($n:literal)*) => {
         #[target_feature(enable = $features)]
-        fn floats(w: &PackedMatrix, tiles: Range<usize>, x: &Activations, out: &mut [f32]) {
+        fn floats(
+            w: &PackedMatrix,
+            tiles: Range<usize>,
+            next: Option<&[u8]>,
+            x: &Activations,
+            out: &mut [f32],
+        ) {
             match w.block_type() {
-                $crate::BlockType::F16 => float_tiles::<{ drive::F16 }>(w, tiles, x, out),
-                $crate::BlockType::BF16 => float_tiles::<{ drive::BF16 }>(w, tiles, x, out),
-                _ => float_tiles::<{ drive::F32 }>(w, tiles, x, out),
+                $crate::BlockType::F16 => float_tiles::<{ drive::F16 }>(w, tiles, next, x, out),
+                $crate::BlockType::BF16 => float_tiles::<{ drive::BF16 }>(w, tiles, next, x, out),
+                _ => float_tiles::<{ drive::F32 }>(w, tiles, next, x, out),
             }
         }
 
@@ -242,9 +251,11 @@ macro_rules! drive_floats {
         fn float_tiles<const TYPE: u8>(
             w: &PackedMatrix,
             tiles: Range<usize>,
+            next: Option<&[u8]>,
             x: &Activations,
             out: &mut [f32],
         ) {
+            let way = prefetch::Way::new(w.run(tiles.clone()), next);
             let pairs = tiles.clone().step_by(2).zip(out.chunks_mut(2 * x.rows * TILE_ROWS));
             for (t, out) in pairs {
                 let mut row = 0;
@@ -252,9 +263,9 @@ macro_rules! drive_floats {
                     while x.rows - row >= $n {
                         if t + 1 < tiles.end {
                             let pair = [w.tile(t), w.tile(t + 1)];
-                            float_rows::<TYPE, 2, $n>(pair, x, row, out);
+                            float_rows::<TYPE, 2, $n>(pair, way, x, row, out);
                         } else {
-                            float_rows::<TYPE, 1, $n>([w.tile(t)], x, row, out);
+                            float_rows::<TYPE, 1, $n>([w.tile(t)], way, x, row, out);
                         }
                         row += $n;
                     }
@@ -267,6 +278,7 @@ macro_rules! drive_floats {
         #[target_feature(enable = $features)]
         fn float_rows<const TYPE: u8, const T: usize, const N: usize>(
             tiles: [&[u8]; T],
+            way: prefetch::Way,
             x: &Activations,
             row: usize,
             out: &mut [f32],
@@ -278,10 +290,7 @@ macro_rules! drive_floats {
                 let rows: &[[f32; TILE_ROWS]; N] =
                     x_tile[row..].first_chunk().expect("every row of a tile");
                 for tile in tiles {
-                    let first = tile.as_ptr().wrapping_add(from * size + prefetch::AHEAD);
-                    for line in 0..size * TILE_ROWS / 64 {
-                        prefetch::far(first.wrapping_add(64 * line));
-                    }
+                    way.ask(tile.as_ptr().wrapping_add(from * size), size * TILE_ROWS);
                 }
                 for col in from..x.cols.min(from + TILE_ROWS) {
                     for t in 0..T {

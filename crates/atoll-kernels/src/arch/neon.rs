@@ -32,14 +32,15 @@ macro_rules! products {
         pub(in crate::arch) fn matmul(
             w: &PackedMatrix,
             tiles: Range<usize>,
+            next: Option<&[u8]>,
             x: &Activations,
             out: &mut [f32],
         ) {
             if x.rows == 0 {
             } else if is_float(w.block_type()) {
-                floats(w, tiles, x, out);
+                floats(w, tiles, next, x, out);
             } else {
-                quantized(w, tiles, x, out);
+                quantized(w, tiles, next, x, out);
             }
         }
 

@@ -30,11 +30,15 @@ pub(super) struct Report {
     weight_bytes_per_token: usize,
     kv_bytes_per_token: usize,
     macs_per_token: usize,
+    /// The median of what was read around each repetition.
     read_bandwidth_bytes_per_s: f64,
     read_bandwidth_1_thread_bytes_per_s: f64,
     int8_peak_macs_per_s: f64,
-    /// Weights and cache read per second of decoding, over the bandwidth.
+    /// Weights and cache read per second of decoding, over the bandwidth around each repetition:
+    /// the median, the least and the most.
     decode_share_of_read_bandwidth: f64,
+    decode_share_min: f64,
+    decode_share_max: f64,
     /// Products per second of prefill, over the peak.
     prefill_share_of_int8_peak: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,6 +89,9 @@ impl Report {
         let decode = median(&found.decode.tokens_per_s);
         let batch = found.batch.as_ref().map(|batch| median(&batch.tokens_per_s));
         let bytes_per_token = (found.weight_bytes_per_token + found.kv_bytes_per_token) as f64;
+        let pairs = found.decode.tokens_per_s.iter().zip(&found.read_bandwidth_bytes_per_s);
+        let shares: Vec<f64> =
+            pairs.map(|(speed, bandwidth)| bytes_per_token * speed / bandwidth).collect();
         let macs_per_s = found.macs_per_token as f64 * median(&found.prefill.tokens_per_s);
         Self {
             schema: "atoll.bench/1",
@@ -100,11 +107,12 @@ impl Report {
             weight_bytes_per_token: found.weight_bytes_per_token,
             kv_bytes_per_token: found.kv_bytes_per_token,
             macs_per_token: found.macs_per_token,
-            read_bandwidth_bytes_per_s: found.read_bandwidth_bytes_per_s,
+            read_bandwidth_bytes_per_s: median(&found.read_bandwidth_bytes_per_s),
             read_bandwidth_1_thread_bytes_per_s: found.read_bandwidth_1_thread_bytes_per_s,
             int8_peak_macs_per_s: found.int8_peak_macs_per_s,
-            decode_share_of_read_bandwidth: bytes_per_token * decode
-                / found.read_bandwidth_bytes_per_s,
+            decode_share_of_read_bandwidth: median(&shares),
+            decode_share_min: shares.iter().copied().fold(f64::INFINITY, f64::min),
+            decode_share_max: shares.iter().copied().fold(0.0, f64::max),
             prefill_share_of_int8_peak: macs_per_s / found.int8_peak_macs_per_s,
             vs: peer.map(|peer| Versus {
                 peer,
@@ -125,7 +133,7 @@ impl Report {
             "prefill    {:.1} tokens/s ({} tokens, {} kernels, {} threads), {:.0} % of the int8 \
              peak of {:.0} G/s\n\
              decode     {decode:.1} tokens/s ({} tokens behind {}), {:.0} % of the read \
-             bandwidth\n",
+             bandwidth ({:.0} to {:.0})\n",
             median(&self.prefill_tokens_per_s),
             self.prefill_tokens,
             self.kernels,
@@ -135,6 +143,8 @@ impl Report {
             self.decode_tokens,
             self.context,
             self.decode_share_of_read_bandwidth * 100.0,
+            self.decode_share_min * 100.0,
+            self.decode_share_max * 100.0,
         );
         let mut line = |line: String| writeln!(text, "{line}").expect("text takes all");
         if let (Some(together), Some(ratio)) = (&self.batch_tokens_per_s, self.batch_over_one) {
