@@ -4,8 +4,9 @@
   must_show.py --models DIR [--eval TEXT] [--peer PYTHON] [--openai PYTHON] [--only NAME ...]
 
 DIR holds smollm2-135m.gguf and qwen2.5-coder-0.5b.gguf, and where they are to be compared, too,
-what `peers/quantize.py` makes of them (smollm2-135m-Q4_0.gguf and so on). TEXT is the raw WikiText-2 test set; PYTHON
-is one that has llama-cpp-python (peers/README.md). What is not given is reported as skipped.
+what `peers/quantize.py` makes of them (smollm2-135m-Q4_0.gguf and so on). TEXT is the raw
+WikiText-2 test set; PYTHON is one that has llama-cpp-python (peers/README.md). What is not given
+is reported as skipped.
 Builds nothing but test binaries: run `cargo build --release` first.
 """
 

@@ -126,7 +126,8 @@ macro_rules! drive {
                         let head = head::<K>(group);
                         for s in 0..K::LAYOUT.steps_in(group.len()) {
                             let bytes = K::LAYOUT.group_bytes() / K::LAYOUT.steps();
-                            prefetch::ask(group.as_ptr().wrapping_add(s * bytes + tile_bytes), bytes);
+                            let ahead = s * bytes + tile_bytes;
+                            prefetch::ask(group.as_ptr().wrapping_add(ahead), bytes);
                             steps[n] = step::<K>(group, head, s);
                             n += 1;
                         }
