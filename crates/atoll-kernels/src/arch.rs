@@ -12,7 +12,7 @@ mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(crate) mod peak;
-mod prefetch;
+pub(crate) mod prefetch;
 
 use core::ops::Range;
 

@@ -32,8 +32,8 @@ const TASKS_PER_THREAD: [usize; 2] = [16, 4];
 const QUANTIZE_MIN: usize = 32 * 1024;
 /// Multiplications from which attention is dealt to the threads.
 const ATTENTION_MIN: usize = 64 * 1024;
-/// Rows from which queries and keys are prepared by all threads.
-const HEADS_MIN: usize = 16;
+/// Rows from which embeddings, queries and keys are prepared by all threads.
+pub(crate) const ROWS_MIN: usize = 4;
 
 /// Rows on their way through the layers, with the buffers that they need.
 #[derive(Debug)]
@@ -190,32 +190,35 @@ impl Stage {
         let head_dim = self.config.head_dim;
         let k_first = weights.q.n_tiles() * TILE_ROWS;
         let v_first = k_first + weights.k.n_tiles() * TILE_ROWS;
-        for span in &pass.spans {
-            let write = |head_idx: usize, head: &mut HeadKv| {
-                with_scratch(3 * head_dim, |scratch| {
-                    let (k, rest) = scratch.split_at_mut(head_dim);
-                    let (v, spare) = rest.split_at_mut(head_dim);
-                    let columns = head_idx * head_dim..(head_idx + 1) * head_dim;
-                    for row in span.first..span.first + span.rows {
-                        gather(&pass.qkv, pass.rows, row, k_first + columns.start, k);
-                        gather(&pass.qkv, pass.rows, row, v_first + columns.start, v);
-                        add_bias(k, weights.k_bias.as_deref(), columns.start);
-                        add_bias(v, weights.v_bias.as_deref(), columns.start);
-                        self.rotate(k, weights.k_norm.as_deref(), pass.rope.row(row), spare);
-                        let position = span.from_pos + row - span.first;
-                        self.compute.kernels.kv_append(k, v, position, head.view_mut());
-                    }
-                });
-            };
-            let heads = &mut kvs[span.sequence].layer_mut(layer_idx).heads;
-            if span.rows < HEADS_MIN {
-                heads.iter_mut().enumerate().for_each(|(index, head)| write(index, head));
-            } else {
-                self.compute.pool.split(Parts::new(heads, 1), |index, head| {
-                    write(index, &mut head[0]);
-                });
-            }
-        }
+        let write = |span: &Span, head_idx: usize, head: &mut HeadKv| {
+            head.view().ask(head_dim, span.from_pos..span.from_pos + 1);
+            with_scratch(3 * head_dim, |scratch| {
+                let (k, rest) = scratch.split_at_mut(head_dim);
+                let (v, spare) = rest.split_at_mut(head_dim);
+                let first = head_idx * head_dim;
+                for row in span.first..span.first + span.rows {
+                    gather(&pass.qkv, pass.rows, row, k_first + first, k);
+                    gather(&pass.qkv, pass.rows, row, v_first + first, v);
+                    add_bias(k, weights.k_bias.as_deref(), first);
+                    add_bias(v, weights.v_bias.as_deref(), first);
+                    self.rotate(k, weights.k_norm.as_deref(), pass.rope.row(row), spare);
+                    let position = span.from_pos + row - span.first;
+                    self.compute.kernels.kv_append(k, v, position, head.view_mut());
+                }
+            });
+        };
+        let span_of = |sequence| pass.spans.iter().find(|span| span.sequence == sequence);
+        let of_pass = kvs.iter_mut().enumerate().filter_map(|(at, kv)| Some((span_of(at)?, kv)));
+        let heads = of_pass.flat_map(|(span, kv)| {
+            let heads = kv.layer_mut(layer_idx).heads.iter_mut().enumerate();
+            heads.map(move |(head_idx, head)| (span, head_idx, head))
+        });
+        let mut heads: Vec<_> = heads.collect();
+        let is_parallel = pass.rows >= ROWS_MIN;
+        self.compute.pool.split_if(is_parallel, Parts::new(&mut heads, 1), |_, head| {
+            let (span, head_idx, head) = &mut head[0];
+            write(span, *head_idx, head);
+        });
     }
 
     /// Normalizes (if the model does) and rotates a head, `(head_dim)`.
@@ -256,7 +259,7 @@ impl Stage {
             });
         };
         let parts = Parts::new(q, QUERIES_MAX * head_dim);
-        let is_parallel = *rows >= HEADS_MIN;
+        let is_parallel = *rows >= ROWS_MIN;
         self.compute.pool.split_if(is_parallel, parts, |index, q| write(&plan.groups[index], q));
     }
 

@@ -7,8 +7,10 @@ use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 use crate::attend::Span;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::forward::ROWS_MIN;
 use crate::kv_cache::KvCache;
 use crate::pool::Compute;
+use crate::pool::split::Parts;
 use crate::rope::Rope;
 use crate::tensor::TensorSource;
 use crate::tiles::{gather, scatter, tiled_len};
@@ -17,6 +19,8 @@ use crate::weights::{Embedding, LoadProgress, Part, Weights};
 /// Rows that one pass takes through the layers; longer inputs are cut, which bounds the buffers.
 /// No result depends on it.
 const PASS_ROWS_MAX: usize = 512;
+/// Rows that are embedded together, before they are put into tiles.
+const EMBEDDED_MAX: usize = 16;
 
 /// A part of a model with its weights, and what computes it.
 ///
@@ -255,19 +259,26 @@ impl Stage {
     /// The rows of a pass, `(rows, dim)` in tiles; beside every span stands where it begins in the
     /// input of its sequence.
     fn rows_in(&self, inputs: &[StageInput<'_>], spans: &[(Span, usize)], rows: usize) -> Vec<f32> {
-        let dim = self.config.dim;
-        let (mut x, mut row) = (vec![0.0; tiled_len(rows, dim)], vec![0.0; dim]);
-        for (span, first) in spans {
-            for index in 0..span.rows {
-                match inputs[span.sequence] {
-                    StageInput::Tokens(tokens) => {
-                        self.embed(tokens[first + index], &mut row);
-                        scatter(&row, &mut x, rows, span.first + index, 0);
-                    }
+        let (dim, pool) = (self.config.dim, &self.compute.pool);
+        let mut x = vec![0.0; tiled_len(rows, dim)];
+        let places = spans.iter().flat_map(|(span, first)| {
+            (0..span.rows).map(move |index| (span.sequence, first + index, span.first + index))
+        });
+        let places: Vec<_> = places.collect();
+        let mut some = vec![0.0; EMBEDDED_MAX.min(rows) * dim];
+        for places in places.chunks(EMBEDDED_MAX) {
+            let some = &mut some[..places.len() * dim];
+            pool.split_if(places.len() >= ROWS_MIN, Parts::new(some, dim), |index, row| {
+                let (sequence, from, _) = places[index];
+                match inputs[sequence] {
+                    StageInput::Tokens(tokens) => self.embed(tokens[from], row),
                     StageInput::Rows(all) => {
-                        scatter_row(all.row(first + index), &mut x, rows, span.first + index);
+                        row.iter_mut().zip(all.row(from)).for_each(|(to, from)| *to = *from);
                     }
                 }
+            });
+            for (row, (_, _, to)) in some.chunks_exact(dim).zip(places) {
+                scatter(row, &mut x, rows, *to, 0);
             }
         }
         x

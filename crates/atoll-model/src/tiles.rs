@@ -13,7 +13,7 @@ pub(crate) fn gather(tiles: &[f32], rows: usize, row: usize, from: usize, out: &
     let mut done = 0;
     while done < out.len() {
         let (at, n) = run(rows, row, from + done, out.len() - done);
-        out[done..done + n].copy_from_slice(&tiles[at..at + n]);
+        copy(&tiles[at..at + n], &mut out[done..done + n]);
         done += n;
     }
 }
@@ -23,8 +23,16 @@ pub(crate) fn scatter(values: &[f32], tiles: &mut [f32], rows: usize, row: usize
     let mut done = 0;
     while done < values.len() {
         let (at, n) = run(rows, row, from + done, values.len() - done);
-        tiles[at..at + n].copy_from_slice(&values[done..done + n]);
+        copy(&values[done..done + n], &mut tiles[at..at + n]);
         done += n;
+    }
+}
+
+/// Copies as many numbers as there are; a whole tile's without calling for it.
+fn copy(from: &[f32], to: &mut [f32]) {
+    match (from.as_array::<TILE_ROWS>(), to.as_mut_array::<TILE_ROWS>()) {
+        (Some(from), Some(to)) => *to = *from,
+        _ => to.copy_from_slice(from),
     }
 }
 

@@ -1,6 +1,9 @@
 //! The cache of keys and values, and how a position is written to it.
 
+use core::ops::Range;
+
 use super::KV_TILE;
+use crate::arch::prefetch;
 use crate::lanes::Lanes;
 
 /// Keys and values of one KV head. `width` is the head's dimension, rounded up to 16.
@@ -24,6 +27,26 @@ pub enum KvHead<'a> {
         /// (positions).
         v_scales: &'a [f32],
     },
+}
+
+impl KvHead<'_> {
+    /// Asks for the keys and values of `positions`, as far as the cache has them, so that they are
+    /// near when they are read or written; keys stand in blocks of [`KV_TILE`] positions.
+    pub fn ask(&self, head_dim: usize, positions: Range<usize>) {
+        match self {
+            Self::F16 { k, v } => ask_of(k, v, head_dim, positions),
+            Self::I8 { k, v, .. } => ask_of(k, v, head_dim, positions),
+        }
+    }
+}
+
+fn ask_of<E>(k: &[E], v: &[E], head_dim: usize, positions: Range<usize>) {
+    let blocks = positions.start / KV_TILE * KV_TILE..positions.end.next_multiple_of(KV_TILE);
+    for (x, per_position, positions) in [(k, head_dim, blocks), (v, width(head_dim), positions)] {
+        let first = (positions.start * per_position).min(x.len());
+        let x = &x[first..(positions.end * per_position).clamp(first, x.len())];
+        prefetch::ask(x.as_ptr().cast(), size_of_val(x));
+    }
 }
 
 /// As [`KvHead`], to be written.
