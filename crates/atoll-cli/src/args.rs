@@ -303,6 +303,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 16, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=131_072))]
     pub(crate) context: u32,
+    /// Wait so long before each decoded token, ms, not counted: as a stage of a ring does
+    #[arg(long, default_value_t = 0, value_name = "MS", conflicts_with = "vs")]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) pause: u32,
     /// Time so many sequences decoded together, too
     #[arg(long, default_value_t = 1, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]

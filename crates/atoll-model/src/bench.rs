@@ -2,7 +2,8 @@
 //! given the same work in turns.
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ndarray::Axis;
 use serde::Serialize;
@@ -31,6 +32,9 @@ pub struct BenchOptions {
     pub batch: usize,
     /// How often each is measured, after one run that does not count.
     pub repeat: usize,
+    /// Wait before each decoded token, not counted: what a stage of a ring does until its turn
+    /// comes, so that caches and clocks are as they are then.
+    pub pause: Duration,
 }
 
 /// Something to compute and to time.
@@ -112,7 +116,7 @@ pub fn bench<E: From<ModelError>>(
     options: BenchOptions,
     mut peer: Option<&mut Peer<'_, E>>,
 ) -> Result<BenchReport, E> {
-    let BenchOptions { prefill_tokens, decode_tokens, context, batch, repeat } = options;
+    let BenchOptions { prefill_tokens, decode_tokens, context, batch, repeat, pause } = options;
     if [prefill_tokens, decode_tokens, context, batch, repeat].contains(&0) {
         let why = format!("{options:?} has nothing to measure");
         return Err(ModelError::InvalidInput { what: "bench", why }.into());
@@ -134,7 +138,7 @@ pub fn bench<E: From<ModelError>>(
     let mut memory = large_memory(READ_BYTES)?;
     memory.fill(1);
     let memory: &[u64] = bytemuck::cast_slice(&memory);
-    let mut runner = Runner { stage, ready: Vec::new() };
+    let mut runner = Runner { stage, pause, ready: Vec::new() };
     let sequences = |n: usize, seed: u64, len: usize| -> Vec<Vec<u32>> {
         (0..n as u64).map(|at| random_tokens(seed + (at << 32), len, stage)).collect()
     };
@@ -186,6 +190,8 @@ pub fn bench<E: From<ModelError>>(
 /// Does work on this model.
 struct Runner<'a> {
     stage: &'a Stage,
+    /// Before each decoded token.
+    pause: Duration,
     /// The contexts that sequences had last, and their caches.
     ready: Vec<(Vec<u32>, KvCache)>,
 }
@@ -203,16 +209,21 @@ impl Runner<'_> {
             }
             Work::Decode { contexts, tokens } => {
                 let mut caches = self.caches(contexts)?;
-                let start = Instant::now();
+                let mut spent = Duration::ZERO;
                 for at in 0..tokens[0].len() {
+                    if !self.pause.is_zero() {
+                        thread::sleep(self.pause);
+                    }
+                    let start = Instant::now();
                     let sequences = caches.iter_mut().zip(tokens).map(|(kv, tokens)| {
                         let (from_pos, token) = (kv.len(), std::slice::from_ref(&tokens[at]));
                         Sequence { kv, input: StageInput::Tokens(token), from_pos }
                     });
                     let rows = self.stage.forward_batch(&mut sequences.collect::<Vec<_>>())?;
                     black_box(self.stage.logits_of_rows(rows.view())?);
+                    spent += start.elapsed();
                 }
-                Ok(start.elapsed().as_secs_f64())
+                Ok(spent.as_secs_f64())
             }
         }
     }
@@ -284,8 +295,14 @@ mod tests {
         Stage::load(&source, &Part::whole(&config), &compute, &mut |_| {}).unwrap()
     }
 
-    const OPTIONS: BenchOptions =
-        BenchOptions { prefill_tokens: 5, decode_tokens: 3, context: 7, batch: 4, repeat: 3 };
+    const OPTIONS: BenchOptions = BenchOptions {
+        prefill_tokens: 5,
+        decode_tokens: 3,
+        context: 7,
+        batch: 4,
+        repeat: 3,
+        pause: Duration::ZERO,
+    };
 
     #[test]
     fn the_peer_gets_the_same_work_in_turns() {
@@ -307,6 +324,17 @@ mod tests {
         assert_eq!((tokens.len(), tokens[3].len()), (4, 3));
         assert_ne!(contexts[0], contexts[1]);
         assert!(asked[0] != asked[3] && asked[2] != asked[5]);
+    }
+
+    #[test]
+    fn a_pause_is_made_and_not_counted() {
+        let pause = Duration::from_millis(30);
+        let paused = BenchOptions { batch: 1, repeat: 1, pause, ..OPTIONS };
+        let start = Instant::now();
+        let report = bench::<ModelError>(&stage(), paused, None).unwrap();
+        assert!(start.elapsed() >= pause * 6, "two rounds of three tokens");
+        let tokens_per_s = report.decode.tokens_per_s[0];
+        assert!(tokens_per_s > 1.0 / pause.as_secs_f64(), "{tokens_per_s} tokens/s");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod peer;
 mod report;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::bench::{BenchOptions, Work, bench};
 
@@ -29,6 +30,7 @@ pub(crate) async fn run(settings: &Settings, args: BenchArgs, stop: &Stop) -> Re
             context: args.context as usize,
             batch: args.batch as usize,
             repeat: args.repeat as usize,
+            pause: Duration::from_millis(args.pause.into()),
         };
         let room = Room {
             threads: compute.pool.threads(),

@@ -17,6 +17,8 @@ pub(super) struct Report {
     prefill_tokens: usize,
     decode_tokens: usize,
     context: usize,
+    /// Wait before each decoded token, not counted.
+    pause_ms: u128,
     /// One figure per repetition, as the next ones.
     prefill_tokens_per_s: Vec<f64>,
     decode_tokens_per_s: Vec<f64>,
@@ -102,6 +104,7 @@ impl Report {
             prefill_tokens: options.prefill_tokens,
             decode_tokens: options.decode_tokens,
             context: options.context,
+            pause_ms: options.pause.as_millis(),
             batch: options.batch,
             batch_over_one: batch.map(|batch| batch / decode),
             weight_bytes_per_token: found.weight_bytes_per_token,
