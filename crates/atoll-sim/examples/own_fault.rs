@@ -25,6 +25,7 @@ pub(crate) fn main() {
         weight_bytes_per_s: 5_000_000_000,
         more_rows_bytes_per_s: 9_000_000_000,
         kv_bytes_per_s: None,
+        more_rows_kv_bytes_per_s: None,
         job_us: 200,
         load_bytes_per_s: 80_000_000,
         source: "an estimate: two channels of DDR2".to_owned(),

@@ -9,9 +9,10 @@ use crate::world::run;
 
 /// Answers that are left alone, and answers in the midst of which a stage is killed.
 pub const ROUNDS: usize = 3;
-/// Errors that are allowed: the median over all figures, and the worst.
-const ERROR_MEDIAN_MAX: f64 = 0.15;
-const ERROR_WORST_MAX: f64 = 0.30;
+/// Error that is allowed, as a share of what was measured: the median over all figures.
+pub const ERROR_MEDIAN_MAX: f64 = 0.15;
+/// The same: the worst of all.
+pub const ERROR_WORST_MAX: f64 = 0.30;
 
 /// The three figures of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -206,6 +207,8 @@ impl Measured {
         // The first warms the connections up, as with real nodes.
         let at_us = asked.at_us + (schedule.end_us - asked.at_us) / 2;
         (schedule.requests, schedule.faults) = (vec![asked.clone(), asked], Vec::new());
+        // Nobody goes before the strike: the mending after the scenario's own faults spares all.
+        schedule.core = (0..schedule.devices.len()).collect();
         schedule.requests[1].at_us = at_us;
         for link in schedule.devices.iter_mut().filter_map(|device| device.link.as_mut()) {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "limited")]
@@ -271,6 +274,19 @@ mod tests {
     fn a_stage_is_killed_within_the_answer() {
         let at: Vec<_> = (0..ROUNDS).map(|round| struck_at(round, 80)).collect();
         assert_eq!(at, [20, 40, 60]);
+    }
+
+    #[test]
+    fn a_spare_that_was_there_is_there_when_a_stage_is_killed() {
+        let text = include_str!("../../../simulations/scenarios/calibrate-lan-2.toml");
+        let mut scenario = Scenario::parse(text).expect("it can be read");
+        // Whoever has to load a part of 30 layers takes at least a second for it.
+        let slow = scenario.device_profile.get_mut("here").expect("it is there");
+        slow.load_bytes_per_s = 50_000_000;
+        let figures = figures(1.0, 1.0, 1.0);
+        let measured = Measured { scenario, seed: 1, crossing_us: 0.0, valid: true, figures };
+        let predicted = measured.predict().expect("it can be run");
+        assert!(predicted.recovery_gap_s < 0.5, "{predicted:?}");
     }
 
     #[test]

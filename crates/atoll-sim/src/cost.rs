@@ -64,8 +64,12 @@ pub struct Speed {
     pub weight_bytes_per_s: u64,
     /// Weight bytes per second for each further row of it.
     pub more_rows_bytes_per_s: u64,
-    /// Cache bytes per second for every row.
+    /// Cache bytes per second for a row alone.
     pub kv_bytes_per_s: u64,
+    /// Cache bytes per second for each row of several, which read the cache together; absent: as
+    /// for a row alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more_rows_kv_bytes_per_s: Option<u64>,
     /// What each job takes beside, µs.
     pub job_us: u64,
     /// Bytes per second at which a part is fetched and loaded.
@@ -95,9 +99,11 @@ impl Speed {
         let positions = rows * from_pos + rows * (rows + 1) / 2;
         let kv = layers * u64::from(model.kv_bytes_per_position) * positions;
         let head = if head { model.head_read_bytes } else { 0 };
+        let together = self.more_rows_kv_bytes_per_s.filter(|_| rows > 1);
+        let kv_bytes_per_s = together.unwrap_or(self.kv_bytes_per_s);
         let ns = ns(weights + head, self.weight_bytes_per_s)
             + ns(weights * rows.saturating_sub(1), self.more_rows_bytes_per_s)
-            + ns(kv, self.kv_bytes_per_s);
+            + ns(kv, kv_bytes_per_s);
         self.job_us + ns / 1000
     }
 }
@@ -119,6 +125,46 @@ fn ns(bytes: u64, bytes_per_s: u64) -> u64 {
 #[must_use]
 pub fn sending_us(bytes: u64, bytes_per_s: u64) -> u64 {
     bytes.saturating_mul(1_000_000) / bytes_per_s.max(1)
+}
+
+/// Within each so long a process with a share of a core may use its share, µs: short beside a
+/// token, so that a share slows a process down instead of stopping it now and then.
+pub const QUOTA_PERIOD_US: u64 = 5_000;
+
+/// A share of a core, as a control group gives it: so much in every period. What is not used does
+/// not add up, and what is done within a period's share is done at full speed.
+#[derive(Clone, Debug)]
+pub(crate) struct Quota {
+    us: u64,
+    period: u64,
+    left_us: u64,
+}
+
+impl Quota {
+    /// So many thousandths of a core.
+    pub(crate) fn new(permille: u64) -> Self {
+        let us = (QUOTA_PERIOD_US * permille / 1000).max(1);
+        Self { us, period: 0, left_us: us }
+    }
+
+    /// When work of `us` is done that begins at `at`.
+    pub(crate) fn through(&mut self, mut at: u64, mut us: u64) -> u64 {
+        loop {
+            let period = at / QUOTA_PERIOD_US;
+            if period > self.period {
+                (self.period, self.left_us) = (period, self.us);
+            }
+            let end = (period + 1) * QUOTA_PERIOD_US;
+            let done = us.min(self.left_us).min(end - at);
+            at += done;
+            us -= done;
+            self.left_us -= done;
+            if us == 0 {
+                return at;
+            }
+            at = end;
+        }
+    }
 }
 
 /// The cores that all devices share, if they are processes on one machine.
@@ -159,6 +205,7 @@ mod tests {
             weight_bytes_per_s: 1_000_000_000,
             more_rows_bytes_per_s: 4_000_000_000,
             kv_bytes_per_s: 2_000_000_000,
+            more_rows_kv_bytes_per_s: None,
             job_us: 5,
             load_bytes_per_s: 1,
         }
@@ -176,6 +223,23 @@ mod tests {
         assert_eq!(us(2, 5, 0, false), 5 + 2000 + 4 * 500, "15 positions of 64 bytes are nothing");
         // 1,000 positions before, in two layers: 128,000 bytes.
         assert_eq!(us(2, 1, 999, false), 5 + 2000 + 64);
+        // Two rows behind 999: 256,128 bytes, four times as fast as one by one.
+        let together = Speed { more_rows_kv_bytes_per_s: Some(8_000_000_000), ..speed() };
+        let us =
+            |rows| together.job_us(&model, Work { layers: 2, rows, from_pos: 999, head: false });
+        assert_eq!((us(1), us(2)), (5 + 2000 + 64, 5 + 2000 + 500 + 32));
+    }
+
+    #[test]
+    fn a_share_of_a_core_is_as_fast_as_the_core_until_it_is_used_up() {
+        let mut half = Quota::new(500);
+        assert_eq!(half.through(10_000, 2_000), 12_000, "500 µs of this period are left");
+        assert_eq!(half.through(13_000, 1_000), 15_500, "the other half comes with the next");
+        assert_eq!(half.through(20_000, 10_000), 37_500, "four periods' shares");
+        let mut late = Quota::new(500);
+        assert_eq!(late.through(14_000, 3_000), 17_000, "a share, and one of the next period");
+        let mut whole = Quota::new(1_000);
+        assert_eq!(whole.through(12_345, 100_000), 112_345);
     }
 
     #[test]

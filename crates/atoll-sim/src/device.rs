@@ -6,7 +6,7 @@ use atoll_proto::io::{Activation, JobInput, Part, WireType};
 use atoll_proto::plan::LayerRange;
 use atoll_proto::{Computed, Epoch, Job, JobId, ModelId, SessionId};
 
-use crate::cost::{Cores, Model, Speed, Work, sending_us, standard_job_us};
+use crate::cost::{Cores, Model, Quota, Speed, Work, sending_us, standard_job_us};
 use crate::hash_model::{head, layer};
 use crate::schedule;
 
@@ -19,6 +19,7 @@ pub(crate) struct Device {
     pub(crate) memory_bytes: u64,
     weight_bytes_per_s: u64,
     speed: Option<Speed>,
+    quota: Option<Quota>,
     model: Model,
     parts: BTreeMap<ModelId, Part>,
     /// Parts being fetched.
@@ -52,6 +53,7 @@ impl Device {
             memory_bytes: device.memory_bytes,
             weight_bytes_per_s: device.weight_bytes_per_s,
             speed: device.speed.clone(),
+            quota: device.cpu_permille.map(Quota::new),
             model: model.clone(),
             parts: BTreeMap::new(),
             wanted: BTreeMap::new(),
@@ -190,9 +192,11 @@ impl Device {
             Some(speed) => speed.job_us(&self.model, work),
             None => standard_job_us(&self.model, work, self.weight_bytes_per_s),
         };
-        let compute_us = (us * slowness / 100) * (100 + noise) / 100;
-        let begin = cores.begin(self.busy_until.max(now), compute_us);
-        self.busy_until = begin + compute_us;
+        let us = (us * slowness / 100) * (100 + noise) / 100;
+        let begin = cores.begin(self.busy_until.max(now), us);
+        let ends_at = self.quota.as_mut().map_or(begin + us, |quota| quota.through(begin, us));
+        let compute_us = ends_at - begin;
+        self.busy_until = ends_at;
         Done { at: self.busy_until, compute_us, result, kv_len }
     }
 }

@@ -114,7 +114,8 @@ pub struct DeviceLine {
     /// Name of a profile whose speed they say they have.
     #[serde(default)]
     pub claims: Option<String>,
-    /// At the second level: the share of a core that each process gets, above 0.
+    /// The share of a core that each gets, above 0, as a control group gives it; absent or 1 and
+    /// more: a core.
     #[serde(default)]
     pub cpu: Option<f64>,
 }

@@ -97,6 +97,10 @@ pub struct Device {
     /// How fast it truly computes; absent: as it says, and many rows at a quarter each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speed: Option<Speed>,
+    /// Thousandths of a core that it may use, if it is a process with a share; what it says of its
+    /// speed it measured within that share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_permille: Option<u64>,
     /// Its access to the network; absent: the schedule's link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<Link>,
@@ -108,7 +112,8 @@ pub struct Device {
 impl Device {
     /// A device of the standard kind.
     pub(crate) const fn plain(joins_us: u64, memory_bytes: u64, weight_bytes_per_s: u64) -> Self {
-        Self { joins_us, memory_bytes, weight_bytes_per_s, speed: None, link: None, site: 0 }
+        let (speed, cpu_permille, link) = (None, None, None);
+        Self { joins_us, memory_bytes, weight_bytes_per_s, speed, cpu_permille, link, site: 0 }
     }
 }
 

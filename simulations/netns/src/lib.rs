@@ -13,6 +13,7 @@
 
 mod answer;
 pub mod control;
+mod echo;
 mod emulator;
 mod footprint;
 pub mod host;

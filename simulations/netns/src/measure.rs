@@ -9,7 +9,6 @@ use anyhow::{Context, Result, ensure};
 use atoll_sim::Scenario;
 use atoll_sim::calibration::{Figures, Measured, ROUNDS, median, struck_at};
 use atoll_sim::cost::Model;
-use atoll_sim::scenario::DeviceProfile;
 use atoll_sim::schedule::Schedule;
 use serde_json::{Value, json};
 
@@ -18,10 +17,14 @@ use crate::control::Request;
 use crate::host::{CpuTime, IDLE_MIN};
 use crate::measured;
 use crate::mesh::{Mesh, Room, Site};
-use crate::{Emulator, LinkChange};
+use crate::{Emulator, LinkChange, echo};
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 const WAIT_S: u64 = 20;
+/// A processor that was idle for so long is as slow as after any longer time.
+const IDLE_MAX: Duration = Duration::from_millis(40);
+/// Name of the profile that is measured.
+const MEASURED: &str = "measured";
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -80,33 +83,31 @@ pub fn measure(options: &Options, mut say: impl FnMut(&str)) -> Result<Found> {
     let began = CpuTime::now()?;
     let Options { site, .. } = options;
     let model = measured::model(&site.atoll, &site.model, site.context)?;
-    let crossing_us = crossing_us(options)?;
-    say(&format!("a crossing of a perfect link adds {crossing_us:.0} µs"));
-    let mut known: Vec<(Option<f64>, DeviceProfile)> = Vec::new();
+    let node_us = crossing_us(options, &mut say)?;
+    let times = |pause| measured::times(&site.atoll, &site.model, pause);
+    let busy = times(Duration::ZERO)?;
+    say(&format!("the engine alone, never idle: {busy:?}"));
     let mut found = Found { measured: Vec::new(), idle: 0.0 };
     for (path, text) in &options.scenarios {
         let of = || format!("{}", path.display());
         let mut scenario = Scenario::parse(text).with_context(of)?;
         for line in &mut scenario.devices {
-            let profile = match known.iter().find(|(cpu, _)| *cpu == line.cpu) {
-                Some((_, profile)) => profile.clone(),
-                None => {
-                    let profile = measured::device(&site.atoll, &site.model, &model, line.cpu)?;
-                    say(&format!("{:?} of a core: {:?}", line.cpu, profile.speed()));
-                    known.push((line.cpu, profile.clone()));
-                    profile
-                }
-            };
-            let name = format!("measured-{:?}", line.cpu);
             line.memory_bytes.get_or_insert(1 << 31);
-            line.profile.clone_from(&name);
-            scenario.device_profile.insert(name, profile);
+            MEASURED.clone_into(&mut line.profile);
         }
         scenario.model_profile.insert(scenario.model.clone(), model.clone());
+        scenario.device_profile.insert(MEASURED.to_owned(), measured::profile(&model, busy));
         scenario.windows_stay = windows_stay();
-        let figures = with_nodes(&scenario, site, &model, &mut say).with_context(of)?;
+        let pause = turn_after(&scenario, site.seed, busy.token_s(), node_us).with_context(of)?;
+        // Before and after: a machine that is shared with others is not equally fast for long.
+        let before = times(pause)?;
+        let (figures, late_us) = with_nodes(&scenario, site, &model, &mut say).with_context(of)?;
+        let after = times(pause)?;
+        let profile = measured::profile(&model, before.mean(after));
+        say(&format!("{}: after {pause:?} each: {before:?}, {after:?}", scenario.name));
         say(&format!("{}: measured {figures:?}", scenario.name));
-        let seed = site.seed;
+        scenario.device_profile.insert(MEASURED.to_owned(), profile);
+        let (seed, crossing_us) = (site.seed, node_us + late_us);
         found.measured.push(Measured { scenario, seed, crossing_us, valid: true, figures });
     }
     found.idle = CpuTime::now()?.idle_since(began);
@@ -120,7 +121,7 @@ fn with_nodes(
     site: &Site,
     model: &Model,
     say: &mut impl FnMut(&str),
-) -> Result<Figures> {
+) -> Result<(Figures, f64)> {
     let schedule = scenario.schedule(site.seed)?;
     let asked = schedule.requests.first().context("it asks for nothing")?;
     let stage = scenario.killed_stage().context("it has no fault `kill` of a `stage`")?;
@@ -136,6 +137,11 @@ fn with_nodes(
             lan.ask(&Request::Set { from: Some(from), to: Some(to), link })?;
         }
     }
+    let told = way(&schedule, 0, 1)?;
+    let [delay, jitter, rate] = [told.delay_us, told.jitter_us, told.rate_bits_per_s];
+    let [delay, jitter, rate] = [delay, jitter, rate].map(Option::unwrap_or_default);
+    let late_us = echo::one_way_us(&lan.namespaces)? - echo::told_us(delay, jitter, rate);
+    say(&format!("{}: links are {late_us:.0} µs later than they were told", scenario.name));
     let cpu = scenario.devices.iter().flat_map(|line| vec![line.cpu; line.count]);
     let rooms = schedule.devices.iter().zip(cpu);
     let rooms = rooms.map(|(device, cpu)| Room { memory_bytes: device.memory_bytes, cpu });
@@ -175,11 +181,26 @@ fn with_nodes(
         gaps.push(answer.gap.as_secs_f64());
     }
     say(&format!("{}: {firsts:.4?} s, {speeds:.2?}/s, {gaps:.4?} s", scenario.name));
-    Ok(Figures {
+    let figures = Figures {
         tokens_per_s: median(speeds),
         first_token_s: median(firsts),
         recovery_gap_s: median(gaps),
-    })
+    };
+    Ok((figures, late_us))
+}
+
+/// How long a stage is idle between two tokens: until the others and all crossings had theirs.
+fn turn_after(scenario: &Scenario, seed: u64, token_s: f64, node_us: f64) -> Result<Duration> {
+    let schedule = scenario.schedule(seed)?;
+    let stages = usize::from(schedule.placement.stages).clamp(1, schedule.devices.len());
+    let link_us = (0..stages).map(|from| {
+        let told = way(&schedule, from, (from + 1) % stages)?;
+        Ok(told.delay_us.unwrap_or_default() as f64 + node_us)
+    });
+    let links_us = if stages > 1 { link_us.sum::<Result<f64>>()? } else { 0.0 };
+    let others_s = token_s * (stages - 1) as f64 / stages as f64;
+    let turn = Duration::try_from_secs_f64(others_s + links_us / 1e6)?;
+    Ok(turn.clamp(Duration::from_millis(1), IDLE_MAX))
 }
 
 /// The link of `linkd` for the way from one device to another.
@@ -201,14 +222,16 @@ fn windows_stay() -> bool {
     control.is_ok_and(|control| control.trim() == "bbr")
 }
 
-/// What one crossing adds to computing on perfect links, by a ring of two with a small model.
-fn crossing_us(options: &Options) -> Result<f64> {
+/// What one crossing adds at the nodes to computing and to the link, by a ring of two on perfect
+/// links: what a link itself takes is taken off again, so that each scenario can add its own.
+fn crossing_us(options: &Options, say: &mut impl FnMut(&str)) -> Result<f64> {
     let mut site = options.site.clone();
     site.model.clone_from(&options.crossing_model);
     (site.hosts, site.stages) = (2, 2);
     site.folder = site.folder.join("crossing");
     let prompt = measured::prompt(&site.atoll, &site.model, 16)?;
     let lan = Emulator::start(&site.program, site.hosts, site.seed)?;
+    let link_us = echo::one_way_us(&lan.namespaces)?;
     let rooms = vec![Room { memory_bytes: 1 << 31, cpu: None }; 2];
     let mesh = Mesh::with_rooms(site, WAIT_S, &lan.namespaces, rooms)?;
     for _ in 0..2 {
@@ -219,5 +242,8 @@ fn crossing_us(options: &Options) -> Result<f64> {
     }
     let status = mesh.status(0)?;
     let us = status["ring"]["hop_us_median"].as_f64();
-    us.with_context(|| format!("the node says nothing of its ring: {}", status["ring"]))
+    let us =
+        us.with_context(|| format!("the node says nothing of its ring: {}", status["ring"]))?;
+    say(&format!("a crossing of a perfect link adds {us:.0} µs, {link_us:.0} of them the link's"));
+    Ok(us - link_us)
 }

@@ -5,10 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
-
-/// In each of these a group uses its share, µs: short beside a token, so that a share slows a
-/// process down instead of stopping it now and then.
-const PERIOD_US: u64 = 5_000;
+use atoll_sim::cost::QUOTA_PERIOD_US;
 
 /// A control group with a share of the processor, gone with its owner.
 #[derive(Debug)]
@@ -26,13 +23,13 @@ impl Quota {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("atoll-quota-{}-{count}", std::process::id());
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few cores")]
-        let quota_us = (cores * PERIOD_US as f64).round().max(1_000.0) as u64;
+        let quota_us = (cores * QUOTA_PERIOD_US as f64).round().max(1_000.0) as u64;
         let (first, second) = (Path::new("/sys/fs/cgroup/cpu"), Path::new("/sys/fs/cgroup"));
         let (folder, files) = if first.join("cpu.cfs_quota_us").is_file() {
-            let period = ("cpu.cfs_period_us", PERIOD_US.to_string());
+            let period = ("cpu.cfs_period_us", QUOTA_PERIOD_US.to_string());
             (first.join(name), vec![period, ("cpu.cfs_quota_us", quota_us.to_string())])
         } else if second.join("cgroup.controllers").is_file() {
-            (second.join(name), vec![("cpu.max", format!("{quota_us} {PERIOD_US}"))])
+            (second.join(name), vec![("cpu.max", format!("{quota_us} {QUOTA_PERIOD_US}"))])
         } else {
             bail!("no quota of the processor: neither {first:?} nor {second:?} has such groups");
         };

@@ -5,7 +5,7 @@ mod bench;
 mod files;
 mod swarm;
 
-use atoll_sim::calibration::Calibration;
+use atoll_sim::calibration::{Calibration, ERROR_MEDIAN_MAX, ERROR_WORST_MAX};
 use atoll_sim::explain::{Explained, page, timeline};
 use atoll_sim::{Regression, Report, Scenario, Schedule, run as play};
 use serde_json::{Map, Value, json};
@@ -138,7 +138,9 @@ fn calibrate(settings: &Settings, args: &CalibrateArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let what = "the predictions are further off than is allowed";
-    let cause = "15 % at the median and 30 % at most are, of valid measurements";
+    let [median, worst] = [ERROR_MEDIAN_MAX, ERROR_WORST_MAX].map(|share| share * 100.0);
+    let cause =
+        format!("{median} % at the median and {worst} % at most are, of valid measurements");
     Err(Failure::new(Exit::Failure, what).because(cause).told())
 }
 

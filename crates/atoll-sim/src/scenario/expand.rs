@@ -162,11 +162,25 @@ fn devices(
             let why = "a device does 1,000 bytes/s at least of each";
             return Err(ScenarioError::impossible(name, format!("{speed:?}"), why));
         }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "checked above"
+        )]
+        let permille = |cpu: f64| (cpu * 1000.0).round() as u64;
+        let cpu_permille = line.cpu.filter(|cpu| *cpu < 1.0).map(permille);
+        let told = match (claimed, cpu_permille) {
+            (Some(claimed), _) => claimed.weight_bytes_per_s,
+            // It measures itself within its share.
+            (None, Some(permille)) => (profile.weight_bytes_per_s / 1000).saturating_mul(permille),
+            (None, None) => profile.weight_bytes_per_s,
+        };
         devices.extend((0..line.count).map(|_| Device {
             joins_us: joins_us + random.below(within_us + 1),
             memory_bytes: line.memory_bytes.unwrap_or(profile.memory_bytes),
-            weight_bytes_per_s: claimed.unwrap_or(profile).weight_bytes_per_s,
+            weight_bytes_per_s: told,
             speed: Some(speed.clone()),
+            cpu_permille,
             link: Some(link.clone()),
             site,
         }));
@@ -216,7 +230,8 @@ fn slack_us(schedule: &Schedule, model_bytes: u64) -> u64 {
     let slow = schedule.devices.iter().filter_map(|device| {
         let (speed, part) = (device.speed.as_ref()?, model_bytes.min(device.memory_bytes));
         let load_us = crate::cost::sending_us(part, speed.load_bytes_per_s);
-        Some(load_us + speed.job_us(&schedule.model, work))
+        let share = device.cpu_permille.unwrap_or(1000).max(1);
+        Some(load_us + speed.job_us(&schedule.model, work).saturating_mul(1000) / share)
     });
     slow.max().unwrap_or(0)
 }

@@ -21,6 +21,9 @@ pub struct DeviceProfile {
     /// Cache bytes per second; absent: as weights.
     #[serde(default)]
     pub kv_bytes_per_s: Option<u64>,
+    /// The same for each row of a chunk; absent: as for a row alone.
+    #[serde(default)]
+    pub more_rows_kv_bytes_per_s: Option<u64>,
     /// What each job takes beside, µs.
     #[serde(default)]
     pub job_us: u64,
@@ -38,6 +41,7 @@ impl DeviceProfile {
             weight_bytes_per_s: self.weight_bytes_per_s,
             more_rows_bytes_per_s: self.more_rows_bytes_per_s,
             kv_bytes_per_s: self.kv_bytes_per_s.unwrap_or(self.weight_bytes_per_s),
+            more_rows_kv_bytes_per_s: self.more_rows_kv_bytes_per_s,
             job_us: self.job_us,
             load_bytes_per_s: self.load_bytes_per_s,
         }
