@@ -19,7 +19,7 @@ use crate::weights::{Embedding, LoadProgress, Part, Weights};
 /// Rows that one pass takes through the layers; longer inputs are cut, which bounds the buffers.
 /// No result depends on it.
 const PASS_ROWS_MAX: usize = 512;
-/// Rows that are embedded together, before they are put into tiles.
+/// Tokens that are embedded together, before their rows are put into tiles.
 const EMBEDDED_MAX: usize = 16;
 
 /// A part of a model with its weights, and what computes it.
@@ -261,23 +261,20 @@ impl Stage {
     fn rows_in(&self, inputs: &[StageInput<'_>], spans: &[(Span, usize)], rows: usize) -> Vec<f32> {
         let (dim, pool) = (self.config.dim, &self.compute.pool);
         let mut x = vec![0.0; tiled_len(rows, dim)];
-        let places = spans.iter().flat_map(|(span, first)| {
-            (0..span.rows).map(move |index| (span.sequence, first + index, span.first + index))
-        });
-        let places: Vec<_> = places.collect();
-        let mut some = vec![0.0; EMBEDDED_MAX.min(rows) * dim];
-        for places in places.chunks(EMBEDDED_MAX) {
-            let some = &mut some[..places.len() * dim];
-            pool.split_if(places.len() >= ROWS_MIN, Parts::new(some, dim), |index, row| {
-                let (sequence, from, _) = places[index];
-                match inputs[sequence] {
-                    StageInput::Tokens(tokens) => self.embed(tokens[from], row),
-                    StageInput::Rows(all) => {
-                        row.iter_mut().zip(all.row(from)).for_each(|(to, from)| *to = *from);
-                    }
+        let mut tokens_in = Vec::new();
+        for (span, first) in spans {
+            for (from, to) in (*first..).zip(span.first..span.first + span.rows) {
+                match inputs[span.sequence] {
+                    StageInput::Tokens(tokens) => tokens_in.push((tokens[from], to)),
+                    StageInput::Rows(all) => scatter_row(all.row(from), &mut x, rows, to),
                 }
-            });
-            for (row, (_, _, to)) in some.chunks_exact(dim).zip(places) {
+            }
+        }
+        let mut embedded = vec![0.0; EMBEDDED_MAX.min(tokens_in.len()) * dim];
+        for some in tokens_in.chunks(EMBEDDED_MAX) {
+            let parts = Parts::new(&mut embedded[..some.len() * dim], dim);
+            pool.split_if(some.len() >= ROWS_MIN, parts, |i, row| self.embed(some[i].0, row));
+            for ((_, to), row) in some.iter().zip(embedded.chunks_exact(dim)) {
                 scatter(row, &mut x, rows, *to, 0);
             }
         }

@@ -10,13 +10,13 @@ use atoll_sim::cost::Model;
 use atoll_sim::scenario::DeviceProfile;
 use serde_json::Value;
 
-/// Prompt tokens of the timed prefill: one chunk, as `atoll serve` cuts prompts, and what a cache
-/// takes in at once that is rebuilt.
+/// Prompt tokens of the two timed prefills: one chunk, as `atoll serve` cuts prompts, and two.
 const CHUNKS: [u64; 2] = [128, 256];
 /// Tokens that are decoded.
 const DECODED: u64 = 24;
 /// Positions in the cache before, in one measurement and in the other.
 const CONTEXTS: [u64; 2] = [16, 400];
+
 /// What the engine alone took for the whole model, s.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Times {
@@ -69,12 +69,8 @@ pub(crate) fn times(atoll: &Path, file: &Path, pause: Duration) -> Result<Times>
         let mut command = Command::new(atoll);
         command.arg("bench").arg(file).args(["--json", "--threads", "1", "--repeat", "3"]);
         command.args(["--pp", &CHUNKS[i].to_string(), "--tg", &DECODED.to_string()]);
-        command.args([
-            "--context",
-            &CONTEXTS[i].to_string(),
-            "--pause",
-            &pause.as_millis().to_string(),
-        ]);
+        command.args(["--context", &CONTEXTS[i].to_string()]);
+        command.args(["--pause", &pause.as_millis().to_string()]);
         let said = json_of(&mut command)?;
         let speed = |key: &str| median(&said[key]);
         let chunk_s = CHUNKS[i] as f64 / speed("prefill_tokens_per_s")?;

@@ -43,7 +43,11 @@ impl Stage {
                 }
             });
         };
-        let span_of = |sequence| pass.spans.iter().find(|span| span.sequence == sequence);
+        // A sequence has one span in a pass at most, and they stand in the sequences' order.
+        let span_of = |sequence| {
+            let at = pass.spans.binary_search_by_key(&sequence, |span| span.sequence).ok()?;
+            Some(&pass.spans[at])
+        };
         let of_pass = kvs.iter_mut().enumerate().filter_map(|(at, kv)| Some((span_of(at)?, kv)));
         let heads = of_pass.flat_map(|(span, kv)| {
             let heads = kv.layer_mut(layer_idx).heads.iter_mut().enumerate();

@@ -118,3 +118,23 @@ fn seeds_differ_and_repeat() {
     assert!(!a.faults.is_empty() && a.faults.iter().all(|fault| fault.at_us < 20_000_000));
     assert_eq!(run(&a), run(&again));
 }
+
+#[test]
+fn a_share_of_a_core_is_told_given_slack_and_used_up() {
+    let of = |share: &str| {
+        let text = SMALL.replace("name = \"pi\"", &format!("name = \"pi\"\n{share}"));
+        Scenario::parse(&text).unwrap().schedule(3).unwrap()
+    };
+    let (whole, tenth) = (of(""), of("cpu = 0.1"));
+    let told = |schedule: &Schedule| schedule.devices[1].weight_bytes_per_s;
+    assert_eq!((told(&whole) / 10, told(&of("cpu = 1.0"))), (told(&tenth), told(&whole)));
+    assert!(tenth.slack_us > whole.slack_us, "{} and {} µs", tenth.slack_us, whole.slack_us);
+    // Placed as before, with a tenth of the speed: it is not the plan that makes it slower.
+    let mut slow = whole.clone();
+    slow.devices[1..].iter_mut().for_each(|device| device.cpu_permille = Some(100));
+    slow.slack_us = tenth.slack_us;
+    let scenario = Scenario::parse(SMALL).unwrap();
+    let speed = |schedule: &Schedule| scenario.judge(&run(schedule)).0.tokens_per_s_p50;
+    let (slow, fast) = (speed(&slow), speed(&whole));
+    assert!(slow > 0.0 && slow < fast / 2.0, "{slow} and {fast} tokens/s");
+}
