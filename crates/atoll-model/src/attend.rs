@@ -46,6 +46,12 @@ impl Group {
         }
         (lens, columns)
     }
+
+    /// The row of a column, and where its head begins in that row's queries.
+    pub(crate) fn place(&self, column: usize, head_dim: usize) -> (usize, usize) {
+        let (row, head) = (column / self.heads.len(), column % self.heads.len());
+        (self.row + row, (self.heads.start + head) * head_dim)
+    }
 }
 
 /// Some tiles of positions for a group.

@@ -30,7 +30,7 @@ const TASK_BYTES_MIN: usize = 16 * 1024;
 /// whose tasks are cheap to begin, and of several.
 const TASKS_PER_THREAD: [usize; 2] = [16, 4];
 /// Numbers from which quantizing them is dealt to the threads.
-const QUANTIZE_MIN: usize = 32 * 1024;
+const QUANTIZE_MIN: usize = 4 * 1024;
 /// Rows from which embeddings, queries and keys are prepared by all threads.
 pub(crate) const ROWS_MIN: usize = 4;
 
@@ -49,7 +49,8 @@ pub(crate) struct Pass {
     inner: Activations,
     /// Queries, keys and values: the tiles of the products one behind another.
     qkv: Vec<f32>,
-    /// Queries in columns, `(head_dim, columns)` for every group.
+    /// For every group its queries in columns, `(head_dim, columns)`, then what they gathered,
+    /// `(columns, head_dim)`.
     q: Vec<f32>,
     /// States of the columns of every task of attention.
     states: Vec<f32>,
@@ -107,10 +108,7 @@ impl Stage {
         let qkv = [&weights.q, &weights.k, &weights.v];
         self.norm(pass, &weights.attn_norm, &qkv);
         self.product(&qkv, &pass.input, &mut pass.qkv);
-        self.append(weights, layer_idx, kvs, pass);
-        self.queries(weights, pass);
-        self.attend(layer_idx, kvs, pass);
-        self.gather_heads(pass);
+        self.attend(weights, layer_idx, kvs, pass);
         pass.input.reset(pass.rows, self.config.q_dim(), &[&weights.o]);
         let Pass { attended, input, .. } = pass;
         self.each_part(input, |kernels_part, tiles| {
