@@ -90,14 +90,26 @@ pub(crate) fn add(acc: &mut [f32], x: &[f32]) {
 
 #[inline(always)]
 pub(crate) fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
-    let half = x.len() / 2;
-    for i in 0..half {
-        let (a, b) = match style {
-            RopeStyle::Norm => (2 * i, 2 * i + 1),
-            RopeStyle::Neox => (i, i + half),
-        };
-        let (u, v) = (x[a], x[b]);
-        x[a] = u.mul_add(cos[i], -(v * sin[i]));
-        x[b] = u.mul_add(sin[i], v * cos[i]);
+    let angles = cos.iter().zip(sin);
+    match style {
+        RopeStyle::Norm => {
+            for ([u, v], angle) in x.as_chunks_mut::<2>().0.iter_mut().zip(angles) {
+                turn((u, v), angle);
+            }
+        }
+        RopeStyle::Neox => {
+            let (us, vs) = x.split_at_mut(x.len() / 2);
+            for (pair, angle) in us.iter_mut().zip(vs).zip(angles) {
+                turn(pair, angle);
+            }
+        }
     }
+}
+
+/// (No closure: those are compiled without the caller's instruction set.)
+#[inline(always)]
+fn turn((u, v): (&mut f32, &mut f32), (cos, sin): (&f32, &f32)) {
+    let (a, b) = (*u, *v);
+    *u = a.mul_add(*cos, -(b * sin));
+    *v = a.mul_add(*sin, b * cos);
 }

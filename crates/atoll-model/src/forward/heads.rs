@@ -15,6 +15,10 @@ use crate::weights::LayerWeights;
 /// Multiplications from which attention is dealt to the threads.
 const ATTENTION_MIN: usize = 64 * 1024;
 
+/// Latest positions of a cache that are asked for while queries are prepared: as many as a core
+/// fetches in that time.
+const ASKED_MAX: usize = 128;
+
 impl Stage {
     /// From the products in `pass.qkv` to what the heads gathered, `pass.attended`: writes keys and
     /// values to the caches, and has every query gather the values of the positions up to its own.
@@ -41,14 +45,17 @@ impl Stage {
             let parts = (parts, Parts::new(states, state_len));
             pool.split_if(is_parallel || is_long, parts, |index, ((cache, q), state)| {
                 let (span, kv_head, cache) = &mut cache[0];
-                heads.append(span, *kv_head, cache);
+                let first = span.from_pos.saturating_sub(ASKED_MAX);
+                cache.view().ask(head_dim, first..span.from_pos + span.rows);
                 heads.queries(index, q);
+                heads.append(span, *kv_head, cache);
                 heads.gather_values(&plan.tasks[index], q, cache, state);
                 heads.finish(index, state, q);
             });
         } else {
             pool.split_if(is_parallel, Parts::new(&mut caches, 1), |_, cache| {
                 let (span, kv_head, cache) = &mut cache[0];
+                cache.view().ask(head_dim, span.from_pos..span.from_pos + 1);
                 heads.append(span, *kv_head, cache);
             });
             let parts = Parts::new(q, q_len);
@@ -111,7 +118,6 @@ impl Heads<'_> {
         let k_first = weights.q.n_tiles() * TILE_ROWS;
         let v_first = k_first + weights.k.n_tiles() * TILE_ROWS;
         let first = kv_head * head_dim;
-        cache.view().ask(head_dim, span.from_pos..span.from_pos + 1);
         with_scratch(3 * head_dim, |scratch| {
             let (k, rest) = scratch.split_at_mut(head_dim);
             let (v, spare) = rest.split_at_mut(head_dim);
@@ -150,8 +156,8 @@ impl Heads<'_> {
                 add_bias(query, self.weights.q_bias.as_deref(), first);
                 self.rotate(query, self.weights.q_norm.as_deref(), row, spare);
                 self.stage.compute.kernels.round_queries(query);
-                for (d, x) in query.iter().enumerate() {
-                    q[d * columns + column] = *x;
+                for (q, x) in q.chunks_exact_mut(columns).zip(&*query) {
+                    q[column] = *x;
                 }
             }
         });
