@@ -37,7 +37,7 @@ pub(super) fn matmul(
     }
 }
 
-drive!("avx2,fma,f16c", few: 4 in groups of 1 2 3 4, many: 2 1);
+drive!("avx2,fma,f16c", few: 4 in groups of 1 2 3 4, bundles written out: false, many: 2 1);
 drive_floats!("avx2,fma,f16c", rows: 2 1);
 
 #[inline]

@@ -35,7 +35,7 @@ pub(super) fn matmul(
 
 drive!(
     "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
-    few: 24 in groups of 1 2 3 4 5 6 7 8,
+    few: 24 in groups of 1 2 3 4 5 6 7 8, bundles written out: true,
     many: 12 8 4 2 1
 );
 drive_floats!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni", rows: 4 2 1);

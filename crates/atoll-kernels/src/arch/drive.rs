@@ -42,13 +42,15 @@ for_all_kinds!(kinds);
 /// Sapphire Rapids (in a virtual machine) even for one row, which is read up to 2.7 times as fast.
 ///
 /// Up to `$few_max` rows of activations keep their sums in registers for a whole tile, in groups of
-/// at most the largest of `$n`, and each group expands every step anew. For more of them
-/// [`BLOCK_STEPS`] steps are expanded once and multiplied by all rows, as many of `$many` at a time
-/// as there are.
+/// at most the largest of `$n`, and each group expands every step anew. Where steps stand in bundles
+/// of 2 or 4, finding the places of a step can take as long as multiplying it by a row: `$written`
+/// says to write the steps of a bundle out (AVX2, short of registers, is slower that way). For more
+/// rows [`BLOCK_STEPS`] steps are expanded once and multiplied by all of them, as many of `$many` at
+/// a time as there are.
 macro_rules! drive {
     (
         $features:literal,
-        few: $few_max:literal in groups of $($n:literal)*,
+        few: $few_max:literal in groups of $($n:literal)*, bundles written out: $written:literal,
         many: $($many:literal)*
     ) => {
         $crate::arch::drive::for_all_kinds!(
@@ -93,12 +95,25 @@ macro_rules! drive {
             let mut i = row;
             for group in tile.chunks(K::LAYOUT.group_bytes()) {
                 let head = head::<K>(group);
-                for s in 0..K::LAYOUT.steps_in(group.len()) {
-                    let bytes = K::LAYOUT.group_bytes() / K::LAYOUT.steps();
-                    way.ask(group.as_ptr().wrapping_add(s * bytes), bytes);
-                    let (codes, numbers) = x.runs(i);
-                    add::<K, N>(&step::<K>(group, head, s), codes, numbers, &mut sums);
-                    i += x.rows;
+                let is_full = $written && group.len() == K::LAYOUT.group_bytes();
+                match K::LAYOUT.steps() {
+                    2 if is_full => {
+                        let group = &group[..K::LAYOUT.group_bytes()];
+                        $crate::arch::drive::one_step!(K, N, group, head, 0, way, x, i, sums);
+                        $crate::arch::drive::one_step!(K, N, group, head, 1, way, x, i, sums);
+                    }
+                    4 if is_full => {
+                        let group = &group[..K::LAYOUT.group_bytes()];
+                        $crate::arch::drive::one_step!(K, N, group, head, 0, way, x, i, sums);
+                        $crate::arch::drive::one_step!(K, N, group, head, 1, way, x, i, sums);
+                        $crate::arch::drive::one_step!(K, N, group, head, 2, way, x, i, sums);
+                        $crate::arch::drive::one_step!(K, N, group, head, 3, way, x, i, sums);
+                    }
+                    _ => {
+                        for s in 0..K::LAYOUT.steps_in(group.len()) {
+                            $crate::arch::drive::one_step!(K, N, group, head, s, way, x, i, sums);
+                        }
+                    }
                 }
             }
             let (out, _) = out.as_chunks_mut::<TILE_ROWS>();
@@ -190,6 +205,21 @@ macro_rules! drive {
                 store(&mut out[n], sums[n]);
             }
         }
+    };
+}
+
+/// Asks for what is ahead of step `$s` and adds its products with `$n` rows, the first of which has
+/// its run at `$i`. (Not a function: the sums must stay in registers.)
+macro_rules! one_step {
+    (
+        $kind:ident, $n:ident, $group:ident, $head:ident, $s:expr,
+        $way:ident, $x:ident, $i:ident, $sums:ident
+    ) => {
+        let bytes = $kind::LAYOUT.group_bytes() / $kind::LAYOUT.steps();
+        $way.ask($group.as_ptr().wrapping_add($s * bytes), bytes);
+        let (codes, numbers) = $x.runs($i);
+        add::<$kind, $n>(&step::<$kind>($group, $head, $s), codes, numbers, &mut $sums);
+        $i += $x.rows;
     };
 }
 
@@ -320,4 +350,4 @@ pub(crate) const F32: u8 = 0;
 pub(crate) const F16: u8 = 1;
 pub(crate) const BF16: u8 = 2;
 
-pub(crate) use {choose, drive, drive_floats, for_all_kinds};
+pub(crate) use {choose, drive, drive_floats, for_all_kinds, one_step};

@@ -46,7 +46,11 @@ macro_rules! products {
 
         // Steps are expanded for every group of rows, a quarter at a time, since a whole one does
         // not fit into registers: so the groups are large.
-        drive!($features, few: 24 in groups of 1 2 3 4 5 6 7 8, many: 8 4 2 1);
+        drive!(
+            $features,
+            few: 24 in groups of 1 2 3 4 5 6 7 8, bundles written out: false,
+            many: 8 4 2 1
+        );
         drive_floats!($features, rows: 2 1);
 
         /// Adds the product of a step and `N` rows of activations.
