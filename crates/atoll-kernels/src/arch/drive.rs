@@ -42,11 +42,11 @@ for_all_kinds!(kinds);
 /// Sapphire Rapids (in a virtual machine) even for one row, which is read up to 2.7 times as fast.
 ///
 /// Up to `$few_max` rows of activations keep their sums in registers for a whole tile, in groups of
-/// at most the largest of `$n`, and each group expands every step anew. Where steps stand in bundles
-/// of 2 or 4, finding the places of a step can take as long as multiplying it by a row: `$written`
-/// says to write the steps of a bundle out (AVX2, short of registers, is slower that way). For more
-/// rows [`BLOCK_STEPS`] steps are expanded once and multiplied by all of them, as many of `$many` at
-/// a time as there are.
+/// at most the largest of `$n`, and each group expands every step anew. Where steps stand in
+/// bundles of 2 or 4, finding the places of a step can take as long as multiplying it by a row:
+/// `$written` says to write the steps of a bundle out (AVX2, short of registers, is slower that
+/// way). For more rows [`BLOCK_STEPS`] steps are expanded once and multiplied by all of them, as
+/// many of `$many` at a time as there are.
 macro_rules! drive {
     (
         $features:literal,
