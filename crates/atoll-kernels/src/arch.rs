@@ -20,8 +20,8 @@ use crate::attention::{KvHead, KvHeadMut, Queries};
 use crate::kernels::Table;
 use crate::lanes::Plain;
 use crate::{
-    Activations, ActivationsPart, Isa, PackedMatrix, RopeStyle, activations, attention, matmul,
-    vector,
+    Activations, ActivationsPart, Isa, PackedMatrix, RopeStyle, activations, attention, encode,
+    matmul, vector,
 };
 
 pub(crate) static GENERIC: Table = Table {
@@ -36,6 +36,10 @@ pub(crate) static GENERIC: Table = Table {
     attend: attention::attend::<Plain>,
     attend_merge: attention::merge::<Plain>,
     kv_append: attention::append::<Plain>,
+    add_bias: encode::add_bias::<Plain>,
+    gelu: encode::gelu::<Plain>,
+    layer_norm: encode::layer_norm::<Plain>,
+    attend_all: encode::attend_all::<Plain>,
 };
 
 /// A function of this name that runs `$body` compiled for `$features`.
@@ -82,9 +86,17 @@ macro_rules! table {
                 state: &mut [f32], other: &[f32], head_dim: usize));
             compiled!($features, attention::append::<$lanes>, fn kv_append(
                 k: &[f32], v: &[f32], position: usize, kv: KvHeadMut<'_>));
+            compiled!($features, encode::add_bias::<$lanes>, fn add_bias(
+                x: &mut [f32], bias: &[f32]));
+            compiled!($features, encode::gelu::<$lanes>, fn gelu(x: &mut [f32], bias: &[f32]));
+            compiled!($features, encode::layer_norm::<$lanes>, fn layer_norm(
+                x: &mut [f32], cols: usize, weight: &[f32], bias: &[f32], eps: f32));
+            compiled!($features, encode::attend_all::<$lanes>, fn attend_all(
+                q: &[f32], scale: f32, kv: (&[f32], &[f32]), weights: &mut [f32],
+                out: &mut [f32]));
             pub(crate) static TABLE: Table = Table {
                 matmul, quantize, quantize_normed, quantize_gated, norm_scales, rms_norm, add, rope,
-                attend, attend_merge, kv_append,
+                attend, attend_merge, kv_append, add_bias, gelu, layer_norm, attend_all,
             };
         }
     };

@@ -12,7 +12,7 @@ use crate::{Activations, ActivationsPart, Isa, PackedMatrix, RopeStyle, TILE_ROW
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
     isa: Isa,
-    table: &'static Table,
+    pub(crate) table: &'static Table,
 }
 
 /// One function per kernel; those of an instruction set must only run where it is available.
@@ -29,6 +29,10 @@ pub(crate) struct Table {
     pub(crate) attend: fn(&Queries<'_>, KvHead<'_>, Range<usize>, &mut [f32]),
     pub(crate) attend_merge: fn(&mut [f32], &[f32], usize),
     pub(crate) kv_append: fn(&[f32], &[f32], usize, KvHeadMut<'_>),
+    pub(crate) add_bias: fn(&mut [f32], &[f32]),
+    pub(crate) gelu: fn(&mut [f32], &[f32]),
+    pub(crate) layer_norm: fn(&mut [f32], usize, &[f32], &[f32], f32),
+    pub(crate) attend_all: fn(&[f32], f32, (&[f32], &[f32]), &mut [f32], &mut [f32]),
 }
 
 impl Kernels {

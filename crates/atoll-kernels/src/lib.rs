@@ -21,6 +21,8 @@
 //!   always with fused multiply-add; the weights are relative to the tile's own largest score. The
 //!   tiles' sums are merged in ascending order, `fma(sum, exp(max - m), tile_sum * exp(tile_max -
 //!   m))` with `m` the larger of both maxima. So threads may share out the tiles of one query.
+//! - Encoders' attention ([`Kernels::attend_all`]) is in f32 and has no tiles: scores and values as
+//!   above over all positions, relative to the largest score of all, and one sum of a vector.
 //!
 //! ```
 //! use atoll_kernels::{Activations, BlockType, Isa, Kernels, PackedMatrix};
@@ -46,6 +48,7 @@ mod activations;
 mod arch;
 mod attention;
 mod block;
+mod encode;
 mod isa;
 mod kernels;
 mod lanes;

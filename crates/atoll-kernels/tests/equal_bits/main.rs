@@ -6,6 +6,7 @@
 #![expect(clippy::print_stderr, reason = "a failing case says how to replay it")]
 
 mod attention;
+mod encoders;
 mod products;
 mod random;
 mod vectors;

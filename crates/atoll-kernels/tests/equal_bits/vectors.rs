@@ -11,7 +11,7 @@ use crate::{assert_bits, cases, isas};
 const CASES: u64 = 10_000;
 
 /// Rows in tiles, (tiles of 16 columns, rows, 16), with zeros behind the columns.
-fn tiled(random: &mut Random, rows: usize, cols: usize) -> Vec<f32> {
+pub(crate) fn tiled(random: &mut Random, rows: usize, cols: usize) -> Vec<f32> {
     let mut x = vec![0.0; cols.div_ceil(TILE_ROWS) * rows * TILE_ROWS];
     for row in 0..rows {
         for (col, value) in random.floats(cols).into_iter().enumerate() {
@@ -26,7 +26,7 @@ const fn at(rows: usize, row: usize, col: usize) -> usize {
 }
 
 /// Row `row` of `x`, as tiles.
-fn one_row(x: &[f32], rows: usize, row: usize) -> Vec<f32> {
+pub(crate) fn one_row(x: &[f32], rows: usize, row: usize) -> Vec<f32> {
     let tiles = x.chunks_exact(TILE_ROWS).skip(row).step_by(rows);
     tiles.flatten().copied().collect()
 }
