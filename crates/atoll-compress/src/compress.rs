@@ -147,6 +147,7 @@ pub fn compress<'a>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(GgufWriter<'static>, Report), CompressError> {
     let config = source.config();
+    config.require_decoder()?;
     config.check_complete(source)?;
     let cut = Cut::new(source, options)?;
     let text = Text::of(options)?;

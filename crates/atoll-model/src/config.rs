@@ -1,10 +1,13 @@
 //! What a model is: the shapes and constants that one forward pass needs for every architecture.
 
+mod encoder;
+
 use atoll_kernels::RopeStyle;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ModelError;
 use crate::tensor::TensorSource;
+pub use encoder::EncoderConfig;
 
 /// Largest values accepted in a configuration, from a file or from a peer. They are several times
 /// what the largest open models have, and small enough that no product of them overflows.
@@ -18,7 +21,7 @@ mod limit {
     pub(super) const CONTEXT: usize = 1 << 26;
 }
 
-/// Family of a model. All of them run through the same forward pass; the differences are fields
+/// Family of a model. All decoders run through the same forward pass; the differences are fields
 /// of [`ModelConfig`], and the name is kept for people and for writing GGUF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -29,6 +32,8 @@ pub enum Architecture {
     Qwen2,
     /// Qwen 3 (dense): RMSNorm on every q and k head.
     Qwen3,
+    /// BERT and its kin: encoders, which embed texts.
+    Bert,
 }
 
 impl Architecture {
@@ -41,6 +46,7 @@ impl Architecture {
             "llama" => Ok(Self::Llama),
             "qwen2" => Ok(Self::Qwen2),
             "qwen3" => Ok(Self::Qwen3),
+            "bert" => Ok(Self::Bert),
             _ => Err(ModelError::Unsupported { what: "architecture", name: name.to_owned() }),
         }
     }
@@ -52,6 +58,7 @@ impl Architecture {
             Self::Llama => "llama",
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
+            Self::Bert => "bert",
         }
     }
 }
@@ -76,7 +83,7 @@ pub struct ModelConfig {
     pub ffn_dim: usize,
     /// Rows of the embedding, which may be more than the tokenizer knows.
     pub vocab_size: usize,
-    /// Added to the mean square in every RMSNorm.
+    /// Added to the mean square in every RMSNorm, to the variance in every layer norm.
     pub norm_eps: f32,
     /// Longest sequence that the model was made for, in tokens.
     pub context_max: usize,
@@ -86,8 +93,11 @@ pub struct ModelConfig {
     pub qkv_bias: bool,
     /// Whether every q and k head is RMS-normalized before the rotation.
     pub qk_norm: bool,
-    /// Whether the head's matrix is the embedding's.
+    /// Whether there is no matrix of a head beside the embedding's.
     pub tied: bool,
+    /// What makes it an encoder, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<EncoderConfig>,
 }
 
 /// Rotary position embedding: which pairs are turned, and how fast.
@@ -96,7 +106,7 @@ pub struct ModelConfig {
 pub struct RopeConfig {
     /// Base of the frequencies: pair i turns by `theta^(-2i / n_dims)` per position.
     pub theta: f64,
-    /// Leading dimensions of a head that are turned; even.
+    /// Leading dimensions of a head that are turned; even. Encoders turn none.
     pub n_dims: usize,
     /// Change of the frequencies for long contexts.
     pub scaling: RopeScaling,
@@ -182,6 +192,9 @@ impl ModelConfig {
     /// Every tensor of layer `layer_idx`, in a fixed order.
     #[must_use]
     pub fn layer_tensors(&self, layer_idx: usize) -> Vec<TensorSpec> {
+        if self.encoder.is_some() {
+            return EncoderConfig::layer_tensors(self, layer_idx);
+        }
         let (dim, q_dim, kv_dim) = (self.dim, self.q_dim(), self.kv_dim());
         let mut specs = Vec::with_capacity(14);
         let mut push = |suffix: &str, rows, cols| {
@@ -208,9 +221,12 @@ impl ModelConfig {
         specs
     }
 
-    /// The embedding's tensor.
+    /// The embedding's tensor; of an encoder, all that make a token's row.
     #[must_use]
     pub fn embed_tensors(&self) -> Vec<TensorSpec> {
+        if let Some(encoder) = &self.encoder {
+            return encoder.embed_tensors(self);
+        }
         vec![TensorSpec {
             name: "token_embd.weight".to_owned(),
             rows: self.vocab_size,
@@ -218,9 +234,13 @@ impl ModelConfig {
         }]
     }
 
-    /// The head's own tensors: the final norm, and its matrix unless it is the embedding's.
+    /// The head's own tensors: the final norm, and its matrix unless it is the embedding's. An
+    /// encoder has none.
     #[must_use]
     pub fn head_tensors(&self) -> Vec<TensorSpec> {
+        if self.encoder.is_some() {
+            return Vec::new();
+        }
         let mut specs =
             vec![TensorSpec { name: "output_norm.weight".to_owned(), rows: 1, cols: self.dim }];
         if !self.tied {
@@ -266,7 +286,24 @@ impl ModelConfig {
         if !self.norm_eps.is_finite() || self.norm_eps <= 0.0 {
             return config(format!("the norm's epsilon is {}", self.norm_eps));
         }
-        self.rope.validate(self.head_dim)
+        if (self.architecture == Architecture::Bert) != self.encoder.is_some() {
+            return config(format!("{} as encoder and decoder", self.architecture.name()));
+        }
+        match &self.encoder {
+            Some(encoder) => encoder.validate(self),
+            None => self.rope.validate(self.head_dim),
+        }
+    }
+
+    /// Refuses an encoder where texts are generated.
+    ///
+    /// # Errors
+    /// [`ModelError::Encoder`].
+    pub fn require_decoder(&self) -> Result<(), ModelError> {
+        match self.encoder {
+            None => Ok(()),
+            Some(_) => Err(ModelError::Encoder { architecture: self.architecture.name() }),
+        }
     }
 
     /// Checks that `source` holds every tensor of the model in the right shape.

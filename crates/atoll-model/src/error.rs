@@ -94,6 +94,18 @@ pub enum ModelError {
         /// Its name as the file gives it.
         name: String,
     },
+    /// A model that embeds texts where one is needed that generates them.
+    #[error("{architecture} is an encoder: it embeds texts and generates none")]
+    Encoder {
+        /// Its architecture.
+        architecture: &'static str,
+    },
+    /// A model that generates texts where one is needed that embeds them.
+    #[error("{architecture} is no encoder: it generates texts and embeds none")]
+    NotEncoder {
+        /// Its architecture.
+        architecture: &'static str,
+    },
     /// The tokenizer refused its vocabulary or a text.
     #[error("tokenizer: {why}")]
     Tokenizer {

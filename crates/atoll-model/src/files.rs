@@ -24,8 +24,18 @@ impl ModelFiles {
     /// Opens a GGUF file, or a folder with safetensors, `config.json` and `tokenizer.json`.
     ///
     /// # Errors
-    /// [`ModelError`] for what is missing, damaged or not supported.
+    /// [`ModelError`] for what is missing, damaged or not supported; [`ModelError::Encoder`].
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let files = Self::open_any(path)?;
+        files.source.config().require_decoder()?;
+        Ok(files)
+    }
+
+    /// As [`Self::open`], whether it is a decoder or an encoder.
+    ///
+    /// # Errors
+    /// [`ModelError`] for what is missing, damaged or not supported.
+    pub fn open_any(path: &Path) -> Result<Self, ModelError> {
         if path.is_dir() {
             let folder = SafetensorsFolder::open(path)?;
             let tokenizer = folder.tokenizer()?;

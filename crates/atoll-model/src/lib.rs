@@ -42,6 +42,7 @@ pub mod tokenizer;
 
 mod attend;
 pub mod bench;
+pub mod encoder;
 mod forward;
 pub mod generate;
 pub mod kv_cache;
@@ -61,7 +62,8 @@ pub use atoll_kernels::{
     scale_of_byte,
 };
 pub use blob::{BlobHash, BlobKind, ShardBlob};
-pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, TensorSpec};
+pub use config::{Architecture, EncoderConfig, ModelConfig, RopeConfig, RopeScaling, TensorSpec};
+pub use encoder::{Embedded, Encoder};
 pub use error::ModelError;
 pub use files::ModelFiles;
 pub use generate::{FinishReason, GenerateOptions, Generated, Generator, Timings};

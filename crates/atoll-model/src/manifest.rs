@@ -108,6 +108,7 @@ impl Manifest {
         let name_len = self.name.len() as u64;
         ModelError::check_limit("bytes of the model's name", name_len, NAME_BYTES_MAX)?;
         self.config.validate()?;
+        self.config.require_decoder()?;
         if self.layers.len() != self.config.n_layers {
             let why = format!(
                 "{} layers, the configuration says {}",

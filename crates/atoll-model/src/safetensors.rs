@@ -3,6 +3,7 @@
 //! Tensors are offered under GGUF's names. Their rows stay as transformers orders them, so RoPE
 //! pairs are halves for every architecture.
 
+mod bert;
 mod config;
 mod names;
 
@@ -18,6 +19,7 @@ use crate::error::ModelError;
 use crate::mapped::FileBytes;
 use crate::tensor::{Tensor, TensorInfo};
 use crate::tokenizer::Tokenizer;
+pub(crate) use bert::no_rope;
 pub(crate) use names::their_name;
 use names::{Place, gguf_name};
 
@@ -46,10 +48,15 @@ impl SafetensorsFolder {
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
         let json = read_json(&folder.join("config.json"))?;
         let names = file_names(folder)?;
+        let mut config = config::read(&json)?;
+        if config.encoder.is_some() {
+            bert::read_beside(folder, &mut config)?;
+            config.validate()?;
+        }
         ModelError::check_limit("number of files", names.len() as u64, FILES_MAX)?;
         let mut model = Self {
             folder: folder.to_owned(),
-            config: config::read(&json)?,
+            config,
             files: Vec::new(),
             tensors: Vec::new(),
             places: HashMap::new(),
@@ -69,7 +76,11 @@ impl SafetensorsFolder {
         let file_idx = self.files.len();
         // Sorted, so that errors and the order of tensors do not depend on a hash seed.
         for (name, stored) in metadata.tensors().into_iter().collect::<BTreeMap<_, _>>() {
-            let name = match gguf_name(&name, self.config.tied) {
+            let place = match self.config.encoder {
+                Some(_) => bert::gguf_name(&name),
+                None => gguf_name(&name, self.config.tied),
+            };
+            let name = match place {
                 Place::Named(name) => name,
                 Place::Ignored => continue,
                 Place::Unknown => {

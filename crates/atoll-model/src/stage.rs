@@ -79,7 +79,7 @@ impl Stage {
     ///
     /// # Errors
     /// A missing tensor, one of the wrong shape, one with a NaN or infinite scale (all naming it),
-    /// or a part that the model does not have.
+    /// or a part that the model does not have; an encoder.
     pub fn load(
         source: &TensorSource,
         part: &Part,
@@ -88,6 +88,7 @@ impl Stage {
     ) -> Result<Self, ModelError> {
         let config = source.config().clone();
         config.validate()?;
+        config.require_decoder()?;
         let weights = Weights::load(source, part, &compute.pool, progress)?;
         let rope = Rope::new(&config.rope);
         Ok(Self { config, part: part.clone(), weights, rope, compute: Arc::clone(compute) })

@@ -27,11 +27,15 @@ const TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /// A configuration of the given family: 4 layers, width 64, 4 heads over 2 of key and value.
+///
+/// # Panics
+/// For an encoder.
 #[must_use]
 pub fn config(architecture: Architecture) -> ModelConfig {
     let style = match architecture {
         Architecture::Llama => RopeStyle::Norm,
         Architecture::Qwen2 | Architecture::Qwen3 => RopeStyle::Neox,
+        Architecture::Bert => panic!("tiny models are decoders"),
     };
     ModelConfig {
         architecture,
@@ -48,6 +52,7 @@ pub fn config(architecture: Architecture) -> ModelConfig {
         qkv_bias: architecture == Architecture::Qwen2,
         qk_norm: architecture == Architecture::Qwen3,
         tied: architecture == Architecture::Llama,
+        encoder: None,
     }
 }
 

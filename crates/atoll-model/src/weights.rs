@@ -1,5 +1,6 @@
 //! Which part of a model a stage holds, and its weights packed for the kernels.
 
+mod encoder;
 mod load;
 
 use std::ops::Range;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use atoll_kernels::PackedMatrix;
 
+pub(crate) use self::encoder::{EncoderLayer, EncoderWeights, Linear};
 use self::load::Tensors;
 use crate::config::{ModelConfig, TensorSpec};
 use crate::error::ModelError;
@@ -15,6 +17,10 @@ use crate::tensor::{StoredTensor, TensorSource};
 
 /// Name of the embedding.
 const EMBED: &str = "token_embd.weight";
+/// Name of an encoder's embedding of positions.
+const POSITIONS: &str = "position_embd.weight";
+/// Name of an encoder's embedding of token types.
+const TOKEN_TYPES: &str = "token_types.weight";
 
 /// A contiguous part of a model: optionally the embedding, layers, optionally the head.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,7 +160,7 @@ impl Weights {
         let layers = layers.collect::<Result<_, _>>()?;
         let head = match part.head {
             true => {
-                let norm = tensors.norm("output_norm.weight")?;
+                let norm = tensors.tiled("output_norm.weight")?;
                 let matrix = match tied {
                     Some(matrix) => matrix,
                     None => Arc::new(tensors.matrix("output.weight")?),
@@ -197,7 +203,7 @@ impl LayerWeights {
     fn new(tensors: &mut Tensors, layer_idx: usize) -> Result<Self, ModelError> {
         let name = |suffix: &str| format!("blk.{layer_idx}.{suffix}");
         Ok(Self {
-            attn_norm: tensors.norm(&name("attn_norm.weight"))?,
+            attn_norm: tensors.tiled(&name("attn_norm.weight"))?,
             q: tensors.matrix(&name("attn_q.weight"))?,
             k: tensors.matrix(&name("attn_k.weight"))?,
             v: tensors.matrix(&name("attn_v.weight"))?,
@@ -207,7 +213,7 @@ impl LayerWeights {
             q_norm: tensors.optional_vector(&name("attn_q_norm.weight"))?,
             k_norm: tensors.optional_vector(&name("attn_k_norm.weight"))?,
             o: tensors.matrix(&name("attn_output.weight"))?,
-            ffn_norm: tensors.norm(&name("ffn_norm.weight"))?,
+            ffn_norm: tensors.tiled(&name("ffn_norm.weight"))?,
             gate: tensors.matrix(&name("ffn_gate.weight"))?,
             up: tensors.matrix(&name("ffn_up.weight"))?,
             down: tensors.matrix(&name("ffn_down.weight"))?,

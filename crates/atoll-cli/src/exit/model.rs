@@ -24,6 +24,14 @@ impl From<ModelError> for Failure {
             ModelError::UnsupportedVersion { .. } | ModelError::Unsupported { .. } => {
                 Self::new(Exit::Failure, "this model cannot be run").because(text)
             }
+            ModelError::Encoder { .. } => {
+                Self::usage("this model does not generate texts").because(text).hint(
+                    "atoll embed MODEL TEXT embeds a text; generate with another model (atoll ls)",
+                )
+            }
+            ModelError::NotEncoder { .. } => Self::usage("this model does not embed texts")
+                .because(text)
+                .hint("atoll run MODEL PROMPT; embed with an encoder such as all-MiniLM-L6-v2"),
             ModelError::ContextExceeded { .. } => Self::usage("the prompt is too long")
                 .because(text)
                 .hint("a shorter prompt, or a larger --ctx if the model allows it"),

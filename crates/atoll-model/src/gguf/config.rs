@@ -26,6 +26,12 @@ pub(super) fn read(
 ) -> Result<ModelConfig, ModelError> {
     let keys = Keys { metadata, architecture: metadata.str("general.architecture")? };
     let architecture = Architecture::parse(keys.architecture)?;
+    if architecture == Architecture::Bert {
+        let config = super::bert::config(&keys, tensors)?;
+        config.validate()?;
+        check_tensors(&config, tensors)?;
+        return Ok(config);
+    }
     refuse_unsupported(&keys)?;
     let find = |name: &str| tensors.iter().find(|info| info.name == name);
     let embedding = find("token_embd.weight")
@@ -59,6 +65,7 @@ pub(super) fn read(
         qkv_bias: find("blk.0.attn_q.bias").is_some(),
         qk_norm: find("blk.0.attn_q_norm.weight").is_some(),
         tied: find("output.weight").is_none(),
+        encoder: None,
     };
     config.validate()?;
     check_tensors(&config, tensors)?;
@@ -109,23 +116,23 @@ fn check_tensors(config: &ModelConfig, tensors: &[TensorInfo]) -> Result<(), Mod
 }
 
 /// Looks keys up under the architecture's name.
-struct Keys<'a> {
-    metadata: &'a Metadata,
+pub(super) struct Keys<'a> {
+    pub(super) metadata: &'a Metadata,
     architecture: &'a str,
 }
 
 impl Keys<'_> {
-    fn name(&self, suffix: &str) -> String {
+    pub(super) fn name(&self, suffix: &str) -> String {
         format!("{}.{suffix}", self.architecture)
     }
 
-    fn usize(&self, suffix: &str) -> Result<usize, ModelError> {
+    pub(super) fn usize(&self, suffix: &str) -> Result<usize, ModelError> {
         self.optional_usize(suffix)?
             .ok_or_else(|| ModelError::MissingKey { key: self.name(suffix) })
     }
 
     /// A count. Where a file gives one for every layer, they must be equal.
-    fn optional_usize(&self, suffix: &str) -> Result<Option<usize>, ModelError> {
+    pub(super) fn optional_usize(&self, suffix: &str) -> Result<Option<usize>, ModelError> {
         let key = self.name(suffix);
         if let Some(Value::Ints(values)) = self.metadata.value(&key) {
             let first = values.first().copied().unwrap_or(0);
@@ -142,7 +149,7 @@ impl Keys<'_> {
         Ok(Some(usize::try_from(value).expect("32 bits fit a usize")))
     }
 
-    fn optional_f64(&self, suffix: &str) -> Result<Option<f64>, ModelError> {
+    pub(super) fn optional_f64(&self, suffix: &str) -> Result<Option<f64>, ModelError> {
         self.metadata.optional_f64(&self.name(suffix))
     }
 
@@ -177,7 +184,7 @@ impl Keys<'_> {
             // GGUF stores the q and k rows of Llama so that pairs are neighbours.
             style: match architecture {
                 Architecture::Llama => RopeStyle::Norm,
-                Architecture::Qwen2 | Architecture::Qwen3 => RopeStyle::Neox,
+                Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Bert => RopeStyle::Neox,
             },
         })
     }

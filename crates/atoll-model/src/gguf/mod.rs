@@ -2,6 +2,7 @@
 //!
 //! Source: the GGUF specification in ggml's `docs/gguf.md`.
 
+mod bert;
 mod config;
 pub(crate) mod cursor;
 mod metadata;
@@ -19,6 +20,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::mapped::FileBytes;
 use crate::tensor::{Tensor, TensorInfo, check_disjoint};
+pub use bert::encoder_keys;
 pub(crate) use config::yarn_attention_factor;
 use cursor::Cursor;
 pub use metadata::Metadata;

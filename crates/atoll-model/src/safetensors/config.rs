@@ -14,13 +14,18 @@ pub(super) fn read(json: &[u8]) -> Result<ModelConfig, ModelError> {
     let fields = Fields { root: &root };
     let kind = fields.str("model_type")?.unwrap_or("none");
     let architecture = Architecture::parse(kind)?;
+    if architecture == Architecture::Bert {
+        return super::bert::config(&fields);
+    }
     refuse_unsupported(&fields)?;
     let dim = fields.count("hidden_size")?;
     let n_heads = fields.count("num_attention_heads")?;
     let head_dim = match (fields.optional_count("head_dim")?, architecture) {
         (Some(head_dim), _) => head_dim,
         (None, Architecture::Qwen3) => 128,
-        (None, Architecture::Llama | Architecture::Qwen2) => dim / n_heads.max(1),
+        (None, Architecture::Llama | Architecture::Qwen2 | Architecture::Bert) => {
+            dim / n_heads.max(1)
+        }
     };
     let flag = |name: &str| fields.bool(name).map(|flag| flag.unwrap_or(false));
     let config = ModelConfig {
@@ -37,10 +42,13 @@ pub(super) fn read(json: &[u8]) -> Result<ModelConfig, ModelError> {
         rope: fields.rope(head_dim)?,
         qkv_bias: match architecture {
             Architecture::Qwen2 => true,
-            Architecture::Llama | Architecture::Qwen3 => flag("attention_bias")?,
+            Architecture::Llama | Architecture::Qwen3 | Architecture::Bert => {
+                flag("attention_bias")?
+            }
         },
         qk_norm: architecture == Architecture::Qwen3,
         tied: flag("tie_word_embeddings")?,
+        encoder: None,
     };
     config.validate()?;
     Ok(config)
@@ -68,17 +76,17 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ModelError> {
     Ok(())
 }
 
-fn unsupported(what: &'static str, name: &str) -> ModelError {
+pub(super) fn unsupported(what: &'static str, name: &str) -> ModelError {
     ModelError::Unsupported { what, name: name.to_owned() }
 }
 
-struct Fields<'a> {
-    root: &'a Value,
+pub(super) struct Fields<'a> {
+    pub(super) root: &'a Value,
 }
 
 impl<'a> Fields<'a> {
     /// A field that is there and not null.
-    fn value(&self, name: &str) -> Option<&'a Value> {
+    pub(super) fn value(&self, name: &str) -> Option<&'a Value> {
         self.root.get(name).filter(|value| !value.is_null())
     }
 
@@ -86,31 +94,31 @@ impl<'a> Fields<'a> {
         ModelError::malformed(format!("config.json, {name}"), format!("it is not {expected}"))
     }
 
-    fn str(&self, name: &str) -> Result<Option<&'a str>, ModelError> {
+    pub(super) fn str(&self, name: &str) -> Result<Option<&'a str>, ModelError> {
         self.value(name)
             .map(|value| value.as_str().ok_or_else(|| Self::wrong(name, "a text")))
             .transpose()
     }
 
-    fn bool(&self, name: &str) -> Result<Option<bool>, ModelError> {
+    pub(super) fn bool(&self, name: &str) -> Result<Option<bool>, ModelError> {
         self.value(name)
             .map(|value| value.as_bool().ok_or_else(|| Self::wrong(name, "true or false")))
             .transpose()
     }
 
-    fn optional_count(&self, name: &str) -> Result<Option<usize>, ModelError> {
+    pub(super) fn optional_count(&self, name: &str) -> Result<Option<usize>, ModelError> {
         let count = |value: &Value| value.as_u64().and_then(|count| usize::try_from(count).ok());
         self.value(name)
             .map(|value| count(value).ok_or_else(|| Self::wrong(name, "a count")))
             .transpose()
     }
 
-    fn count(&self, name: &str) -> Result<usize, ModelError> {
+    pub(super) fn count(&self, name: &str) -> Result<usize, ModelError> {
         self.optional_count(name)?
             .ok_or_else(|| ModelError::MissingKey { key: format!("{name} in config.json") })
     }
 
-    fn number(&self, name: &str) -> Result<Option<f64>, ModelError> {
+    pub(super) fn number(&self, name: &str) -> Result<Option<f64>, ModelError> {
         self.value(name)
             .map(|value| value.as_f64().ok_or_else(|| Self::wrong(name, "a number")))
             .transpose()

@@ -59,6 +59,12 @@ pub(super) enum Model {
         scores: Vec<f32>,
         space_prefix: SpacePrefix,
     },
+    /// BERT's: words in lower case and without accents, each cut into the longest pieces from the
+    /// left; those that do not begin a word are written `##ing`.
+    WordPiece {
+        /// Token of a word that cannot be cut.
+        unknown: u32,
+    },
 }
 
 /// Where SentencePiece's pre-processing puts a space.
@@ -141,6 +147,26 @@ impl TryFrom<i64> for Kind {
 }
 
 impl Definition {
+    /// BERT's tokenizer, which puts `bos` before a text and `eos` behind it.
+    pub(super) fn of_word_piece(
+        tokens: Texts,
+        kinds: Vec<Kind>,
+        (bos, eos): (u32, u32),
+        unknown: u32,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            model: Model::WordPiece { unknown },
+            tokens,
+            kinds,
+            bos: Some(bos),
+            eos: Some(eos),
+            ends: Vec::new(),
+            add_bos: true,
+            add_eos: true,
+        }
+    }
+
     /// Reads the JSON form.
     pub(super) fn from_json(bytes: &[u8]) -> Result<Self, ModelError> {
         ModelError::check_limit("bytes of the tokenizer", bytes.len() as u64, BYTES_MAX as u64)?;
@@ -189,7 +215,10 @@ impl Definition {
             Model::Sentence { scores, .. } if scores.iter().any(|score| score.is_nan()) => {
                 malformed("a score is not a number".to_owned())
             }
-            Model::Sentence { .. } => Ok(()),
+            Model::WordPiece { unknown } if *unknown as usize >= n_tokens => {
+                malformed(format!("token {unknown} is not among {n_tokens} tokens"))
+            }
+            Model::Sentence { .. } | Model::WordPiece { .. } => Ok(()),
         }
     }
 }

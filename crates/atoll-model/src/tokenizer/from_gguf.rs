@@ -1,6 +1,7 @@
 //! A tokenizer out of GGUF metadata.
 
 use super::definition::{Definition, Kind, Model, PreTokenizer, SpacePrefix, VERSION};
+use super::word_piece;
 use crate::error::ModelError;
 use crate::gguf::Metadata;
 
@@ -18,6 +19,20 @@ pub(super) fn definition(metadata: &Metadata) -> Result<Definition, ModelError> 
         Some(kinds) => kinds.iter().map(|&id| Kind::try_from(id)).collect::<Result<_, _>>()?,
         None => vec![Kind::Normal; tokens.len()],
     };
+    if metadata.str(&key("model"))? == "bert" {
+        let id = |name: &str| {
+            let id = metadata.optional_u64(&key(name))?;
+            let id = id.ok_or_else(|| ModelError::MissingKey { key: key(name) })?;
+            u32::try_from(id).map_err(|_| ModelError::malformed(key(name), "it is no token"))
+        };
+        // The separator's key is spelled so in the format.
+        let ends = (id("cls_token_id")?, id("seperator_token_id")?);
+        let unknown = id("unknown_token_id")?;
+        let tokens = tokens.iter().map(word_piece::from_gguf).collect();
+        let definition = Definition::of_word_piece(tokens, kinds, ends, unknown);
+        definition.validate()?;
+        return Ok(definition);
+    }
     let (model, add_bos_default, bos_default, eos_default) = match metadata.str(&key("model"))? {
         "gpt2" => {
             let pre_tokenizer = match metadata.optional_str(&key("pre"))? {

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::definition::{Definition, Kind, Model, PreTokenizer, SpacePrefix, VERSION};
+use super::word_piece::WORD_CHARS_MAX;
 use crate::error::ModelError;
 
 #[derive(Deserialize)]
@@ -45,6 +46,9 @@ struct ModelJson {
     byte_fallback: bool,
     #[serde(default)]
     ignore_merges: bool,
+    unk_token: Option<String>,
+    continuing_subword_prefix: Option<String>,
+    max_input_chars_per_word: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +82,9 @@ pub(super) fn definition(json: &[u8], config: Option<&[u8]>) -> Result<Definitio
         None => Value::Null,
     };
     let kind = file.model.kind.as_deref().unwrap_or("BPE");
+    if kind == "WordPiece" {
+        return word_piece(&file, &config);
+    }
     if kind != "BPE" {
         return Err(unsupported("tokenizer", format!("{kind} in tokenizer.json")));
     }
@@ -130,6 +137,40 @@ pub(super) fn definition(json: &[u8], config: Option<&[u8]>) -> Result<Definitio
         add_bos,
         add_eos,
     };
+    definition.validate()?;
+    Ok(definition)
+}
+
+/// BERT's tokenizer, in lower case.
+fn word_piece(file: &TokenizerJson, config: &Value) -> Result<Definition, ModelError> {
+    let is_usual = file.normalizer["type"] == "BertNormalizer"
+        && !["clean_text", "handle_chinese_chars", "lowercase", "strip_accents"]
+            .into_iter()
+            .any(|flag| file.normalizer[flag] == Value::Bool(false));
+    if !is_usual {
+        return Err(unsupported("normalizer", &file.normalizer));
+    }
+    if file.pre_tokenizer["type"] != "BertPreTokenizer" {
+        return Err(unsupported("pre-tokenizer", &file.pre_tokenizer));
+    }
+    let model = &file.model;
+    if model.continuing_subword_prefix.as_deref().unwrap_or("##") != "##"
+        || model.max_input_chars_per_word.unwrap_or(WORD_CHARS_MAX) != WORD_CHARS_MAX
+    {
+        return Err(unsupported("tokenizer", "WordPiece with other marks or limits than BERT's"));
+    }
+    let (tokens, kinds) = tokens(file)?;
+    let id = |name: &str, usual: &str| {
+        let text = config[name].as_str().or_else(|| config[name]["content"].as_str());
+        let text = text.unwrap_or(usual);
+        let found = tokens.iter().position(|known| known == text);
+        found.and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+            ModelError::malformed("tokenizer.json", format!("it has no token {text:?}"))
+        })
+    };
+    let (bos, eos) = (id("cls_token", "[CLS]")?, id("sep_token", "[SEP]")?);
+    let unknown = id("unk_token", model.unk_token.as_deref().unwrap_or("[UNK]"))?;
+    let definition = Definition::of_word_piece(tokens.iter().collect(), kinds, (bos, eos), unknown);
     definition.validate()?;
     Ok(definition)
 }

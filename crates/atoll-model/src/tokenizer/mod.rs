@@ -12,6 +12,7 @@ mod from_json;
 mod sentence;
 mod stream;
 mod vocabulary;
+mod word_piece;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use definition::{Definition, Model, SpacePrefix};
 use sentence::SentenceModel;
 pub use stream::TokenStream;
 use vocabulary::{Fragment, Vocabulary};
+use word_piece::WordPieceModel;
 
 /// A tokenizer. Clones share their tables.
 #[derive(Debug, Clone)]
@@ -36,6 +38,7 @@ pub struct Tokenizer {
 enum Engine {
     ByteLevel(Box<ByteLevelModel>),
     Sentence(SentenceModel),
+    WordPiece(WordPieceModel),
 }
 
 impl Tokenizer {
@@ -82,6 +85,7 @@ impl Tokenizer {
                 Engine::ByteLevel(Box::new(ByteLevelModel::new(bpe, *pre_tokenizer, *nfc)?))
             }
             Model::Sentence { .. } => Engine::Sentence(SentenceModel::new(&vocabulary)?),
+            Model::WordPiece { unknown } => Engine::WordPiece(WordPieceModel::new(*unknown)),
         };
         Ok(Self { vocabulary: Arc::new(vocabulary), engine: Arc::new(engine) })
     }
@@ -113,7 +117,10 @@ impl Tokenizer {
                     (Engine::ByteLevel(model), _) => {
                         model.encode(&self.vocabulary, text, &mut ids)?
                     }
-                    (Engine::Sentence(_), Model::ByteLevel { .. }) => {
+                    (Engine::WordPiece(model), _) => {
+                        model.encode(&self.vocabulary, text, &mut ids)?;
+                    }
+                    (Engine::Sentence(_), Model::ByteLevel { .. } | Model::WordPiece { .. }) => {
                         unreachable!("`new` builds the engine of the definition")
                     }
                 },
@@ -137,6 +144,7 @@ impl Tokenizer {
             Model::Sentence { space_prefix, .. } if *space_prefix != SpacePrefix::Never => {
                 text.strip_prefix(' ').unwrap_or(&text).to_owned()
             }
+            Model::WordPiece { .. } => text.strip_prefix(' ').unwrap_or(&text).to_owned(),
             Model::Sentence { .. } | Model::ByteLevel { .. } => text.into_owned(),
         }
     }

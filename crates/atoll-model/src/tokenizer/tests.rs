@@ -209,7 +209,8 @@ fn unsupported_tokenizers_are_named() {
     let model = |name: &str| ("model", Value::String(name.to_owned()));
     let tokens = || ("tokens", strings(&["a"]));
     check(vec![model("gpt2")], "missing metadata key tokenizer.ggml.tokens");
-    check(vec![tokens(), model("bert")], "unsupported tokenizer: bert");
+    check(vec![tokens(), model("t5")], "unsupported tokenizer: t5");
+    check(vec![tokens(), model("bert")], "missing metadata key tokenizer.ggml.cls_token_id");
     check(
         vec![tokens(), model("gpt2"), ("pre", Value::String("tekken".to_owned()))],
         "unsupported pre-tokenizer: tekken",
@@ -278,8 +279,8 @@ fn unsupported_tokenizer_json_is_named() {
     check(tiny_json(SMOLLM, r#"{"type": "NFKC"}"#), "unsupported normalizer: NFKC");
     check(tiny_json(r#"{"type": "Whitespace"}"#, "null"), "unsupported pre-tokenizer");
     check(
-        br#"{"model": {"type": "WordPiece", "vocab": {}}}"#.to_vec(),
-        "unsupported tokenizer: WordPiece in tokenizer.json",
+        br#"{"model": {"type": "Unigram", "vocab": {}}}"#.to_vec(),
+        "unsupported tokenizer: Unigram in tokenizer.json",
     );
     check(b"{".to_vec(), "malformed tokenizer.json");
 }

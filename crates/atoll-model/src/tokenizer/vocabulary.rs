@@ -200,6 +200,10 @@ impl Vocabulary {
             Kind::Normal => match &self.definition.model {
                 Model::ByteLevel { .. } => push_alphabet_bytes(text, out),
                 Model::Sentence { .. } => out.extend(text.replace('▁', " ").as_bytes()),
+                Model::WordPiece { .. } => match text.strip_prefix("##") {
+                    Some(rest) => out.extend(rest.as_bytes()),
+                    None => out.extend([" ", text].concat().as_bytes()),
+                },
             },
         }
     }

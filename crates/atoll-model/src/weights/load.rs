@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_kernels::{Memory, PACKED_ALIGN, PackedMatrix, pack_into, packed_bytes};
 
-use super::{EMBED, LoadProgress, Part};
+use super::{EMBED, LoadProgress, POSITIONS, Part, TOKEN_TYPES};
 use crate::error::ModelError;
 use crate::mapped::large_memory;
 use crate::pool::Pool;
@@ -53,7 +53,9 @@ impl Tensors {
         pool: &Pool,
         progress: &mut (dyn FnMut(LoadProgress) + Send),
     ) -> Result<Self, ModelError> {
-        let is_read_in_rows = |name: &str| name == EMBED && !(part.head && source.config().tied);
+        let is_packed = part.head && source.config().tied;
+        let is_read_in_rows =
+            |name: &str| (name == EMBED && !is_packed) || name == POSITIONS || name == TOKEN_TYPES;
         let mut all = Vec::new();
         for spec in part.tensors(source.config()) {
             source.require_shape(&spec.name, spec.rows, spec.cols)?;
@@ -116,8 +118,8 @@ impl Tensors {
         self.0.contains_key(name).then(|| self.vector(name)).transpose()
     }
 
-    /// The weights of a norm of whole rows, in tiles.
-    pub(super) fn norm(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
+    /// A vector that meets whole rows, in tiles: the weights of a norm, a bias.
+    pub(super) fn tiled(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
         let mut vector = self.vector(name)?;
         vector.resize(tiled_len(1, vector.len()), 0.0);
         Ok(vector)
