@@ -14,6 +14,7 @@ mod layering;
 mod tidy;
 
 mod bad_input;
+mod encoder;
 mod examples;
 mod gateway;
 mod local;

@@ -3,7 +3,7 @@
 
     encoder.py compare MODEL_DIR TEXT --atoll PATH   embeds every line of TEXT by both
     encoder.py golden MODEL_DIR OUT.json             what PyTorch makes of three sentences
-    encoder.py tiny OUT_DIR                          a tiny random model, and what PyTorch makes of it
+    encoder.py tiny OUT_DIR                          a tiny random model, and PyTorch on it
     encoder.py sentences TEXT N                      the first N sentences of TEXT, one a line
 
 Needs torch and nothing else: file, tokenizer and forward pass are written out here.

@@ -2,6 +2,7 @@
 //! [`crate::settings`].
 
 mod compress;
+mod embed;
 mod generation;
 mod parse;
 mod plan;
@@ -13,6 +14,7 @@ use atoll_model::KvType;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use compress::CompressArgs;
+pub(crate) use embed::EmbedArgs;
 pub(crate) use generation::GenerationArgs;
 pub(crate) use parse::{ApiAddress, byte_size};
 pub(crate) use plan::PlanArgs;
@@ -24,7 +26,7 @@ pub(crate) use sim::{
 /// Runs one language model on several small computers together.
 #[derive(Debug, Parser)]
 #[command(name = "atoll", version, disable_help_subcommand = true, max_term_width = 100)]
-#[command(help_template = "{about}\n{usage-heading} {usage}\n\
+#[command(help_template = "{about}: {usage}\n\
     {subcommands}\nOptions:\n{options}")]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -80,6 +82,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Make a smaller model of a model: prune and quantize it
     Compress(CompressArgs),
+    /// Turn texts into directions with an encoder
+    Embed(EmbedArgs),
     /// Measure a model's quality: perplexity, divergence from another
     Eval(EvalArgs),
     /// Measure a model's speed on this machine

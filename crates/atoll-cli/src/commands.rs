@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod compress;
 mod demo;
+mod embed;
 mod eval;
 mod ls;
 mod plan;
@@ -34,6 +35,7 @@ pub(crate) async fn dispatch(
         Command::Serve(args) => serve::run(settings, args, stop).await,
         Command::Up(args) => up::run(settings, args, stop).await,
         Command::Compress(args) => compress::run(settings, args, stop).await,
+        Command::Embed(args) => embed::run(settings, args, stop).await,
         Command::Eval(args) => eval::run(settings, args, stop).await,
         Command::Bench(args) => bench::run(settings, args, stop).await,
         Command::Status(args) => simple(settings, stop, move |on| status::run(on, &args)).await,

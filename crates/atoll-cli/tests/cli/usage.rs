@@ -11,7 +11,7 @@ fn help_names_every_command_and_only_those() {
     help.expect(0, "");
     for command in [
         "demo", "run", "chat", "serve", "up", "status", "pull", "ls", "show", "rm", "plan",
-        "compress", "eval", "bench", "sim",
+        "compress", "embed", "eval", "bench", "sim",
     ] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}");
         atoll.run(&[command, "--help"]).expect(0, "");

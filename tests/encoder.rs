@@ -1,0 +1,100 @@
+//! Encoders: texts become what PyTorch makes of them, and what cannot be is refused.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::atoll::{self, Run};
+use crate::models::SMOLLM2;
+use crate::workspace;
+
+/// Between a number of an embedding and PyTorch's.
+const DIFFERENCE_MAX: f64 = 1e-5;
+
+/// A tiny random encoder.
+fn tiny() -> PathBuf {
+    workspace::root().join("crates/atoll-model/tests/golden/encoder")
+}
+
+fn embed(model: &Path, args: &[&str]) -> Run {
+    let data = tempdir().unwrap();
+    let all = [&["embed", model.to_str().unwrap()], args].concat();
+    atoll::run_within(atoll::command(data.path(), &all), Duration::from_secs(60))
+}
+
+/// Embeds the texts of `golden`, and compares numbers and token counts with PyTorch's.
+fn is_as_torch_says(model: &Path, golden: &Path) {
+    let golden: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 3);
+    let texts: Vec<&str> = cases.iter().map(|case| case["text"].as_str().unwrap()).collect();
+    let answer = embed(model, &[&texts[..], &["--json"]].concat()).json();
+    assert_eq!(answer["schema"], "atoll.embed/1");
+    for (case, text) in cases.iter().zip(answer["texts"].as_array().unwrap()) {
+        let ids = case["ids"].as_array().unwrap().len() as u64;
+        assert_eq!(text["tokens"].as_u64(), Some(ids), "{}", case["text"]);
+        let numbers = |of: &Value| -> Vec<f64> {
+            of["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+        };
+        let (found, want) = (numbers(text), numbers(case));
+        assert_eq!(found.len() as u64, answer["dim"].as_u64().unwrap());
+        let off = found.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(found.len() == want.len() && off < DIFFERENCE_MAX, "{}: {off}", case["text"]);
+    }
+}
+
+#[test]
+fn a_tiny_encoder_is_as_torch_says() {
+    is_as_torch_says(&tiny(), &tiny().join("expected.json"));
+}
+
+#[test]
+fn minilm_is_as_torch_says() {
+    let folder = std::env::var_os("ATOLL_TEST_MODELS").map(PathBuf::from);
+    let Some(model) = folder.map(|at| at.join("all-minilm-l6-v2")).filter(|at| at.is_dir()) else {
+        return atoll::skip("all-minilm-l6-v2", "no such folder in ATOLL_TEST_MODELS");
+    };
+    is_as_torch_says(&model, &workspace::root().join("tests/data/golden-minilm.json"));
+}
+
+#[test]
+fn lines_of_a_file_are_compared() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("texts");
+    std::fs::write(&path, "a boat\n\n  \nthe tide comes in\n").unwrap();
+    let against = ["--text", path.to_str().unwrap(), "--against", tiny().to_str().unwrap()]
+        .map(str::to_owned);
+    let against: Vec<&str> = against.iter().map(String::as_str).collect();
+    let answer = embed(&tiny(), &[&against[..], &["--json"]].concat()).json();
+    assert_eq!(answer["texts"].as_array().unwrap().len(), 2);
+    for key in ["cosine_mean", "cosine_min"] {
+        let cosine = answer["against"][key].as_f64().unwrap();
+        assert!((cosine - 1.0).abs() < 1e-6, "{key}: {cosine}");
+    }
+    let plain = embed(&tiny(), &["a boat", "tide"]);
+    assert_eq!((plain.code, plain.stdout.lines().count()), (0, 2), "{plain}");
+    assert!(plain.stdout.lines().all(|line| line.split(' ').count() == 32), "{plain}");
+}
+
+#[test]
+fn what_cannot_be_embedded_is_refused() {
+    embed(Path::new("./no-such-model"), &["hi"]).refuses(3, &["no-such-model"]);
+    embed(&tiny(), &[]).refuses(2, &["TEXT"]);
+    embed(&tiny(), &["a boat", " "]).refuses(2, &["text 2 is empty"]);
+    embed(&tiny(), &["--text", "/dev/null"]).refuses(2, &["empty"]);
+    embed(&tiny(), &["--text", "./no-such-file"]).refuses(3, &["no-such-file"]);
+}
+
+#[test]
+fn commands_say_what_an_encoder_is_for() {
+    let (data, model) = (tempdir().unwrap(), tiny());
+    let model = model.to_str().unwrap();
+    for args in [&["run", model, "hi", "--local"][..], &["show", model], &["bench", model]] {
+        let run = atoll::run_within(atoll::command(data.path(), args), Duration::from_secs(60));
+        run.refuses(2, &["is an encoder", "atoll embed"]);
+    }
+    let Some(decoder) = SMOLLM2.path() else { return };
+    embed(decoder, &["hi"]).refuses(2, &["llama is no encoder", "atoll run"]);
+}
