@@ -18,6 +18,20 @@ fn tiny() -> PathBuf {
     workspace::root().join("crates/atoll-model/tests/golden/encoder")
 }
 
+/// The same in a folder of `within`, an eighth of its weights zero.
+fn spoilt(within: &Path) -> PathBuf {
+    let folder = within.join("spoilt");
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["config.json", "sentence_bert_config.json", "tokenizer.json"] {
+        std::fs::copy(tiny().join(name), folder.join(name)).unwrap();
+    }
+    let mut weights = std::fs::read(tiny().join("model.safetensors")).unwrap();
+    let eighth = weights.len() / 8;
+    weights[4 * eighth..5 * eighth].fill(0);
+    std::fs::write(folder.join("model.safetensors"), weights).unwrap();
+    folder
+}
+
 fn embed(model: &Path, args: &[&str]) -> Run {
     let data = tempdir().unwrap();
     let all = [&["embed", model.to_str().unwrap()], args].concat();
@@ -64,15 +78,16 @@ fn lines_of_a_file_are_compared() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("texts");
     std::fs::write(&path, "a boat\n\n  \nthe tide comes in\n").unwrap();
-    let against = ["--text", path.to_str().unwrap(), "--against", tiny().to_str().unwrap()]
-        .map(str::to_owned);
-    let against: Vec<&str> = against.iter().map(String::as_str).collect();
-    let answer = embed(&tiny(), &[&against[..], &["--json"]].concat()).json();
-    assert_eq!(answer["texts"].as_array().unwrap().len(), 2);
-    for key in ["cosine_mean", "cosine_min"] {
-        let cosine = answer["against"][key].as_f64().unwrap();
-        assert!((cosine - 1.0).abs() < 1e-6, "{key}: {cosine}");
-    }
+    let cosines = |other: &Path| {
+        let args = ["--text", path.to_str().unwrap(), "--against", other.to_str().unwrap()];
+        let answer = embed(&tiny(), &[&args[..], &["--json"]].concat()).json();
+        assert_eq!(answer["texts"].as_array().unwrap().len(), 2);
+        ["cosine_mean", "cosine_min"].map(|key| answer["against"][key].as_f64().unwrap())
+    };
+    let same = cosines(&tiny());
+    assert!(same.iter().all(|cosine| (cosine - 1.0).abs() < 1e-6), "{same:?}");
+    let [mean, least] = cosines(&spoilt(folder.path()));
+    assert!(least < mean && mean < 0.999 && least > -1.0, "{mean} {least}");
     let plain = embed(&tiny(), &["a boat", "tide"]);
     assert_eq!((plain.code, plain.stdout.lines().count()), (0, 2), "{plain}");
     assert!(plain.stdout.lines().all(|line| line.split(' ').count() == 32), "{plain}");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use atoll_model::{
-    ChatTemplate, Compute, FinishReason, GenerateOptions, Generator, ModelFiles, Part, Sampled,
-    Stage, StopMatcher, TensorSource, TokenStream, Tokenizer,
+    ChatTemplate, Compute, FinishReason, GenerateOptions, Generator, LoadProgress, ModelError,
+    ModelFiles, Part, Sampled, Stage, StopMatcher, TensorSource, TokenStream, Tokenizer,
 };
 use atoll_node::{ChatMessage, Prompt, StageView};
 
@@ -35,6 +35,20 @@ pub(crate) fn open(path: &Path) -> Result<ModelFiles, Failure> {
     ModelFiles::open(path).map_err(|error| Failure::from(error).in_file(path))
 }
 
+/// Shows how far `load`, of the model `name`, is.
+pub(crate) fn loading<T>(
+    name: &str,
+    load: impl FnOnce(&mut (dyn FnMut(LoadProgress) + Send)) -> Result<T, ModelError>,
+) -> Result<T, ModelError> {
+    let mut task = Task::new(format!("loading {name}"), Unit::Bytes, None);
+    let loaded = load(&mut |at| {
+        task.set_total(Some(at.bytes_total));
+        task.at(at.bytes_done);
+    })?;
+    task.finish();
+    Ok(loaded)
+}
+
 /// Loads all of `model`, or the first neurons of its feed-forward blocks.
 pub(crate) fn load(
     model: &LocalModel,
@@ -47,14 +61,9 @@ pub(crate) fn load(
         Some(width) => narrowed(&source, width).map_err(|failure| failure.in_file(&model.path))?,
         None => source,
     };
-    let mut task = Task::new(format!("loading {}", model.name), Unit::Bytes, None);
-    let mut progress = |at: atoll_model::LoadProgress| {
-        task.set_total(Some(at.bytes_total));
-        task.at(at.bytes_done);
-    };
     let part = Part::whole(source.config());
-    let stage = Stage::load(&source, &part, &compute, &mut progress).map_err(in_file)?;
-    task.finish();
+    let stage = loading(&model.name, |progress| Stage::load(&source, &part, &compute, progress));
+    let stage = stage.map_err(in_file)?;
     let stored_bytes = source.stored_bytes()?;
     let name = model.name.clone();
     Ok(Loaded { name, tokenizer, template, stage: Arc::new(stage), stored_bytes })

@@ -19,7 +19,6 @@ use crate::error::ModelError;
 use crate::mapped::FileBytes;
 use crate::tensor::{Tensor, TensorInfo};
 use crate::tokenizer::Tokenizer;
-pub(crate) use bert::no_rope;
 pub(crate) use names::their_name;
 use names::{Place, gguf_name};
 

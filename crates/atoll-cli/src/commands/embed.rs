@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use atoll_model::{Compute, Embedded, Encoder, LoadProgress, ModelFiles, Tokenizer};
+use atoll_model::{Compute, Embedded, Encoder, ModelFiles, Tokenizer};
 use serde::Serialize;
 
 use crate::args::EmbedArgs;
 use crate::exit::Failure;
 use crate::interrupt::Stop;
+use crate::local::loading;
 use crate::output;
 use crate::progress::{Task, Unit};
 use crate::prompt;
@@ -89,13 +90,8 @@ fn load(library: &Library, name: &str, compute: &Arc<Compute>) -> Result<Loaded,
     let model = source::obtain(library, name)?;
     let in_file = |error| Failure::from(error).in_file(&model.path);
     let files = ModelFiles::open_any(&model.path).map_err(in_file)?;
-    let mut task = Task::new(format!("loading {}", model.name), Unit::Bytes, None);
-    let mut progress = |at: LoadProgress| {
-        task.set_total(Some(at.bytes_total));
-        task.at(at.bytes_done);
-    };
-    let encoder = Encoder::load(&files.source, compute, &mut progress).map_err(in_file)?;
-    task.finish();
+    let encoder = loading(&model.name, |progress| Encoder::load(&files.source, compute, progress));
+    let encoder = encoder.map_err(in_file)?;
     Ok(Loaded { name: model.name.clone(), tokenizer: files.tokenizer, encoder })
 }
 

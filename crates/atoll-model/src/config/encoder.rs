@@ -1,8 +1,9 @@
 //! What an encoder is beside what every model is.
 
+use atoll_kernels::RopeStyle;
 use serde::{Deserialize, Serialize};
 
-use super::{ModelConfig, TensorSpec};
+use super::{Architecture, ModelConfig, RopeConfig, RopeScaling, TensorSpec};
 use crate::error::ModelError;
 
 /// What encoders have and decoders do not. Every position sees all others, layer norms stand
@@ -21,6 +22,30 @@ pub struct EncoderConfig {
 const ROWS_MAX: u64 = 1 << 20;
 
 impl EncoderConfig {
+    /// A BERT of width `dim` with `n_heads` heads, of which the caller fills in what is zero here:
+    /// layers, feed-forward width, vocabulary, epsilon and context.
+    pub(crate) fn bert(self, dim: usize, n_heads: usize) -> ModelConfig {
+        // Positions are learned, not turned.
+        let (theta, scaling, style) = (1.0, RopeScaling::None, RopeStyle::Neox);
+        ModelConfig {
+            architecture: Architecture::Bert,
+            n_layers: 0,
+            dim,
+            n_heads,
+            n_kv_heads: n_heads,
+            head_dim: dim / n_heads.max(1),
+            ffn_dim: 0,
+            vocab_size: 0,
+            norm_eps: 0.0,
+            context_max: 0,
+            rope: RopeConfig { theta, n_dims: 0, scaling, style },
+            qkv_bias: true,
+            qk_norm: false,
+            tied: true,
+            encoder: Some(self),
+        }
+    }
+
     /// Every tensor of layer `layer_idx`, in a fixed order.
     pub(super) fn layer_tensors(config: &ModelConfig, layer_idx: usize) -> Vec<TensorSpec> {
         let (dim, q_dim, ffn_dim) = (config.dim, config.q_dim(), config.ffn_dim);

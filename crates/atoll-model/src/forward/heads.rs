@@ -23,8 +23,9 @@ impl Stage {
     /// From the products in `pass.qkv` to what the heads gathered, `pass.attended`: writes keys and
     /// values to the caches, and has every query gather the values of the positions up to its own.
     ///
-    /// Where every head of a cache has one group of queries and one task, as when several sequences
-    /// decode, a thread does all this for one head before the next, while its lines are at hand.
+    /// Where every head of a cache has one group of queries and one task (each has one at least, so
+    /// that their numbers tell), as when several sequences decode, a thread does all this for one
+    /// head before the next, while its lines are at hand.
     /// Else everybody waits for the keys of all rows, as later rows look at them.
     pub(super) fn attend(
         &self,

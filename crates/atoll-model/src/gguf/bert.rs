@@ -1,12 +1,9 @@
 //! Encoders in GGUF, under the keys that llama.cpp uses for them.
 
 use super::config::Keys;
-use super::value::Value;
-use crate::config::{Architecture, EncoderConfig, ModelConfig};
+use crate::config::{EncoderConfig, ModelConfig};
 use crate::error::ModelError;
-use crate::safetensors::no_rope;
 use crate::tensor::TensorInfo;
-use crate::tokenizer::Tokenizer;
 
 /// How many tokens of a text are read, where those are fewer than there are positions.
 const TOKENS_MAX: &str = "atoll.tokens_max";
@@ -37,53 +34,13 @@ pub(super) fn config(keys: &Keys<'_>, tensors: &[TensorInfo]) -> Result<ModelCon
     let tokens = keys.metadata.optional_u64(TOKENS_MAX)?.unwrap_or(positions as u64);
     ModelError::check_limit(TOKENS_MAX, tokens, positions as u64)?;
     Ok(ModelConfig {
-        architecture: Architecture::Bert,
         n_layers: keys.usize("block_count")?,
-        dim,
-        n_heads,
-        n_kv_heads: n_heads,
-        head_dim: dim / n_heads.max(1),
         ffn_dim: keys.usize("feed_forward_length")?,
         vocab_size: rows("token_embd.weight")?,
         #[expect(clippy::cast_possible_truncation, reason = "GGUF stores it as an f32")]
         norm_eps: norm_eps as f32,
         #[expect(clippy::cast_possible_truncation, reason = "at most the positions")]
         context_max: tokens as usize,
-        rope: no_rope(),
-        qkv_bias: true,
-        qk_norm: false,
-        tied: true,
-        encoder: Some(EncoderConfig { positions, token_types: rows("token_types.weight")? }),
+        ..EncoderConfig { positions, token_types: rows("token_types.weight")? }.bert(dim, n_heads)
     })
-}
-
-/// The keys of a file that holds the encoder `config` with `tokenizer`.
-///
-/// # Errors
-/// [`ModelError::NotEncoder`]; [`ModelError::Unsupported`] for a tokenizer that is not WordPiece.
-pub fn encoder_keys(
-    config: &ModelConfig,
-    tokenizer: &Tokenizer,
-) -> Result<Vec<(String, Value)>, ModelError> {
-    let architecture = config.architecture.name();
-    let Some(encoder) = &config.encoder else {
-        return Err(ModelError::NotEncoder { architecture });
-    };
-    let own = |suffix: &str| format!("{architecture}.{suffix}");
-    let count = |value: usize| Value::Uint(value as u64);
-    let mut keys = vec![
-        ("general.architecture".to_owned(), Value::String(architecture.to_owned())),
-        (own("block_count"), count(config.n_layers)),
-        (own("context_length"), count(encoder.positions)),
-        (own("embedding_length"), count(config.dim)),
-        (own("feed_forward_length"), count(config.ffn_dim)),
-        (own("attention.head_count"), count(config.n_heads)),
-        (own("attention.layer_norm_epsilon"), Value::F32(config.norm_eps)),
-        (own("attention.causal"), Value::Bool(false)),
-        (own("pooling_type"), Value::Uint(POOLING_MEAN)),
-        (TOKENS_MAX.to_owned(), count(config.context_max)),
-        ("tokenizer.ggml.token_type_count".to_owned(), count(encoder.token_types)),
-    ];
-    keys.extend(tokenizer.word_piece_keys()?);
-    Ok(keys)
 }

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use atoll_kernels::RopeStyle;
 use serde_json::Value;
 
 use super::config::{Fields, unsupported};
 use super::names::Place;
 use super::read_json;
-use crate::config::{Architecture, EncoderConfig, ModelConfig, RopeConfig, RopeScaling};
+use crate::config::{EncoderConfig, ModelConfig};
 use crate::error::ModelError;
 
 /// Where sentence-transformers says how many tokens of a text are read.
@@ -51,33 +50,17 @@ pub(super) fn config(fields: &Fields<'_>) -> Result<ModelConfig, ModelError> {
     }
     let (dim, n_heads) = (fields.count("hidden_size")?, fields.count("num_attention_heads")?);
     let positions = fields.count("max_position_embeddings")?;
+    let token_types = fields.optional_count("type_vocab_size")?.unwrap_or(2);
     #[expect(clippy::cast_possible_truncation, reason = "norms are computed in f32")]
     let norm_eps = fields.number("layer_norm_eps")?.unwrap_or(1e-12) as f32;
     Ok(ModelConfig {
-        architecture: Architecture::Bert,
         n_layers: fields.count("num_hidden_layers")?,
-        dim,
-        n_heads,
-        n_kv_heads: n_heads,
-        head_dim: dim / n_heads.max(1),
         ffn_dim: fields.count("intermediate_size")?,
         vocab_size: fields.count("vocab_size")?,
         norm_eps,
         context_max: positions,
-        rope: no_rope(),
-        qkv_bias: true,
-        qk_norm: false,
-        tied: true,
-        encoder: Some(EncoderConfig {
-            positions,
-            token_types: fields.optional_count("type_vocab_size")?.unwrap_or(2),
-        }),
+        ..EncoderConfig { positions, token_types }.bert(dim, n_heads)
     })
-}
-
-/// Positions that are learned, not turned.
-pub(crate) const fn no_rope() -> RopeConfig {
-    RopeConfig { theta: 1.0, n_dims: 0, scaling: RopeScaling::None, style: RopeStyle::Neox }
 }
 
 /// Reads what sentence-transformers says in `folder`: how many tokens of a text are read, and that

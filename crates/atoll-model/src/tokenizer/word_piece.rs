@@ -8,12 +8,9 @@ use tokenizers::{
     Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
 };
 
-use super::Tokenizer;
 use super::byte_level::tokenizer_error;
-use super::definition::Model;
 use super::vocabulary::Vocabulary;
 use crate::error::ModelError;
-use crate::gguf::Value;
 
 /// Words of more characters are unknown.
 pub(super) const WORD_CHARS_MAX: usize = 100;
@@ -78,36 +75,32 @@ pub(super) fn from_gguf(text: &str) -> Cow<'_, str> {
     }
 }
 
-fn to_gguf(text: &str) -> Cow<'_, str> {
-    match text.strip_prefix("##") {
-        Some(rest) => rest.into(),
-        None if text.starts_with('[') && text.ends_with(']') => text.into(),
-        None => ["▁", text].concat().into(),
-    }
-}
+#[cfg(test)]
+impl super::Tokenizer {
+    /// The keys of GGUF that say what it is, which must be WordPiece.
+    pub(crate) fn word_piece_keys(&self) -> Vec<(String, crate::gguf::Value)> {
+        use super::definition::Model;
+        use crate::gguf::Value;
 
-impl Tokenizer {
-    /// The keys of GGUF that say what it is.
-    ///
-    /// # Errors
-    /// [`ModelError::Unsupported`] unless it is WordPiece.
-    pub(crate) fn word_piece_keys(&self) -> Result<Vec<(String, Value)>, ModelError> {
+        let to_gguf = |text: &str| match text.strip_prefix("##") {
+            Some(rest) => rest.to_owned(),
+            None if text.starts_with('[') && text.ends_with(']') => text.to_owned(),
+            None => ["▁", text].concat(),
+        };
         let definition = self.vocabulary.definition();
         let Model::WordPiece { unknown } = definition.model else {
-            let name = "other than WordPiece, of an encoder".to_owned();
-            return Err(ModelError::Unsupported { what: "tokenizer", name });
+            panic!("{:?} is not WordPiece", definition.model);
         };
-        let key = |name: &str| format!("tokenizer.ggml.{name}");
-        let id = |id: u32| Value::Uint(id.into());
         let kinds = definition.kinds.iter().map(|kind| i64::from(u8::from(*kind)));
-        let mut keys = vec![
-            (key("model"), Value::String("bert".to_owned())),
-            (key("tokens"), Value::Strings(definition.tokens.iter().map(to_gguf).collect())),
-            (key("token_type"), Value::Ints(kinds.collect())),
-            (key("unknown_token_id"), id(unknown)),
+        let id = |id: Option<u32>| Value::Uint(id.expect("WordPiece has both ends").into());
+        let keys = [
+            ("model", Value::String("bert".to_owned())),
+            ("tokens", Value::Strings(definition.tokens.iter().map(to_gguf).collect())),
+            ("token_type", Value::Ints(kinds.collect())),
+            ("unknown_token_id", id(Some(unknown))),
+            ("cls_token_id", id(definition.bos)),
+            ("seperator_token_id", id(definition.eos)),
         ];
-        keys.extend(definition.bos.map(|bos| (key("cls_token_id"), id(bos))));
-        keys.extend(definition.eos.map(|eos| (key("seperator_token_id"), id(eos))));
-        Ok(keys)
+        keys.map(|(name, value)| (format!("tokenizer.ggml.{name}"), value)).into()
     }
 }
