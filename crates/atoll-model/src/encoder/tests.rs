@@ -7,6 +7,7 @@ use atoll_kernels::{BlockType, Isa};
 use super::*;
 use crate::files::ModelFiles;
 use crate::gguf::{GgufFile, GgufWriter, Value};
+use crate::manifest::Manifest;
 use crate::stage::Stage;
 use crate::tensor::TensorInfo;
 use crate::tiny;
@@ -173,6 +174,14 @@ fn encoders_and_decoders_are_told_apart() {
     let as_decoder = Stage::load(&source, &part, &compute, &mut |_| {});
     assert!(matches!(as_decoder, Err(ModelError::Encoder { architecture: "bert" })));
     assert!(matches!(ModelFiles::open(&folder()), Err(ModelError::Encoder { .. })));
+    let split = Manifest::split::<ModelError>(
+        "encoder",
+        &source,
+        &files().tokenizer,
+        None,
+        &mut |_, _, _| Ok(()),
+    );
+    assert!(matches!(split, Err(ModelError::Encoder { .. })), "{split:?}");
     let config = tiny::config(crate::Architecture::Llama);
     let decoder = GgufFile::parse(tiny::random_model(&config, BlockType::F32, 1)).unwrap();
     let as_encoder = encoder(&TensorSource::Gguf(decoder), Isa::detect(), 1);
@@ -194,6 +203,11 @@ fn folders_that_would_be_computed_wrongly_are_refused() {
             }
             std::fs::write(dir.path().join(name), bytes).unwrap();
         }
+        if from.is_empty() {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, to).unwrap();
+        }
         let error = ModelFiles::open_any(dir.path()).unwrap_err().to_string();
         assert!(error.contains(want), "{error}");
     };
@@ -206,6 +220,10 @@ fn folders_that_would_be_computed_wrongly_are_refused() {
     );
     check("config.json", "\"intermediate_size\": 64", "\"intermediate_size\": 32", "32 rows");
     check("sentence_bert_config.json", "20", "25", "25 tokens has 24 positions");
+    let pooling = |json| check("1_Pooling/config.json", "", json, "pooling: ");
+    pooling("{\"pooling_mode_cls_token\": true, \"pooling_mode_mean_tokens\": false}");
+    pooling("{\"pooling_mode_cls_token\": true}");
+    pooling("{\"pooling_mode_mean_tokens\": false}");
     check("tokenizer.json", "\"lowercase\": true", "\"lowercase\": false", "normalizer");
     check("tokenizer.json", "BertPreTokenizer", "Whitespace", "pre-tokenizer");
     check("tokenizer.json", "\"##\"", "\"@@\"", "WordPiece with other marks");
