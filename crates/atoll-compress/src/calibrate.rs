@@ -103,6 +103,30 @@ impl Sequences {
         gram
     }
 
+    /// As [`Self::moments`] of the inputs of `matrix`, (dim, cols), whose product is added to the
+    /// states: each token weighs one over the mean square that its state has then. What follows is
+    /// given normalized states, so an error costs what it is of its state; and of a few tokens,
+    /// such as the first, both are thousands of times as large as of all others.
+    pub(crate) fn moments_by_state(
+        &self,
+        inputs: &Array2<f32>,
+        matrix: &Array2<f32>,
+        pool: &Pool,
+    ) -> Gram {
+        let mut weighed = inputs.clone();
+        let states = self.states.axis_chunks_iter(Axis(0), self.length);
+        let mut tasks: Vec<_> =
+            states.zip(weighed.axis_chunks_iter_mut(Axis(0), self.length)).collect();
+        pool.for_each(&mut tasks, |(state, x)| {
+            let after = x.dot(&matrix.t()) + &*state;
+            for (mut row, after) in x.rows_mut().into_iter().zip(after.rows()) {
+                let square = after.dot(&after) / after.len() as f32;
+                row *= 1.0 / square.max(1e-20).sqrt();
+            }
+        });
+        self.moments(&weighed, pool)
+    }
+
     /// The moments of the head's input: the states, normalized.
     pub(crate) fn head_moments(&self, norm: &Array1<f32>, eps: f32, pool: &Pool) -> Gram {
         let input = |x: ArrayView2<'_, f32>| floats::norm(x, norm, eps);

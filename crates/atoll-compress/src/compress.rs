@@ -19,13 +19,8 @@ use crate::out::{LayerReport, Out, Store};
 use crate::plan::{EMBED, Plan};
 use crate::prune::PruneMethod;
 use crate::resume::{Done, Resume};
-use crate::sensitivity::TOKENS_MIN;
 use crate::sparsify::{SparseMethod, Sparsity};
-
-/// Tokens of a calibration sequence.
-const SEQUENCE: usize = 512;
-/// Sequences that widths are judged by at most; none of them is calibrated on.
-const HELD_OUT: usize = 6;
+use crate::text::{SEQUENCE, Text};
 
 /// What to make of the model.
 #[derive(Debug, Clone)]
@@ -37,8 +32,8 @@ pub struct Options {
     /// Widths besides the whole one at which the result can run, as shares of the neurons that
     /// stay, falling: the neurons are ordered so that the first of them are the narrower layer.
     pub widths: Vec<f32>,
-    /// Tokens of the calibration text, whole sequences of 512 of them are used; none for rounding
-    /// to the nearest.
+    /// Tokens of the calibration text, of which whole sequences of 512 are used, spread over all of
+    /// it; none for rounding to the nearest.
     pub calibration: Vec<u32>,
     /// Sequences used at most.
     pub sequences_max: usize,
@@ -151,7 +146,7 @@ pub fn compress<'a>(
     config.check_complete(source)?;
     let cut = Cut::new(source, options)?;
     let text = Text::of(options)?;
-    let mut sequences = sequences(source, text.calibration)?;
+    let mut sequences = sequences(source, &text.calibration)?;
     let mut out = Out::new();
     for key in kept_keys(keys, config, &cut) {
         let (key, value) = key?;
@@ -194,7 +189,7 @@ pub fn compress<'a>(
     }
     out.tables(source, &plan, sequences.as_ref(), compute)?;
     out.flush();
-    let widths = elastic.measure(source, &mut out.writer, text.held_out, compute, progress)?;
+    let widths = elastic.measure(source, &mut out.writer, &text.held_out, compute, progress)?;
     let (before_weights, before_bytes) = size_of(source)?;
     let report = Report {
         bytes: out.bytes,
@@ -286,39 +281,9 @@ fn vectors(source: &TensorSource) -> Vec<TensorInfo> {
     present.map(|tensor| tensor.info.clone()).collect()
 }
 
-/// What the tokens of the text are for.
-pub(crate) struct Text<'a> {
-    /// Whole sequences.
-    pub(crate) calibration: &'a [u32],
-    /// Whole sequences that widths are judged by, if there are any.
-    held_out: &'a [u32],
-}
-
-impl<'a> Text<'a> {
-    pub(crate) fn of(options: &'a Options) -> Result<Self, CompressError> {
-        const { assert!(TOKENS_MIN <= SEQUENCE, "one sequence is long enough to measure") };
-        let tokens = &options.calibration[..];
-        if tokens.is_empty() {
-            return match options.needs_text() {
-                Some(what) => Err(CompressError::NeedsText(what)),
-                None => Ok(Self { calibration: tokens, held_out: tokens }),
-            };
-        }
-        let needed = if options.widths.is_empty() { SEQUENCE } else { 2 * SEQUENCE };
-        if tokens.len() < needed || options.sequences_max == 0 {
-            return Err(CompressError::TextTooShort { tokens: tokens.len(), needed });
-        }
-        let all = tokens.len() / SEQUENCE;
-        let held_out = if options.widths.is_empty() { 0 } else { HELD_OUT.min(all / 2) };
-        let used = options.sequences_max.min(all - held_out);
-        let (calibration, rest) = tokens.split_at(used * SEQUENCE);
-        Ok(Self { calibration, held_out: &rest[..held_out * SEQUENCE] })
-    }
-}
-
 impl Options {
     /// What needs a text, if anything does.
-    fn needs_text(&self) -> Option<&'static str> {
+    pub(crate) fn needs_text(&self) -> Option<&'static str> {
         let is_pruned = |share: f32| share > 0.0 || !self.widths.is_empty();
         match (self.pruning, self.target) {
             (_, Target::Bytes(_)) => Some("a budget of bytes"),

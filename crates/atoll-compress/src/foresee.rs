@@ -4,12 +4,13 @@ use atoll_model::gguf::Value;
 use atoll_model::{GgufWriter, ModelConfig, TensorInfo, TensorSource};
 use serde::Serialize;
 
-use crate::compress::{Options, Pruning, Target, Text, kept_keys};
+use crate::compress::{Options, Pruning, Target, kept_keys};
 use crate::cut::Cut;
 use crate::elastic::Elastic;
 use crate::error::CompressError;
 use crate::plan::{Plan, Way};
 use crate::sparsify::Pattern;
+use crate::text::Text;
 
 /// What a compression will give and take.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -19,6 +19,16 @@ pub(crate) fn damp(h: &mut Array2<f32>, share: f32) {
     h.diag_mut().iter_mut().for_each(|d| *d += by);
 }
 
+/// Adds `share` of every diagonal value to itself, and a millionth of their mean, so that columns
+/// that are always 0 stay solvable too: all correlations shrink by the same factor.
+#[expect(clippy::cast_possible_truncation, reason = "one rounding of an f64 mean")]
+pub(crate) fn shrink(h: &mut Array2<f32>, share: f32) {
+    let n = h.nrows();
+    let mean = h.diag().iter().map(|&d| f64::from(d)).sum::<f64>() / n.max(1) as f64;
+    let least = (mean as f32 * 1e-6).max(1e-20);
+    h.diag_mut().iter_mut().for_each(|d| *d += *d * share + least);
+}
+
 /// Replaces the lower triangle of the symmetric `a`, (n, n), by `L` with `a = L Lᵀ`; returns
 /// whether `a` was positive definite. What lies above the diagonal is unspecified.
 #[must_use]
@@ -175,6 +185,18 @@ mod tests {
         let mut h = x.t().dot(&x);
         damp(&mut h, 0.01);
         h
+    }
+
+    #[test]
+    fn correlations_shrink_alike() {
+        let mut h = positive(6);
+        h.row_mut(4).fill(0.0);
+        h.column_mut(4).fill(0.0);
+        let given = h.clone();
+        shrink(&mut h, 0.25);
+        let correlation = |h: &Array2<f32>| h[[0, 5]] / (h[[0, 0]] * h[[5, 5]]).sqrt();
+        assert!((correlation(&h) - correlation(&given) / 1.25).abs() < 1e-4);
+        assert!(cholesky(&mut h, &Pool::new(1).expect("a thread")), "column 4 is always 0");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::error::CompressError;
 use crate::floats::{FloatLayer, matrix_name};
 use crate::gram::Gram;
 use crate::plan::{EMBED, Plan, Way};
-use crate::prune::prune;
+use crate::prune::{PruneMethod, prune};
 use crate::resume::Done;
 use crate::round::{Columns, Zeros, round};
 use crate::sensitivity::head_name;
@@ -61,7 +61,7 @@ pub struct LayerReport {
     /// Feed-forward neurons that stay.
     pub neurons: usize,
     /// Share of the energy of the feed-forward block's output that pruning its neurons lost, on the
-    /// calibration text.
+    /// calibration text; where the rest was repaired, tokens weigh by their states.
     pub lost_by_pruning: Option<f64>,
 }
 
@@ -138,7 +138,13 @@ impl Out {
         let mut seen = None;
         if let Cut::Neurons { widths, method } = store.cut {
             let values = neurons(layer, &text);
-            let gram = moments(&values, &text);
+            let gram = match method {
+                PruneMethod::Sobs => {
+                    let both = text.as_ref().zip(values.as_ref());
+                    both.map(|(text, values)| text.moments_by_state(values, &layer.down, pool))
+                }
+                PruneMethod::Flap | PruneMethod::Magnitude => moments(&values, &text),
+            };
             let name = store.name("ffn_down");
             let stays = prune(&name, layer, widths, *method, gram.as_ref(), pool)?;
             if !["ffn_gate", "ffn_up"].iter().any(|kind| store.rounds(kind)) {

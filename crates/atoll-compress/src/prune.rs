@@ -7,10 +7,11 @@ use ndarray::{Array2, Axis};
 use crate::error::CompressError;
 use crate::floats::FloatLayer;
 use crate::gram::Gram;
-use crate::linalg::{cholesky, damp, inverse, solve};
+use crate::linalg::{cholesky, inverse, shrink, solve};
 
-/// Share of the mean of the diagonal that is added to it.
-const DAMPING: f32 = 0.01;
+/// Share of every neuron's mean square that is added to it: what the neurons say about each other
+/// on the calibration text holds less on other texts.
+const SHRINKAGE: f32 = 0.3;
 /// What an error of a narrower width weighs beside one of the whole.
 const NARROWER: f32 = 0.1;
 /// Share of the neurons that are removed before the rest is scored again.
@@ -26,7 +27,8 @@ pub enum PruneMethod {
     /// the formats written here have none.
     Flap,
     /// Structured optimal brain surgeon: the neurons whose best replacement by all others costs
-    /// least, a batch at a time; what remains is repaired by least squares.
+    /// least, a batch at a time; what remains is repaired by least squares. Tokens weigh by their
+    /// states, correlations count less than the text says.
     Sobs,
 }
 
@@ -56,9 +58,9 @@ pub(crate) fn prune(
     pool: &Pool,
 ) -> Result<Kept, CompressError> {
     let mean = moments.map(Gram::mean);
-    let damped = || {
+    let shrunk = || {
         let mut h = mean.clone()?;
-        damp(&mut h, DAMPING);
+        shrink(&mut h, SHRINKAGE);
         Some(h)
     };
     let bad = || CompressError::Inputs(name.to_owned());
@@ -72,7 +74,7 @@ pub(crate) fn prune(
             ranked(&scores)
         }
         PruneMethod::Sobs => {
-            let h = damped().ok_or(CompressError::NeedsText("sobs"))?;
+            let h = shrunk().ok_or(CompressError::NeedsText("sobs"))?;
             surgeon(&layer.down, &h, least, pool).ok_or_else(bad)?
         }
     };
@@ -83,7 +85,7 @@ pub(crate) fn prune(
     let given = std::mem::take(&mut layer.down);
     layer.down = match method {
         PruneMethod::Sobs => {
-            let h = damped().ok_or(CompressError::NeedsText("sobs"))?;
+            let h = shrunk().ok_or(CompressError::NeedsText("sobs"))?;
             repaired(&given, &h, &kept, widths, pool).ok_or_else(bad)?
         }
         PruneMethod::Flap | PruneMethod::Magnitude => given.select(Axis(1), &kept),
@@ -212,7 +214,11 @@ fn repaired(
 
 #[cfg(test)]
 mod tests {
+    use atoll_model::rope::Rope;
+    use atoll_model::{Architecture, tiny};
+
     use super::*;
+    use crate::calibrate::Sequences;
 
     /// Neuron 3 says what 0 and 1 say together; nothing else depends on anything.
     #[test]
@@ -223,7 +229,7 @@ mod tests {
             if j == 3 { value(0) + value(1) } else { value(j) }
         });
         let mut h = x.t().dot(&x) / 400.0;
-        damp(&mut h, 1e-4);
+        shrink(&mut h, 1e-4);
         let down = Array2::from_shape_fn((8, 6), |(i, j)| ((i * 5 + j * 3) % 7) as f32 - 3.0);
         let mut kept = surgeon(&down, &h, 5, &pool).expect("positive definite");
         assert_eq!(kept.len(), 6);
@@ -236,6 +242,54 @@ mod tests {
         let got = x.select(Axis(1), &kept).dot(&repaired.t());
         let lost = (&want - &got).mapv(|v| v * v).sum() / want.mapv(|v| v * v).sum();
         assert!(lost < 1e-3, "{lost} of the energy is lost");
+    }
+
+    /// Each neuron of the first half has a twin in the second. Of the first token of a sequence both
+    /// are a thousand times as large, and opposite; that must not decide how one replaces the other.
+    #[test]
+    fn a_few_enormous_tokens_do_not_decide() {
+        let pool = Pool::new(1).expect("threads");
+        let noise = |i: usize, j: usize| ((i * 7919 + j * 104_729 + i * j) % 2003) as f32 / 2003.0;
+        let x = Array2::from_shape_fn((256, 24), |(i, j)| {
+            let (value, is_twin) = (noise(i, j % 12) - 0.5, j >= 12);
+            match (i % 64 == 0, is_twin) {
+                (true, true) => -1000.0 * value,
+                (true, false) => 1000.0 * value,
+                (false, true) => value + 0.02 * (noise(i, j) - 0.5),
+                (false, false) => value,
+            }
+        });
+        let down = Array2::from_shape_fn((8, 24), |(i, j)| ((i * 5 + j * 3) % 7) as f32 - 3.0);
+        let rope = Rope::new(&tiny::config(Architecture::Llama).rope).table(0..64);
+        let text = Sequences::new(Array2::ones((256, 8)), 64, rope);
+        let kept: Vec<usize> = (0..12).collect();
+        let lost = |moments: Gram| {
+            let mut h = moments.mean();
+            shrink(&mut h, SHRINKAGE);
+            let repaired = repaired(&down, &h, &kept, &[12], &pool).expect("positive definite");
+            let usual: Vec<usize> = (0..256).filter(|i| i % 64 > 0).collect();
+            let x = x.select(Axis(0), &usual);
+            let want = x.dot(&down.t());
+            let off = &want - &x.select(Axis(1), &kept).dot(&repaired.t());
+            off.mapv(|v| v * v).sum() / want.mapv(|v| v * v).sum()
+        };
+        let by_state = lost(text.moments_by_state(&x, &down, &pool));
+        let plain = lost(text.moments(&x, &pool));
+        assert!(plain > 0.2, "{plain} is lost of the usual tokens if all weigh alike");
+        assert!(by_state < 0.1 * plain, "{by_state} is lost of them, {plain} if all weigh alike");
+    }
+
+    #[test]
+    fn where_all_stay_nothing_changes() {
+        let pool = Pool::new(1).expect("threads");
+        // Fewer rows than columns: without what is added there is no solution.
+        let x = Array2::from_shape_fn((9, 24), |(i, j)| ((i * 31 + j * 17 + i * j) % 13) as f32);
+        let mut h = x.t().dot(&x) / 9.0;
+        shrink(&mut h, SHRINKAGE);
+        let down = Array2::from_shape_fn((8, 24), |(i, j)| ((i * 5 + j * 3) % 7) as f32 - 3.0);
+        let all: Vec<usize> = (0..24).collect();
+        let repaired = repaired(&down, &h, &all, &[24], &pool).expect("positive definite");
+        assert!((&repaired - &down).iter().all(|off| off.abs() < 1e-3));
     }
 
     #[test]

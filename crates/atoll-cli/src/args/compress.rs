@@ -30,7 +30,7 @@ pub(crate) struct CompressArgs {
     /// Text to calibrate on; never the text that the result will be judged by
     #[arg(long, value_name = "FILE")]
     pub(crate) calib: Option<PathBuf>,
-    /// Sequences of 512 tokens used of it at most
+    /// Sequences of 512 tokens used of it at most, spread over all of it
     #[arg(long, default_value_t = 32, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) sequences: u32,

@@ -1,0 +1,98 @@
+//! Which sequences of the calibration text are for what.
+
+use crate::compress::Options;
+use crate::error::CompressError;
+use crate::sensitivity::TOKENS_MIN;
+
+/// Tokens of a calibration sequence.
+pub(crate) const SEQUENCE: usize = 512;
+/// Sequences that widths are judged by at most; none of them is calibrated on.
+const HELD_OUT: usize = 6;
+
+/// What the tokens of the text are for.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Text {
+    /// Whole sequences.
+    pub(crate) calibration: Vec<u32>,
+    /// Whole sequences that widths are judged by, if there are any.
+    pub(crate) held_out: Vec<u32>,
+}
+
+impl Text {
+    pub(crate) fn of(options: &Options) -> Result<Self, CompressError> {
+        const { assert!(TOKENS_MIN <= SEQUENCE, "one sequence is long enough to measure") };
+        let tokens = &options.calibration[..];
+        if tokens.is_empty() {
+            return match options.needs_text() {
+                Some(what) => Err(CompressError::NeedsText(what)),
+                None => Ok(Self::default()),
+            };
+        }
+        let needed = if options.widths.is_empty() { SEQUENCE } else { 2 * SEQUENCE };
+        if tokens.len() < needed || options.sequences_max == 0 {
+            return Err(CompressError::TextTooShort { tokens: tokens.len(), needed });
+        }
+        let all = tokens.len() / SEQUENCE;
+        let held_out = if options.widths.is_empty() { 0 } else { HELD_OUT.min(all / 2) };
+        let used = options.sequences_max.min(all - held_out);
+        Ok(Self::spread(tokens, used, held_out))
+    }
+
+    /// `used` and `held_out` of the sequences of `tokens`, both spread over all of them, because
+    /// what a text is about changes along it.
+    fn spread(tokens: &[u32], used: usize, held_out: usize) -> Self {
+        let (all, picks) = (tokens.len() / SEQUENCE, used + held_out);
+        let mut text = Self::default();
+        for pick in 0..picks {
+            let is_held_out = (pick + 1) * held_out / picks > pick * held_out / picks;
+            let to = if is_held_out { &mut text.held_out } else { &mut text.calibration };
+            to.extend(&tokens[pick * all / picks * SEQUENCE..][..SEQUENCE]);
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quickcheck::quickcheck;
+
+    use super::*;
+
+    quickcheck! {
+        /// As many as asked for, no token twice, in their order, and from one end to the other.
+        fn sequences_are_spread_over_the_text(used: u8, held_out: u8, more: u8) -> bool {
+            let (used, held_out) = (usize::from(used) + 1, usize::from(held_out % 7));
+            let all = used + held_out + usize::from(more);
+            let tokens: Vec<u32> = (0..).take(all * SEQUENCE + 100).collect();
+            let text = Text::spread(&tokens, used, held_out);
+            let mut starts: Vec<u32> = Vec::new();
+            for part in [&text.calibration, &text.held_out] {
+                for sequence in part.chunks(SEQUENCE) {
+                    assert!(sequence.windows(2).all(|pair| pair[1] == pair[0] + 1), "in one piece");
+                    starts.push(sequence[0]);
+                }
+                assert!(part.is_sorted());
+            }
+            starts.sort_unstable();
+            starts.dedup();
+            let widest = SEQUENCE * all.div_ceil(used + held_out);
+            let bounds: Vec<u32> =
+                [0].into_iter().chain(starts.clone()).chain([tokens[all * SEQUENCE]]).collect();
+            text.calibration.len() == used * SEQUENCE
+                && text.held_out.len() == held_out * SEQUENCE
+                && starts.len() == used + held_out
+                && bounds.windows(2).all(|pair| (pair[1] - pair[0]) as usize <= widest)
+        }
+    }
+
+    #[test]
+    fn what_is_held_out_lies_between_what_is_used() {
+        let tokens: Vec<u32> = (0..).take(20 * SEQUENCE).collect();
+        let text = Text::spread(&tokens, 8, 2);
+        let starts = |part: &[u32]| -> Vec<usize> {
+            part.chunks(SEQUENCE).map(|sequence| sequence[0] as usize / SEQUENCE).collect()
+        };
+        assert_eq!(starts(&text.calibration), [0, 2, 4, 6, 10, 12, 14, 16]);
+        assert_eq!(starts(&text.held_out), [8, 18]);
+    }
+}
