@@ -79,8 +79,11 @@ pub struct ModelConfig {
     pub n_kv_heads: usize,
     /// Width of one head, of queries, keys and values alike.
     pub head_dim: usize,
-    /// Inner width of the feed-forward block.
+    /// Inner width of the feed-forward block; where layers differ in it, of the widest.
     pub ffn_dim: usize,
+    /// Inner width of each layer's feed-forward block, (n_layers); none where all are `ffn_dim`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ffn_dims: Vec<usize>,
     /// Rows of the embedding, which may be more than the tokenizer knows.
     pub vocab_size: usize,
     /// Added to the mean square in every RMSNorm, to the variance in every layer norm.
@@ -189,6 +192,12 @@ impl ModelConfig {
         self.n_kv_heads * self.head_dim
     }
 
+    /// Inner width of the feed-forward block of layer `layer_idx`.
+    #[must_use]
+    pub fn ffn_dim_of(&self, layer_idx: usize) -> usize {
+        self.ffn_dims.get(layer_idx).copied().unwrap_or(self.ffn_dim)
+    }
+
     /// Every tensor of layer `layer_idx`, in a fixed order.
     #[must_use]
     pub fn layer_tensors(&self, layer_idx: usize) -> Vec<TensorSpec> {
@@ -196,6 +205,7 @@ impl ModelConfig {
             return EncoderConfig::layer_tensors(self, layer_idx);
         }
         let (dim, q_dim, kv_dim) = (self.dim, self.q_dim(), self.kv_dim());
+        let ffn_dim = self.ffn_dim_of(layer_idx);
         let mut specs = Vec::with_capacity(14);
         let mut push = |suffix: &str, rows, cols| {
             specs.push(TensorSpec { name: format!("blk.{layer_idx}.{suffix}"), rows, cols });
@@ -206,9 +216,9 @@ impl ModelConfig {
         push("attn_v.weight", kv_dim, dim);
         push("attn_output.weight", dim, q_dim);
         push("ffn_norm.weight", 1, dim);
-        push("ffn_gate.weight", self.ffn_dim, dim);
-        push("ffn_up.weight", self.ffn_dim, dim);
-        push("ffn_down.weight", dim, self.ffn_dim);
+        push("ffn_gate.weight", ffn_dim, dim);
+        push("ffn_up.weight", ffn_dim, dim);
+        push("ffn_down.weight", dim, ffn_dim);
         if self.qkv_bias {
             push("attn_q.bias", 1, q_dim);
             push("attn_k.bias", 1, kv_dim);
@@ -279,6 +289,9 @@ impl ModelConfig {
             }
         }
         let config = |why: String| Err(ModelError::malformed("configuration", why));
+        if !self.ffn_dims.is_empty() {
+            self.validate_ffn_dims()?;
+        }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             let (q, kv) = (self.n_heads, self.n_kv_heads);
             return config(format!("{q} heads cannot share {kv} key-value heads"));
@@ -304,6 +317,23 @@ impl ModelConfig {
             None => Ok(()),
             Some(_) => Err(ModelError::Encoder { architecture: self.architecture.name() }),
         }
+    }
+
+    /// One way to say it: a width for each layer, not all alike, the widest of them `ffn_dim`.
+    fn validate_ffn_dims(&self) -> Result<(), ModelError> {
+        let (dims, most) = (&self.ffn_dims, self.ffn_dim);
+        let why = if dims.len() != self.n_layers {
+            format!("{} feed-forward widths for {} layers", dims.len(), self.n_layers)
+        } else if dims.contains(&0) {
+            "a feed-forward width is 0".to_owned()
+        } else if dims.iter().max() != Some(&most) {
+            format!("the widest feed-forward block is not {most} wide")
+        } else if dims.iter().all(|dim| *dim == most) {
+            format!("all feed-forward widths are {most}, so that they need no list")
+        } else {
+            return Ok(());
+        };
+        Err(ModelError::malformed("configuration", why))
     }
 
     /// Checks that `source` holds every tensor of the model in the right shape.

@@ -45,7 +45,7 @@ pub(crate) struct Pass {
     scales: Vec<f32>,
     /// Input of a product, `(rows, dim)` or `(rows, n_heads * head_dim)`.
     input: Activations,
-    /// `silu(gate) * up`, `(rows, ffn_dim)`.
+    /// `silu(gate) * up`, `(rows, ffn_dim)`, as wide as the layer at hand.
     inner: Activations,
     /// Queries, keys and values: the tiles of the products one behind another.
     qkv: Vec<f32>,
@@ -122,7 +122,7 @@ impl Stage {
         let (rows, kernels) = (pass.rows, &self.compute.kernels);
         self.norm(pass, &weights.ffn_norm, &[&weights.gate, &weights.up]);
         let Pass { input, inner, .. } = pass;
-        inner.reset(rows, self.config.ffn_dim, &[&weights.down]);
+        inner.reset(rows, weights.down.cols(), &[&weights.down]);
         let n_tiles = weights.gate.n_tiles();
         // A step of 32 inner columns is two tiles of both.
         let steps = self.tiles_per_task(&[&weights.gate, &weights.up], rows).div_ceil(4);

@@ -45,6 +45,7 @@ pub fn config(architecture: Architecture) -> ModelConfig {
         n_kv_heads: 2,
         head_dim: 16,
         ffn_dim: 128,
+        ffn_dims: Vec::new(),
         vocab_size: VOCAB_MIN,
         norm_eps: 1e-5,
         context_max: 512,
@@ -109,6 +110,10 @@ fn put_config(writer: &mut GgufWriter<'_>, config: &ModelConfig) {
         ("vocab_size", config.vocab_size),
     ] {
         key(suffix, Value::Uint(value as u64));
+    }
+    if !config.ffn_dims.is_empty() {
+        let dims = config.ffn_dims.iter().map(|&dim| i64::try_from(dim).expect("a width"));
+        key("feed_forward_length", Value::Ints(dims.collect()));
     }
     key("attention.layer_norm_rms_epsilon", Value::F32(config.norm_eps));
     #[expect(clippy::cast_possible_truncation, reason = "GGUF stores single precision")]

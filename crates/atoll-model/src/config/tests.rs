@@ -41,6 +41,8 @@ fn illegal_configurations_are_refused() {
     check(|config| config.n_layers = 0, "number of layers is 0");
     check(|config| config.n_layers = usize::MAX, "number of layers is");
     check(|config| config.n_kv_heads = 3, "4 heads cannot share 3");
+    check(|config| config.ffn_dims = vec![128; 4], "they need no list");
+    check(|config| config.ffn_dims = vec![64, 64, 96, 64], "the widest");
     check(|config| config.norm_eps = f32::NAN, "epsilon");
     check(|config| config.rope.n_dims = 15, "15 of 16 dimensions");
     check(|config| config.rope.n_dims = 18, "18 of 16 dimensions");

@@ -50,14 +50,17 @@ pub(super) fn read(
         let name = "values of another width than keys".to_owned();
         return Err(ModelError::Unsupported { what: "attention", name });
     }
+    let n_layers = keys.usize("block_count")?;
+    let (ffn_dim, ffn_dims) = keys.ffn_dims()?;
     let config = ModelConfig {
         architecture,
-        n_layers: keys.usize("block_count")?,
+        n_layers,
         dim,
         n_heads,
         n_kv_heads: keys.optional_usize("attention.head_count_kv")?.unwrap_or(n_heads),
         head_dim,
-        ffn_dim: keys.usize("feed_forward_length")?,
+        ffn_dim,
+        ffn_dims,
         vocab_size: embedding.rows,
         norm_eps: keys.norm_eps()?,
         context_max: keys.usize("context_length")?,
@@ -147,6 +150,22 @@ impl Keys<'_> {
         let Some(value) = self.metadata.optional_u64(&key)? else { return Ok(None) };
         ModelError::check_limit(&key, value, u32::MAX.into())?;
         Ok(Some(usize::try_from(value).expect("32 bits fit a usize")))
+    }
+
+    /// The feed-forward blocks' width, of the widest, and that of each where they differ.
+    fn ffn_dims(&self) -> Result<(usize, Vec<usize>), ModelError> {
+        let suffix = "feed_forward_length";
+        let key = self.name(suffix);
+        let differ = |dims: &&Vec<i64>| dims.iter().any(|dim| *dim != dims[0]);
+        let dims = match self.metadata.value(&key) {
+            Some(Value::Ints(dims)) => Some(dims).filter(differ),
+            _ => None,
+        };
+        let Some(dims) = dims else { return Ok((self.usize(suffix)?, Vec::new())) };
+        let bad = |_| ModelError::malformed(format!("metadata key {key}"), "it is negative");
+        let dims = dims.iter().map(|&dim| usize::try_from(dim).map_err(bad));
+        let dims = dims.collect::<Result<Vec<_>, _>>()?;
+        Ok((dims.iter().copied().max().unwrap_or(0), dims))
     }
 
     pub(super) fn optional_f64(&self, suffix: &str) -> Result<Option<f64>, ModelError> {

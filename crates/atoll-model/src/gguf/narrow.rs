@@ -36,12 +36,15 @@ impl GgufFile {
     ///
     /// # Errors
     /// [`ModelError::InvalidInput`] if it has not as many, or a row of a down projection no whole
-    /// blocks of them.
+    /// blocks of them, or its layers differ in width.
     pub fn narrowed(&self, ffn_dim: usize) -> Result<Self, ModelError> {
         let config = ModelConfig { ffn_dim, ..self.config.clone() };
         let refused = |why| ModelError::InvalidInput { what: "width", why };
         if ffn_dim == 0 || ffn_dim > self.config.ffn_dim {
             return Err(refused(format!("{ffn_dim} of {} neurons", self.config.ffn_dim)));
+        }
+        if !self.config.ffn_dims.is_empty() {
+            return Err(refused("the model's layers differ in width".to_owned()));
         }
         let mut narrow = Self {
             bytes: self.bytes.clone(),

@@ -36,6 +36,33 @@ fn reads_what_was_written() {
 }
 
 #[test]
+fn layers_may_differ_in_width() {
+    let mut config = tiny::config(Architecture::Qwen2);
+    config.ffn_dims = vec![64, 128, 96, 128];
+    let file = GgufFile::parse(tiny::random_model(&config, BlockType::Q8_0, 1)).unwrap();
+    assert_eq!(file.config(), &config);
+    assert_eq!(file.tensor("blk.2.ffn_up.weight").unwrap().info.rows, 96);
+    assert!(matches!(file.narrowed(64), Err(ModelError::InvalidInput { .. })));
+    let with_widths = |widths: Vec<i64>| {
+        let mut writer = GgufWriter::new();
+        for (key, value) in file.metadata().iter() {
+            writer.key(key, value.clone());
+        }
+        writer.key("qwen2.feed_forward_length", Value::Ints(widths));
+        for info in file.tensors() {
+            writer.tensor(info.clone(), file.tensor(&info.name).unwrap().bytes.to_vec());
+        }
+        writer.to_bytes()
+    };
+    assert!(GgufFile::parse(with_widths(vec![64, 128, 96, 128])).is_ok());
+    check_refused(with_widths(vec![64, 128, 96]), "3 feed-forward widths for 4 layers");
+    check_refused(with_widths(vec![64, -1, 96, 128]), "it is negative");
+    check_refused(with_widths(vec![64, 128, 0, 128]), "a feed-forward width is 0");
+    check_refused(with_widths(vec![64, 128, 64, 128]), "blk.2.ffn_gate.weight has 96 rows");
+    check_refused(with_widths(vec![64, 1 << 40, 96, 128]), "feed-forward width is 1099511627776");
+}
+
+#[test]
 fn reads_every_rope_scaling() {
     for scaling in [
         RopeScaling::Linear { factor: 4.0 },

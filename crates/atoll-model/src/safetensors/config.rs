@@ -36,6 +36,7 @@ pub(super) fn read(json: &[u8]) -> Result<ModelConfig, ModelError> {
         n_kv_heads: fields.optional_count("num_key_value_heads")?.unwrap_or(n_heads),
         head_dim,
         ffn_dim: fields.count("intermediate_size")?,
+        ffn_dims: Vec::new(),
         vocab_size: fields.count("vocab_size")?,
         norm_eps: fields.norm_eps()?,
         context_max: fields.count("max_position_embeddings")?,

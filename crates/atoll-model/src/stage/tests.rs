@@ -105,6 +105,16 @@ fn odd_shapes_equal_the_reference() {
     check_reference(&config, BlockType::Q8_0, QUANTIZED_TOLERANCE);
 }
 
+#[test]
+fn layers_of_different_widths_equal_the_reference() {
+    for architecture in ARCHITECTURES {
+        let mut config = tiny::config(architecture);
+        (config.ffn_dim, config.ffn_dims) = (160, vec![96, 160, 32, 128]);
+        check_reference(&config, BlockType::F32, FLOAT_TOLERANCE);
+        check_reference(&config, BlockType::Q8_0, QUANTIZED_TOLERANCE);
+    }
+}
+
 /// Cuts `0..n` at places drawn from `random`.
 fn cuts(random: &mut Random, n: usize) -> Vec<usize> {
     let mut cuts = vec![0];
