@@ -9,7 +9,7 @@ use crate::floats::{self, FloatLayer};
 use crate::gram::Gram;
 
 /// What calibration sequences have become after the layers so far.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Sequences {
     /// (sequences * length, dim), in order.
     states: Array2<f32>,
@@ -65,6 +65,20 @@ impl Sequences {
         self.each(inputs, config.q_dim(), &compute.pool, |x| {
             layer.attention(config, compute, &self.rope, x)
         })
+    }
+
+    /// Takes the states through `layer`'s attention; returns what goes into down, (tokens, ffn_dim).
+    pub(crate) fn through_attention(
+        &mut self,
+        layer: &FloatLayer,
+        config: &ModelConfig,
+        compute: &Compute,
+    ) -> Array2<f32> {
+        let inputs = self.attention_inputs(layer, config, &compute.pool);
+        let attended = self.attended(layer, &inputs, config, compute);
+        self.add(&attended, &layer.o, &compute.pool);
+        let inputs = self.ffn_inputs(layer, config, &compute.pool);
+        self.neurons(layer, &inputs, &compute.pool)
     }
 
     /// What goes into gate and up of `layer`, (tokens, dim).

@@ -11,7 +11,7 @@ use ndarray::Array2;
 use serde::Serialize;
 
 use crate::calibrate::Sequences;
-use crate::cut::Cut;
+use crate::cut::{self, Cut};
 use crate::elastic::{self, Elastic, WidthReport};
 use crate::error::CompressError;
 use crate::floats::FloatLayer;
@@ -53,6 +53,9 @@ pub enum Pruning {
         share: f32,
         /// How they are chosen.
         method: PruneMethod,
+        /// Whether each layer keeps as many; otherwise the method decides, so that as many stay in
+        /// all. For several widths, all layers are alike.
+        alike: bool,
     },
     /// Single weights of every matrix. Their zeros are stored as other weights are.
     Weights(Sparsity),
@@ -130,7 +133,7 @@ pub struct Report {
 ///
 /// Holds one layer in f32, the second moments of one input, the calibration text's states and what
 /// goes into one product (4 bytes per token and column each), and the result; before that, for a
-/// number of bytes, all layers in f32.
+/// number of bytes or where structured OBS decides what each layer keeps, all layers in f32.
 ///
 /// # Errors
 /// [`CompressError`], before anything is computed where that is possible.
@@ -144,9 +147,14 @@ pub fn compress<'a>(
     let config = source.config();
     config.require_decoder()?;
     config.check_complete(source)?;
-    let cut = Cut::new(source, options)?;
+    let mut cut = Cut::new(source, options)?;
     let text = Text::of(options)?;
     let mut sequences = sequences(source, &text.calibration)?;
+    let resume = options.resume.as_deref().map(|at| Resume::open(at, source, options));
+    let resume = resume.transpose()?;
+    let step = cut::multiple(source, options.target)?;
+    let states = sequences.as_ref().map(|sequences| (sequences.clone(), &text.calibration[..]));
+    cut.spread(source, step, states, resume.as_ref(), compute, progress)?;
     let mut out = Out::new();
     for key in kept_keys(keys, config, &cut) {
         let (key, value) = key?;
@@ -154,8 +162,6 @@ pub fn compress<'a>(
     }
     let elastic = Elastic::of(&cut);
     elastic.reserve(&mut out.writer);
-    let resume = options.resume.as_deref().map(|at| Resume::open(at, source, options));
-    let resume = resume.transpose()?;
     let plan = plan(source, &out.writer, &cut, options, resume.as_ref(), compute, progress)?;
     let rope_factors = source.tensor("rope_freqs.weight").map(|_| "rope_freqs.weight");
     for name in ["output_norm.weight"].into_iter().chain(rope_factors) {
@@ -194,7 +200,7 @@ pub fn compress<'a>(
     let report = Report {
         bytes: out.bytes,
         bits_per_weight: bits(out.bytes, out.weights),
-        neurons_after_over_before: cut.neurons(config) as f64 / config.ffn_dim as f64,
+        neurons_after_over_before: neurons(&cut.result(config)) / neurons(config),
         weights_after_over_before: (out.weights - out.zeros) as f64 / before_weights as f64,
         bits_before: bits(before_bytes, before_weights),
         bits_after: bits(out.bytes, out.weights),
@@ -225,7 +231,7 @@ fn plan(
     let config = source.config();
     let plan = match options.target {
         Target::AsGiven => Plan::as_given(source, cut)?,
-        Target::Type(ty) => Plan::layers_in(ty, config, cut.neurons(config))?,
+        Target::Type(ty) => Plan::layers_in(ty, &cut.result(config))?,
         Target::Bytes(bytes) => {
             let vectors = vectors(source);
             let kept = (writer, &vectors[..]);
@@ -248,15 +254,24 @@ pub(crate) fn kept_keys<'a>(
     cut: &Cut,
 ) -> impl Iterator<Item = Result<(&'a str, Value), CompressError>> {
     let width = format!("{}.feed_forward_length", config.architecture.name());
-    let neurons = cut.neurons(config) as u64;
+    let result = cut.result(config);
+    let neurons = match &result.ffn_dims[..] {
+        [] => Value::Uint(result.ffn_dim as u64),
+        dims => Value::Ints(dims.iter().map(|&dim| dim as i64).collect()),
+    };
     // The type names the mix of types that the file had; widths are those of this result.
     let is_kept = |key: &str| key != "general.file_type" && !elastic::KEYS.contains(&key);
     keys.filter(move |(key, _)| is_kept(key)).map(move |(key, value)| {
         if *value == Value::Skipped {
             return Err(CompressError::Key(key.to_owned()));
         }
-        Ok((key, if key == width { Value::Uint(neurons) } else { value.clone() }))
+        Ok((key, if key == width { neurons.clone() } else { value.clone() }))
     })
+}
+
+/// Feed-forward neurons of all layers.
+pub(crate) fn neurons(config: &ModelConfig) -> f64 {
+    (0..config.n_layers).map(|layer_idx| config.ffn_dim_of(layer_idx) as f64).sum()
 }
 
 fn bits(bytes: u64, weights: u64) -> f64 {
@@ -287,7 +302,7 @@ impl Options {
         let is_pruned = |share: f32| share > 0.0 || !self.widths.is_empty();
         match (self.pruning, self.target) {
             (_, Target::Bytes(_)) => Some("a budget of bytes"),
-            (Pruning::Neurons { share, method }, _)
+            (Pruning::Neurons { share, method, .. }, _)
                 if is_pruned(share) && method != PruneMethod::Magnitude =>
             {
                 Some("this way to choose neurons")

@@ -1,12 +1,15 @@
 //! What is taken from every layer, in whole neurons or single weights.
 
-use atoll_model::{BlockType, ModelConfig, TensorSource};
+use atoll_model::{BlockType, Compute, ModelConfig, TensorSource};
 
-use crate::compress::{Options, Pruning, Target};
+use crate::calibrate::Sequences;
+use crate::compress::{Options, Progress, Pruning, Target};
 use crate::error::CompressError;
 use crate::floats::{KINDS, matrix_name};
 use crate::prune::PruneMethod;
+use crate::resume::Resume;
 use crate::sparsify::Sparsity;
+use crate::spread::{Wish, spread};
 
 /// What the number of kept neurons is a multiple of at least: the kernels' blocks of columns.
 const NEURONS_MULTIPLE: usize = 32;
@@ -21,7 +24,11 @@ pub(crate) enum Cut {
         /// How many stay; if there are several widths, which fall, the first of them are narrower
         /// layers.
         widths: Vec<usize>,
+        /// How many stay in each layer, (n_layers), if layers differ; then there is one width.
+        layers: Vec<usize>,
         method: PruneMethod,
+        /// Whether the layers shall not differ more than they do.
+        alike: bool,
     },
     /// Single weights of every matrix.
     Weights(Sparsity),
@@ -34,14 +41,22 @@ impl Cut {
     /// A share, width or pattern that cannot be, or wishes that exclude each other.
     pub(crate) fn new(source: &TensorSource, options: &Options) -> Result<Self, CompressError> {
         let config = source.config();
-        let (share, method) = match options.pruning {
-            Pruning::Nothing => (0.0, PruneMethod::Sobs),
-            Pruning::Neurons { share, method } => (share, method),
+        let (share, method, alike) = match options.pruning {
+            Pruning::Nothing => (0.0, PruneMethod::Sobs, true),
+            Pruning::Neurons { share, method, alike } => (share, method, alike),
             Pruning::Weights(sparsity) => {
                 return Self::weights(source, options, sparsity);
             }
         };
+        if !options.widths.is_empty() && !config.ffn_dims.is_empty() {
+            return Err(CompressError::Together(
+                "a choice of widths",
+                "layers of different widths",
+            ));
+        }
         let multiple = multiple(source, options.target)?;
+        let of_layer = |&neurons: &usize| kept_neurons(neurons, share, multiple);
+        let layers = config.ffn_dims.iter().map(of_layer).collect::<Result<Vec<_>, _>>()?;
         let mut widths = vec![kept_neurons(config.ffn_dim, share, multiple)?];
         for &share in &options.widths {
             let refused = CompressError::Width { share, neurons: widths[0] };
@@ -54,9 +69,12 @@ impl Cut {
             }
             widths.push(width);
         }
-        match widths.len() == 1 && widths[0] == config.ffn_dim {
+        match widths.len() == 1 && widths[0] == config.ffn_dim && layers == config.ffn_dims {
             true => Ok(Self::Nothing),
-            false => Ok(Self::Neurons { widths, method }),
+            false => {
+                let alike = alike || widths.len() > 1 || !layers.is_empty();
+                Ok(Self::Neurons { widths, layers, method, alike })
+            }
         }
     }
 
@@ -78,31 +96,89 @@ impl Cut {
         Ok(Self::Weights(sparsity))
     }
 
-    /// Neurons that stay in every layer.
-    pub(crate) fn neurons(&self, config: &ModelConfig) -> usize {
+    /// Decides how many neurons stay in each layer, multiples of `multiple`, if the layers may
+    /// differ; `text` is the calibration text's embeddings and tokens.
+    ///
+    /// # Errors
+    /// As [`spread`], and [`CompressError::Work`].
+    pub(crate) fn spread(
+        &mut self,
+        source: &TensorSource,
+        multiple: usize,
+        text: Option<(Sequences, &[u32])>,
+        resume: Option<&Resume>,
+        compute: &Compute,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), CompressError> {
+        /// What the numbers are noted under.
+        const NOTE: &str = "neurons";
+        let Self::Neurons { widths, layers, method, alike: false } = self else { return Ok(()) };
+        let known = resume.and_then(|at| at.get(NOTE)).and_then(|text| {
+            let text = String::from_utf8(text).ok()?;
+            text.split(' ').map(|count| count.parse().ok()).collect::<Option<Vec<usize>>>()
+        });
+        *layers = match (known, text) {
+            (Some(known), _) => known,
+            (None, Some(text)) => {
+                let wish = Wish { alike: widths[0], multiple };
+                spread(source, wish, *method, text, compute, progress)?
+            }
+            (None, None) => return Ok(()),
+        };
+        let text = layers.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
+        resume.map_or(Ok(()), |resume| resume.put(NOTE, text.as_bytes()))
+    }
+
+    /// Whether deciding that takes the whole model in floats.
+    pub(crate) fn holds_all(&self) -> bool {
+        matches!(self, Self::Neurons { method: PruneMethod::Sobs, alike: false, .. })
+    }
+
+    /// The configuration of the result.
+    pub(crate) fn result(&self, given: &ModelConfig) -> ModelConfig {
+        let mut config = given.clone();
+        if let Self::Neurons { widths, layers, .. } = self {
+            let most = layers.iter().copied().max().unwrap_or(widths[0]);
+            let is_alike = layers.iter().all(|neurons| *neurons == most);
+            config.ffn_dims = if is_alike { Vec::new() } else { layers.clone() };
+            config.ffn_dim = most;
+        }
+        config
+    }
+
+    /// How many neurons of layer `layer_idx` stay, at each width.
+    pub(crate) fn widths_of(&self, layer_idx: usize) -> &[usize] {
         match self {
-            Self::Neurons { widths, .. } => widths[0],
-            Self::Nothing | Self::Weights(_) => config.ffn_dim,
+            Self::Neurons { widths, layers, .. } => {
+                layers.get(layer_idx).map_or(widths, std::slice::from_ref)
+            }
+            Self::Nothing | Self::Weights(_) => &[],
         }
     }
 }
 
 /// What the number of neurons must be a multiple of, so that the rows of every down projection are
 /// whole blocks.
-fn multiple(source: &TensorSource, target: Target) -> Result<usize, CompressError> {
+pub(crate) fn multiple(source: &TensorSource, target: Target) -> Result<usize, CompressError> {
     let config = source.config();
-    let of_type = |ty: BlockType| match config.ffn_dim.is_multiple_of(ty.block_len()) {
+    let of_type = |ty: BlockType, layer_idx: usize| match config
+        .ffn_dim_of(layer_idx)
+        .is_multiple_of(ty.block_len())
+    {
         true => ty.block_len().max(NEURONS_MULTIPLE),
         false => NEURONS_MULTIPLE,
     };
-    match target {
-        Target::Type(ty) => Ok(of_type(ty)),
-        Target::Bytes(_) => Ok(NEURONS_MULTIPLE),
-        Target::AsGiven => (0..config.n_layers).try_fold(NEURONS_MULTIPLE, |most, layer_idx| {
-            let down = source.require(&matrix_name(layer_idx, "ffn_down"))?;
-            Ok(most.max(of_type(down.info.dtype)))
-        }),
-    }
+    (0..config.n_layers).try_fold(NEURONS_MULTIPLE, |most, layer_idx| {
+        let here = match target {
+            Target::Type(ty) => of_type(ty, layer_idx),
+            Target::Bytes(_) => NEURONS_MULTIPLE,
+            Target::AsGiven => {
+                let down = source.require(&matrix_name(layer_idx, "ffn_down"))?;
+                of_type(down.info.dtype, layer_idx)
+            }
+        };
+        Ok(most.max(here))
+    })
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a count of neurons")]

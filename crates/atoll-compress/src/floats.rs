@@ -93,6 +93,7 @@ impl FloatLayer {
             ]),
             false => None,
         };
+        let ffn_dim = config.ffn_dim_of(layer_idx);
         Ok(Self {
             attn_norm: vector("attn_norm.weight", dim)?,
             q: matrix("attn_q.weight", q_dim, dim)?,
@@ -102,9 +103,9 @@ impl FloatLayer {
             head_norms,
             o: matrix("attn_output.weight", dim, q_dim)?,
             ffn_norm: vector("ffn_norm.weight", dim)?,
-            gate: matrix("ffn_gate.weight", config.ffn_dim, dim)?,
-            up: matrix("ffn_up.weight", config.ffn_dim, dim)?,
-            down: matrix("ffn_down.weight", dim, config.ffn_dim)?,
+            gate: matrix("ffn_gate.weight", ffn_dim, dim)?,
+            up: matrix("ffn_up.weight", ffn_dim, dim)?,
+            down: matrix("ffn_down.weight", dim, ffn_dim)?,
         })
     }
 

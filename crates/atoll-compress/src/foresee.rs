@@ -4,7 +4,7 @@ use atoll_model::gguf::Value;
 use atoll_model::{GgufWriter, ModelConfig, TensorInfo, TensorSource};
 use serde::Serialize;
 
-use crate::compress::{Options, Pruning, Target, kept_keys};
+use crate::compress::{Options, Pruning, Target, kept_keys, neurons};
 use crate::cut::Cut;
 use crate::elastic::Elastic;
 use crate::error::CompressError;
@@ -15,7 +15,8 @@ use crate::text::Text;
 /// What a compression will give and take.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Forecast {
-    /// Bytes of the file; for a number of bytes, at most.
+    /// Bytes of the file; for a number of bytes, at most; where layers keep different numbers of
+    /// neurons, about.
     pub file_bytes: u64,
     /// Feed-forward neurons after over before.
     pub neurons_after_over_before: f64,
@@ -41,10 +42,10 @@ pub fn foresee<'a>(
     given.check_complete(source)?;
     let cut = Cut::new(source, options)?;
     let tokens = Text::of(options)?.calibration.len();
-    let config = ModelConfig { ffn_dim: cut.neurons(given), ..given.clone() };
+    let config = cut.result(given);
     let plan = match options.target {
         Target::AsGiven | Target::Bytes(_) => Plan::as_given(source, &cut)?,
-        Target::Type(ty) => Plan::layers_in(ty, given, config.ffn_dim)?,
+        Target::Type(ty) => Plan::layers_in(ty, &config)?,
     };
     if matches!(cut, Cut::Weights(_)) {
         plan.check_zeros()?;
@@ -69,12 +70,13 @@ pub fn foresee<'a>(
         Target::Bytes(bytes) => bytes,
         Target::AsGiven | Target::Type(_) => writer.bytes_with(&infos),
     };
+    let holds_all = matches!(options.target, Target::Bytes(_)) || cut.holds_all();
     Ok(Forecast {
         file_bytes,
-        neurons_after_over_before: config.ffn_dim as f64 / given.ffn_dim as f64,
+        neurons_after_over_before: neurons(&config) / neurons(given),
         weights_after_over_before: weights_left(options.pruning, &config) / weights(given),
         calibration_tokens: tokens,
-        memory_bytes: file_bytes + memory(given, tokens, options.target),
+        memory_bytes: file_bytes + memory(given, tokens, holds_all),
     })
 }
 
@@ -97,16 +99,13 @@ fn weights_left(pruning: Pruning, config: &ModelConfig) -> f64 {
 }
 
 /// Bytes of the floats that are held at once, beside the result: the text's states with the inputs
-/// of the widest product, its moments and what is solved with them, one layer; for a number of
-/// bytes all layers.
-fn memory(config: &ModelConfig, tokens: usize, target: Target) -> u64 {
+/// of the widest product, its moments and what is solved with them, one layer; all layers if
+/// `holds_all`.
+fn memory(config: &ModelConfig, tokens: usize, holds_all: bool) -> u64 {
     /// Squares of the widest product's columns that are held at once.
     const SQUARES: usize = 5;
     let layer: usize = config.layer_tensors(0).iter().map(|spec| spec.rows * spec.cols).sum();
-    let layers = match target {
-        Target::AsGiven | Target::Type(_) => 2,
-        Target::Bytes(_) => config.n_layers,
-    };
+    let layers = if holds_all { config.n_layers } else { 2 };
     let widest = config.ffn_dim.max(config.dim).max(config.q_dim());
     let text = tokens * (3 * config.dim + 2 * widest);
     4 * (text + SQUARES * widest * widest + layers * layer) as u64

@@ -38,6 +38,7 @@ mod round;
 mod search;
 mod sensitivity;
 mod sparsify;
+mod spread;
 mod text;
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ impl Out {
             both.map(|(text, inputs)| text.neurons(layer, inputs, pool))
         };
         let mut seen = None;
-        if let Cut::Neurons { widths, method } = store.cut {
+        if let Cut::Neurons { method, .. } = store.cut {
             let values = neurons(layer, &text);
             let gram = match method {
                 PruneMethod::Sobs => {
@@ -146,6 +146,7 @@ impl Out {
                 PruneMethod::Flap | PruneMethod::Magnitude => moments(&values, &text),
             };
             let name = store.name("ffn_down");
+            let widths = store.cut.widths_of(store.layer_idx);
             let stays = prune(&name, layer, widths, *method, gram.as_ref(), pool)?;
             if !["ffn_gate", "ffn_up"].iter().any(|kind| store.rounds(kind)) {
                 // What stays says what it said.
@@ -326,7 +327,7 @@ mod tests {
             Sequences::new(states, 64, Rope::new(&config.rope).table(0..64))
         };
         let given = FloatLayer::read(&source, 0).expect("a layer");
-        let plan = Plan::layers_in(ty, &config, config.ffn_dim).expect("a type");
+        let plan = Plan::layers_in(ty, &config).expect("a type");
         let (mut seen, mut layer) = (text(), given.clone());
         let mut out = Out::new();
         let store = Store {

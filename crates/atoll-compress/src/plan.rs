@@ -49,16 +49,12 @@ impl Plan {
     ///
     /// # Errors
     /// [`CompressError::Type`] for floats.
-    pub(crate) fn layers_in(
-        ty: BlockType,
-        config: &ModelConfig,
-        neurons: usize,
-    ) -> Result<Self, CompressError> {
+    pub(crate) fn layers_in(ty: BlockType, config: &ModelConfig) -> Result<Self, CompressError> {
         if Shape::of(ty).is_none() {
             return Err(CompressError::Type(ty));
         }
         let mut ways = BTreeMap::new();
-        for (name, (_, cols)) in matrices(config, neurons) {
+        for (name, (_, cols)) in matrices(config) {
             let ty = if cols.is_multiple_of(ty.block_len()) { ty } else { fallback(ty) };
             ways.insert(name, Way::Round(ty));
         }
@@ -76,7 +72,7 @@ impl Plan {
     pub(crate) fn as_given(source: &TensorSource, cut: &Cut) -> Result<Self, CompressError> {
         let config = source.config();
         let mut ways = BTreeMap::new();
-        for (name, _) in matrices(config, config.ffn_dim) {
+        for (name, _) in matrices(config) {
             let dtype = source.require(&name)?.info.dtype;
             let has_zero = Shape::of(dtype).is_none_or(|shape| shape.has_zero());
             let way = match cut {
@@ -121,10 +117,9 @@ impl Plan {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, CompressError> {
         let config = source.config();
-        let neurons = cut.neurons(config);
         let costs = measure(source, tokens, compute, progress)?;
         let mut layers = Vec::new();
-        let shapes = matrices(config, neurons).collect::<Vec<_>>();
+        let shapes = matrices(&cut.result(config)).collect::<Vec<_>>();
         for (idx, (name, shape)) in shapes.into_iter().enumerate() {
             let costs = &costs.layers[idx / KINDS.len()][idx % KINDS.len()];
             let mut item = Item::of(source, &name, &name, shape, costs, 0.0)?;
@@ -287,14 +282,11 @@ fn of_shape(name: &str, dtype: BlockType, (rows, cols): (usize, usize)) -> Tenso
 }
 
 /// Names and shapes of all layers' matrices, in the order of [`KINDS`].
-fn matrices(
-    config: &ModelConfig,
-    neurons: usize,
-) -> impl Iterator<Item = (String, (usize, usize))> + '_ {
+fn matrices(config: &ModelConfig) -> impl Iterator<Item = (String, (usize, usize))> + '_ {
     let (dim, q, kv) = (config.dim, config.q_dim(), config.kv_dim());
-    let shapes =
-        [(q, dim), (kv, dim), (kv, dim), (dim, q), (neurons, dim), (neurons, dim), (dim, neurons)];
     (0..config.n_layers).flat_map(move |layer_idx| {
+        let ffn = config.ffn_dim_of(layer_idx);
+        let shapes = [(q, dim), (kv, dim), (kv, dim), (dim, q), (ffn, dim), (ffn, dim), (dim, ffn)];
         let named = move |(kind, shape)| (matrix_name(layer_idx, kind), shape);
         KINDS.into_iter().zip(shapes).map(named)
     })

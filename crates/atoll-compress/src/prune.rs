@@ -23,8 +23,9 @@ pub enum PruneMethod {
     /// Least squared norm of the neuron's weights; no repair. Needs no text.
     Magnitude,
     /// FLAP's rule (An et al. 2023, arXiv 2312.11983): least variance of the neuron's value times
-    /// the squared norm of its column of the down projection; no repair. FLAP's bias is left out:
-    /// the formats written here have none.
+    /// the squared norm of its column of the down projection, standardized within its layer unless
+    /// all layers keep as many; no repair. FLAP's bias is left out: the formats written here have
+    /// none.
     Flap,
     /// Structured optimal brain surgeon: the neurons whose best replacement by all others costs
     /// least, a batch at a time; what remains is repaired by least squares. Tokens weigh by their
@@ -68,14 +69,11 @@ pub(crate) fn prune(
     let mut kept = match method {
         PruneMethod::Magnitude => ranked(&magnitudes(layer)),
         PruneMethod::Flap => {
-            let columns = squares(&layer.down, Axis(0));
-            let variances = moments.ok_or(CompressError::NeedsText("flap"))?.variances();
-            let scores: Vec<f32> = columns.iter().zip(&variances).map(|(c, v)| c * v).collect();
-            ranked(&scores)
+            ranked(&flap_scores(&layer.down, moments.ok_or(CompressError::NeedsText("flap"))?))
         }
         PruneMethod::Sobs => {
             let h = shrunk().ok_or(CompressError::NeedsText("sobs"))?;
-            surgeon(&layer.down, &h, least, pool).ok_or_else(bad)?
+            surgeon(&layer.down, &h, least, pool).ok_or_else(bad)?.0
         }
     };
     kept.truncate(keep);
@@ -126,13 +124,44 @@ fn magnitudes(layer: &FloatLayer) -> Vec<f32> {
     gate.iter().zip(&up).zip(&down).map(|((g, u), d)| g + u + d).collect()
 }
 
+/// FLAP's score of every neuron, by the moments of their values and the down projection.
+pub(crate) fn flap_scores(down: &Array2<f32>, moments: &Gram) -> Vec<f32> {
+    let columns = squares(down, Axis(0));
+    columns.iter().zip(moments.variances()).map(|(column, variance)| column * variance).collect()
+}
+
+/// What [`prune`] by structured OBS loses of the down projection's output, in its squared norm,
+/// where 0, 1 and more neurons go, until `least` stay.
+///
+/// # Errors
+/// As [`prune`].
+pub(crate) fn removal_losses(
+    name: &str,
+    down: &Array2<f32>,
+    moments: &Gram,
+    least: usize,
+    pool: &Pool,
+) -> Result<Vec<f64>, CompressError> {
+    let mut h = moments.mean();
+    shrink(&mut h, SHRINKAGE);
+    let found = surgeon(down, &h, least, pool);
+    let (_, losses) = found.ok_or_else(|| CompressError::Inputs(name.to_owned()))?;
+    Ok(losses)
+}
+
 /// The neurons from the most needed down: first the `least` that stay when those are removed whose
-/// loss others can best make good, then those, the last removed first.
+/// loss others can best make good, then those, the last removed first. And the squared norm of what
+/// is lost when 0, 1 and more are removed.
 ///
 /// With `A = H⁻¹`, removing neuron `j` and refitting the others costs `‖w_j‖² / A_jj`, where `w`
 /// is the down projection as refitted so far (Hassibi & Stork 1993, for whole columns).
 #[expect(clippy::cast_possible_truncation, reason = "a count of neurons")]
-fn surgeon(down: &Array2<f32>, h: &Array2<f32>, least: usize, pool: &Pool) -> Option<Vec<usize>> {
+fn surgeon(
+    down: &Array2<f32>,
+    h: &Array2<f32>,
+    least: usize,
+    pool: &Pool,
+) -> Option<(Vec<usize>, Vec<f64>)> {
     let mut alive: Vec<usize> = (0..h.nrows()).collect();
     let mut l = h.clone();
     if !cholesky(&mut l, pool) {
@@ -146,11 +175,15 @@ fn surgeon(down: &Array2<f32>, h: &Array2<f32>, least: usize, pool: &Pool) -> Op
         let columns = squares(w, Axis(0));
         columns.iter().zip(inverse.diag()).map(|(square, a)| square / a.max(1e-30)).collect()
     };
-    let mut removed = Vec::new();
+    let (mut removed, mut losses) = (Vec::new(), vec![0.0]);
     while alive.len() > least {
         let remove = batch.min(alive.len() - least);
-        let mut gone = ranked(&needs(&w, &inverse)).split_off(alive.len() - remove);
-        removed.extend(gone.iter().rev().map(|&i| alive[i]));
+        let scores = needs(&w, &inverse);
+        let mut gone = ranked(&scores).split_off(alive.len() - remove);
+        for &i in gone.iter().rev() {
+            removed.push(alive[i]);
+            losses.push(losses[losses.len() - 1] + f64::from(scores[i]));
+        }
         gone.sort_unstable();
         let stay: Vec<usize> =
             (0..alive.len()).filter(|i| gone.binary_search(i).is_err()).collect();
@@ -169,7 +202,7 @@ fn surgeon(down: &Array2<f32>, h: &Array2<f32>, least: usize, pool: &Pool) -> Op
         alive = stay.into_iter().map(|i| alive[i]).collect();
     }
     let staying = ranked(&needs(&w, &inverse)).into_iter().map(|i| alive[i]);
-    Some(staying.chain(removed.into_iter().rev()).collect())
+    Some((staying.chain(removed.into_iter().rev()).collect(), losses))
 }
 
 /// `a -= acrossᵀ rows`, by columns on the threads.
@@ -231,7 +264,8 @@ mod tests {
         let mut h = x.t().dot(&x) / 400.0;
         shrink(&mut h, 1e-4);
         let down = Array2::from_shape_fn((8, 6), |(i, j)| ((i * 5 + j * 3) % 7) as f32 - 3.0);
-        let mut kept = surgeon(&down, &h, 5, &pool).expect("positive definite");
+        let (mut kept, losses) = surgeon(&down, &h, 5, &pool).expect("positive definite");
+        assert!(losses.len() == 2 && losses[1] < f64::from(1e-2 * h.diag().sum()), "{losses:?}");
         assert_eq!(kept.len(), 6);
         kept.truncate(5);
         kept.sort_unstable();

@@ -18,7 +18,7 @@ use crate::error::CompressError;
 use crate::out::LayerReport;
 
 /// Changes with what is computed and with the form of the files.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HASH: usize = 32;
 
 /// Where the work so far is kept.
@@ -121,7 +121,8 @@ pub fn forget(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
-        if ["states", "plan", "partial"].contains(&&*name) || name.starts_with("layer-") {
+        if ["states", "plan", "neurons", "partial"].contains(&&*name) || name.starts_with("layer-")
+        {
             fs::remove_file(folder.join(&*name))?;
         }
     }

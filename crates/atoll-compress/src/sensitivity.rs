@@ -49,7 +49,7 @@ pub(crate) struct Costs {
 }
 
 /// The model as given, and what is looked at.
-struct Probe<'a> {
+pub(crate) struct Probe<'a> {
     config: &'a ModelConfig,
     compute: &'a Compute,
     rope: RopeTable,
@@ -73,24 +73,11 @@ pub(crate) fn measure(
 ) -> Result<Costs, CompressError> {
     let config = source.config();
     let matrix = |name| source.require_shape(name, config.vocab_size, config.dim);
-    let (embed, head) = (matrix(EMBED)?, matrix(head_name(config))?);
-    let apart = (tokens.len() - PIECE) / (PIECES - 1);
-    let seen: Vec<u32> = (0..PIECES).flat_map(|i| &tokens[i * apart..][..PIECE]).copied().collect();
-    let output_norm = source.require_shape("output_norm.weight", 1, config.dim)?.dequantize();
-    let layers = (0..config.n_layers).map(|layer_idx| FloatLayer::read(source, layer_idx));
-    let mut probe = Probe {
-        config,
-        compute,
-        rope: Rope::new(&config.rope).table(0..PIECE),
-        layers: layers.collect::<Result<_, _>>()?,
-        output_norm: Array1::from_vec(output_norm),
-        head: rows_of(head, &frequent(tokens))?,
-        given: Array2::zeros((0, 0)),
-    };
-    let mut x = rows_of(embed, &seen)?;
-    let (mut states, mut shares) = (Vec::new(), Vec::new());
+    let head = matrix(head_name(config))?;
+    let (probe, states) = Probe::new(source, tokens, compute)?;
+    let mut x = states[0].clone();
+    let mut shares = Vec::new();
     for layer in &probe.layers {
-        states.push(x.clone());
         let inputs = probe.through(layer, &mut x);
         let weights = inputs.each_ref().map(mean_squares);
         let share = |(w, input): (&Array2<f32>, usize)| {
@@ -100,7 +87,6 @@ pub(crate) fn measure(
         shares.push((matrices.map(share).collect::<Result<Vec<_>, _>>()?, weights));
     }
     let last = norm(x.view(), &probe.output_norm, config.norm_eps);
-    probe.given = log_softmax(last.dot(&probe.head.t()));
     let mut costs = Costs {
         layers: prices(&probe, &states, &shares, progress)?,
         embed: [0.0; TYPES.len()],
@@ -124,7 +110,7 @@ pub(crate) fn measure(
     }
     costs.embed = lost.map(|lost_by| probed * lost_by / lost[PROBE].max(TINY));
     if !config.tied {
-        costs.tied = probe.cost(0, None, rows_of(head, &seen)?);
+        costs.tied = probe.cost(0, None, rows_of(head, &seen(tokens))?);
     }
     Ok(costs)
 }
@@ -144,7 +130,48 @@ type Layer = (Vec<Shares>, [Vec<f32>; 4]);
 /// each of its matrices, by [`KINDS`].
 const INPUTS: [usize; KINDS.len()] = [0, 0, 0, 1, 2, 2, 3];
 
-impl Probe<'_> {
+/// The tokens of the pieces of `tokens`.
+fn seen(tokens: &[u32]) -> Vec<u32> {
+    let apart = (tokens.len() - PIECE) / (PIECES - 1);
+    (0..PIECES).flat_map(|i| &tokens[i * apart..][..PIECE]).copied().collect()
+}
+
+impl<'a> Probe<'a> {
+    /// The model `source`, looked at on pieces of `tokens`, at least [`TOKENS_MIN`]; and what goes
+    /// into each of its layers, (rows, dim).
+    ///
+    /// # Errors
+    /// A missing tensor or one of the wrong shape.
+    pub(crate) fn new(
+        source: &'a TensorSource,
+        tokens: &[u32],
+        compute: &'a Compute,
+    ) -> Result<(Self, Vec<Array2<f32>>), CompressError> {
+        let config = source.config();
+        let matrix = |name| source.require_shape(name, config.vocab_size, config.dim);
+        let (embed, head) = (matrix(EMBED)?, matrix(head_name(config))?);
+        let output_norm = source.require_shape("output_norm.weight", 1, config.dim)?.dequantize();
+        let layers = (0..config.n_layers).map(|layer_idx| FloatLayer::read(source, layer_idx));
+        let mut probe = Self {
+            config,
+            compute,
+            rope: Rope::new(&config.rope).table(0..PIECE),
+            layers: layers.collect::<Result<_, _>>()?,
+            output_norm: Array1::from_vec(output_norm),
+            head: rows_of(head, &frequent(tokens))?,
+            given: Array2::zeros((0, 0)),
+        };
+        let mut x = rows_of(embed, &seen(tokens))?;
+        let mut states = Vec::with_capacity(config.n_layers);
+        for layer in &probe.layers {
+            states.push(x.clone());
+            probe.through(layer, &mut x);
+        }
+        let last = norm(x.view(), &probe.output_norm, config.norm_eps);
+        probe.given = log_softmax(last.dot(&probe.head.t()));
+        Ok((probe, states))
+    }
+
     /// Takes the pieces, (pieces * length, dim), through a layer; returns what goes into its
     /// products (see [`INPUTS`]).
     fn through(&self, layer: &FloatLayer, x: &mut Array2<f32>) -> [Array2<f32>; 4] {
@@ -162,7 +189,12 @@ impl Probe<'_> {
     }
 
     /// The divergence if `x`, (rows, dim), goes into layer `from` and that layer is `changed`.
-    fn cost(&self, from: usize, changed: Option<&FloatLayer>, mut x: Array2<f32>) -> f64 {
+    pub(crate) fn cost(
+        &self,
+        from: usize,
+        changed: Option<&FloatLayer>,
+        mut x: Array2<f32>,
+    ) -> f64 {
         let first = changed.or_else(|| self.layers.get(from));
         for layer in first.into_iter().chain(self.layers.iter().skip(from + 1)) {
             for mut piece in x.axis_chunks_iter_mut(Axis(0), PIECE) {

@@ -33,7 +33,7 @@ fn options(ty: BlockType) -> Options {
 }
 
 fn neurons(share: f32, method: PruneMethod) -> Pruning {
-    Pruning::Neurons { share, method }
+    Pruning::Neurons { share, method, alike: true }
 }
 
 fn compressed(file: GgufFile, options: &Options) -> Result<(GgufFile, Report), CompressError> {
@@ -250,6 +250,45 @@ fn weights_that_are_removed_stay_zero_in_the_result() {
     assert!(matches!(refused(both), CompressError::Together(..)));
 }
 
+/// A model of whose layer 2 the down projection is a hundredth of the others'.
+fn model_with_a_quiet_layer() -> GgufFile {
+    let given = model(Architecture::Llama);
+    let mut writer = GgufWriter::new();
+    for (key, value) in given.metadata().iter() {
+        writer.key(key, value.clone());
+    }
+    for info in given.tensors() {
+        let tensor = given.tensor(&info.name).expect("it is there");
+        let by = if info.name == "blk.2.ffn_down.weight" { 0.01 } else { 1.0 };
+        let values = tensor.dequantize().into_iter().map(|value| value * by);
+        writer.tensor(info.clone(), values.flat_map(f32::to_le_bytes).collect::<Vec<_>>());
+    }
+    GgufFile::parse(writer.to_bytes()).expect("a whole model")
+}
+
+#[test]
+fn the_layer_that_matters_least_keeps_least() {
+    for method in [PruneMethod::Sobs, PruneMethod::Flap, PruneMethod::Magnitude] {
+        let pruning = Pruning::Neurons { share: 0.25, method, alike: false };
+        let options = Options { pruning, ..options(BlockType::Q8_0) };
+        let (file, report) = compressed(model_with_a_quiet_layer(), &options).expect("ok");
+        let config = file.config();
+        let kept: Vec<usize> = (0..config.n_layers).map(|idx| config.ffn_dim_of(idx)).collect();
+        assert_eq!(kept.iter().sum::<usize>(), 4 * 96, "{method:?}: {kept:?}");
+        assert!((report.neurons_after_over_before - 0.75).abs() < 1e-9);
+        assert_eq!(report.layers.iter().map(|layer| layer.neurons).collect::<Vec<_>>(), kept);
+        match method {
+            PruneMethod::Sobs => assert!(kept[2] == 64 && kept.contains(&128), "{kept:?}"),
+            PruneMethod::Flap | PruneMethod::Magnitude => {}
+        }
+        assert!(last_row(file).iter().all(|value| value.is_finite()));
+        let alike = Pruning::Neurons { share: 0.25, method, alike: true };
+        let options = Options { pruning: alike, ..options };
+        let (file, _) = compressed(model_with_a_quiet_layer(), &options).expect("ok");
+        assert!(file.config().ffn_dims.is_empty() && file.config().ffn_dim == 96);
+    }
+}
+
 #[test]
 fn what_is_not_changed_stays_as_it_was_given() {
     let given = model(Architecture::Llama);
@@ -278,7 +317,7 @@ fn what_is_not_changed_stays_as_it_was_given() {
 
 #[test]
 fn one_file_runs_at_several_widths() {
-    let pruning = Pruning::Neurons { share: 0.0, method: PruneMethod::Sobs };
+    let pruning = Pruning::Neurons { share: 0.0, method: PruneMethod::Sobs, alike: false };
     let options = Options { pruning, widths: vec![0.75, 0.5], ..options(BlockType::Q8_0) };
     let (file, report) = compressed(model(Architecture::Llama), &options).expect("ok");
     let widths: Vec<usize> = file.widths().iter().map(|(width, _)| *width).collect();
@@ -311,7 +350,7 @@ fn an_interrupted_compression_goes_on_with_the_same_bytes() {
     let compute = Arc::new(Compute::new(Isa::detect(), 2).expect("threads"));
     let plain = Options {
         target: Target::Bytes(150_000),
-        pruning: neurons(0.25, PruneMethod::Sobs),
+        pruning: Pruning::Neurons { share: 0.25, method: PruneMethod::Sobs, alike: false },
         ..options(BlockType::Q8_0)
     };
     let kept = Options { resume: Some(folder.clone()), ..plain.clone() };

@@ -37,6 +37,9 @@ pub(crate) struct CompressArgs {
     /// Share of the feed-forward neurons to remove
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) prune_neurons: Option<f32>,
+    /// Remove as many neurons from every layer, so that llama.cpp reads the result, too
+    #[arg(long, requires = "prune_neurons")]
+    pub(crate) alike: bool,
     /// Share of single weights to set to 0 [default: 0.5 for a method that is for weights]
     #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "prune_neurons")]
     pub(crate) prune_weights: Option<f32>,
@@ -84,8 +87,11 @@ pub(crate) enum Method {
 impl CompressArgs {
     /// What is to be removed.
     pub(crate) fn pruning(&self) -> Result<Pruning, Failure> {
-        let neurons =
-            |method| Pruning::Neurons { share: self.prune_neurons.unwrap_or(0.0), method };
+        let neurons = |method| Pruning::Neurons {
+            share: self.prune_neurons.unwrap_or(0.0),
+            method,
+            alike: self.alike,
+        };
         let weights = |method| {
             let pattern = Pattern::Share(self.prune_weights.unwrap_or(0.5));
             Pruning::Weights(Sparsity { pattern, method })

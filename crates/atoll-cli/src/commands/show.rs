@@ -153,7 +153,12 @@ fn text(report: &Report<'_>, with_layers: bool) -> String {
         format!("id            {}", report.id),
         format!("architecture  {:?}", config.architecture),
         format!("layers        {}", config.n_layers),
-        format!("width         {}, feed-forward {}", config.dim, config.ffn_dim),
+        match config.ffn_dims.iter().min() {
+            None => format!("width         {}, feed-forward {}", config.dim, config.ffn_dim),
+            Some(least) => {
+                format!("width         {}, feed-forward {least} to {}", config.dim, config.ffn_dim)
+            }
+        },
         format!(
             "heads         {} of width {}, {} for keys and values",
             config.n_heads, config.head_dim, config.n_kv_heads

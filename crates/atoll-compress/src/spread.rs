@@ -1,0 +1,159 @@
+//! How many neurons each layer keeps, when a share of all neurons is removed.
+//!
+//! For structured OBS, what it costs to remove some of a layer's neurons is taken to be
+//! proportional to what that loses of the layer's output, which the surgeon says for every number
+//! of them. How much it costs the model is measured, one layer at a time: the layer is pruned and
+//! repaired, the rest is computed as given, and the change of the distribution over tokens is the
+//! Kullback-Leibler divergence. Neurons stay where they save most.
+//!
+//! FLAP's rule has its own way (An et al. 2023, section 3.3): scores are standardized within each
+//! layer, and the lowest of all go.
+
+use atoll_model::{Compute, TensorSource};
+
+use crate::allocate::{Choice, allocate};
+use crate::calibrate::Sequences;
+use crate::compress::{Progress, Work};
+use crate::error::CompressError;
+use crate::floats::{FloatLayer, matrix_name};
+use crate::prune::{PruneMethod, flap_scores, prune, removal_losses};
+use crate::sensitivity::Probe;
+
+/// How many neurons a layer may keep.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wish {
+    /// What each layer would keep if all kept as many.
+    pub(crate) alike: usize,
+    /// What the number is a multiple of, but where a layer keeps all.
+    pub(crate) multiple: usize,
+}
+
+/// How many neurons each layer of `source` keeps by `method`, in all as many as if each kept
+/// `wish.alike`. `text` holds the embeddings of `tokens`.
+///
+/// # Errors
+/// As [`prune`] and [`Probe::new`].
+pub(crate) fn spread(
+    source: &TensorSource,
+    wish: Wish,
+    method: PruneMethod,
+    (mut text, tokens): (Sequences, &[u32]),
+    compute: &Compute,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<usize>, CompressError> {
+    let (config, pool) = (source.config(), &compute.pool);
+    let probe = match method {
+        PruneMethod::Sobs => Some(Probe::new(source, tokens, compute)?),
+        PruneMethod::Flap => None,
+        PruneMethod::Magnitude => return Ok(vec![wish.alike; config.n_layers]),
+    };
+    let (mut costs, mut scores) = (Vec::new(), Vec::new());
+    for layer_idx in 0..config.n_layers {
+        let layer = FloatLayer::read(source, layer_idx)?;
+        let values = text.through_attention(&layer, config, compute);
+        match &probe {
+            Some((probe, states)) => {
+                let moments = text.moments_by_state(&values, &layer.down, pool);
+                let name = matrix_name(layer_idx, "ffn_down");
+                let losses = removal_losses(&name, &layer.down, &moments, wish.alike / 2, pool)?;
+                let mut pruned = layer.clone();
+                prune(&name, &mut pruned, &[wish.alike], method, Some(&moments), pool)?;
+                let nats = probe.cost(layer_idx, Some(&pruned), states[layer_idx].clone());
+                costs.push(choices(layer.gate.nrows(), &losses, wish, nats));
+            }
+            None => {
+                let scored = flap_scores(&layer.down, &text.moments(&values, pool));
+                scores.push(standardized(&scored));
+            }
+        }
+        text.add(&values, &layer.down, pool);
+        let (layers_done, layers) = (layer_idx + 1, config.n_layers);
+        progress(Progress { work: Work::Measuring, layers_done, layers });
+    }
+    Ok(match probe {
+        Some(_) => shared_out(&costs, wish),
+        None => under_one_threshold(&scores, wish),
+    })
+}
+
+/// The numbers of its `neurons` that a layer may keep, counted as bytes, with what each costs in
+/// nats. `losses` are those of removing 0, 1 and more of them, in any unit; `nats` is what keeping
+/// `wish.alike` costs.
+fn choices(neurons: usize, losses: &[f64], wish: Wish, nats: f64) -> Vec<Choice> {
+    let per_loss = nats / losses[neurons - wish.alike].max(f64::MIN_POSITIVE);
+    let kept = losses.iter().enumerate().map(|(removed, loss)| (neurons - removed, *loss));
+    kept.filter(|&(kept, _)| kept == neurons || kept.is_multiple_of(wish.multiple))
+        .map(|(kept, loss)| Choice { bytes: kept as u64, cost: per_loss * loss })
+        .collect()
+}
+
+/// What each layer keeps where all choices together cost least.
+#[expect(clippy::cast_possible_truncation, reason = "they were counts of neurons")]
+fn shared_out(costs: &[Vec<Choice>], wish: Wish) -> Vec<usize> {
+    let all = (wish.alike * costs.len()) as u64;
+    let picks = allocate(costs, all).expect("each layer may keep as many as if all were alike");
+    costs.iter().zip(picks).map(|(choices, pick)| choices[pick].bytes as usize).collect()
+}
+
+/// Less their mean, over their standard deviation.
+fn standardized(scores: &[f32]) -> Vec<f64> {
+    let n = scores.len().max(1) as f64;
+    let mean = scores.iter().map(|&score| f64::from(score)).sum::<f64>() / n;
+    let off = |score: &f32| f64::from(*score) - mean;
+    let deviation = (scores.iter().map(|score| off(score).powi(2)).sum::<f64>() / n).sqrt();
+    scores.iter().map(|score| off(score) / deviation.max(f64::MIN_POSITIVE)).collect()
+}
+
+/// What each layer keeps where the lowest of all layers' `scores` go, rounded to `wish.multiple` so
+/// that as many stay in all as if all were alike.
+fn under_one_threshold(scores: &[Vec<f64>], wish: Wish) -> Vec<usize> {
+    let mut order: Vec<(f64, usize)> =
+        scores.iter().enumerate().flat_map(|(l, s)| s.iter().map(move |&s| (s, l))).collect();
+    order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let mut stay = vec![0; scores.len()];
+    order.iter().take(wish.alike * scores.len()).for_each(|&(_, layer)| stay[layer] += 1);
+    let whole = |n: usize| n / wish.multiple * wish.multiple;
+    let mut kept: Vec<usize> = stay.iter().map(|&n| whole(n).max(wish.multiple)).collect();
+    loop {
+        let missing = (wish.alike * scores.len()).saturating_sub(kept.iter().sum());
+        let has_room = |l: &usize| kept[*l] + wish.multiple <= scores[*l].len();
+        let shortest = (0..scores.len())
+            .filter(has_room)
+            .max_by_key(|&l| (stay[l].saturating_sub(kept[l]), std::cmp::Reverse(l)));
+        match shortest {
+            Some(layer) if missing >= wish.multiple => kept[layer] += wish.multiple,
+            Some(_) | None => return kept,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WISH: Wish = Wish { alike: 96, multiple: 32 };
+
+    #[test]
+    fn neurons_stay_where_they_save_most() {
+        // Losses rise with the square of what is removed; the second layer matters most.
+        let losses: Vec<f64> = (0..=80).map(|removed| f64::from(removed * removed)).collect();
+        let costs = [0.1, 1.0, 0.1].map(|nats| choices(128, &losses, WISH, nats));
+        let kept: Vec<u64> = costs[0].iter().map(|choice| choice.bytes).collect();
+        assert_eq!(kept, [128, 96, 64]);
+        assert!((costs[1][1].cost - 1.0).abs() < 1e-9, "{:?}", costs[1]);
+        assert_eq!(shared_out(&costs, WISH), [96, 128, 64]);
+        let alike = [0.1, 0.1, 0.1].map(|nats| choices(128, &losses, WISH, nats));
+        assert_eq!(shared_out(&alike, WISH), [96, 96, 96]);
+    }
+
+    #[test]
+    fn one_threshold_goes_through_all_layers() {
+        let low: Vec<f64> = (0..128).map(f64::from).collect();
+        let high: Vec<f64> = low.iter().map(|score| score + 40.0).collect();
+        let kept = under_one_threshold(&[low.clone(), high.clone()], WISH);
+        assert_eq!(kept, [64, 128]);
+        assert_eq!(under_one_threshold(&[low.clone(), low], WISH), [96, 96]);
+        let scores = standardized(&[1.0, 2.0, 3.0]);
+        assert!(scores[1].abs() < 1e-9 && (scores[2] - 1.5f64.sqrt()).abs() < 1e-6, "{scores:?}");
+    }
+}
