@@ -37,9 +37,10 @@ pub(crate) struct CompressArgs {
     /// Share of the feed-forward neurons to remove
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) prune_neurons: Option<f32>,
-    /// Remove as many neurons from every layer, so that llama.cpp reads the result, too
+    /// Remove more neurons from one layer than from another, as the method says, and as many in all;
+    /// llama.cpp does not read the result
     #[arg(long, requires = "prune_neurons")]
-    pub(crate) alike: bool,
+    pub(crate) uneven: bool,
     /// Share of single weights to set to 0 [default: 0.5 for a method that is for weights]
     #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "prune_neurons")]
     pub(crate) prune_weights: Option<f32>,
@@ -90,7 +91,7 @@ impl CompressArgs {
         let neurons = |method| Pruning::Neurons {
             share: self.prune_neurons.unwrap_or(0.0),
             method,
-            alike: self.alike,
+            alike: !self.uneven,
         };
         let weights = |method| {
             let pattern = Pattern::Share(self.prune_weights.unwrap_or(0.5));
