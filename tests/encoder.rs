@@ -94,6 +94,27 @@ fn lines_of_a_file_are_compared() {
 }
 
 #[test]
+fn a_compressed_encoder_is_near_itself() {
+    let (data, tiny) = (tempdir().unwrap(), tiny());
+    let at = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
+    let (text, small, tiny) = (at("text"), at("small.gguf"), tiny.to_str().unwrap());
+    std::fs::write(&text, "the tide comes in and out, islands!\na boat's ring ".repeat(60))
+        .unwrap();
+    let compress = |more: &[&str]| {
+        let all = [&["compress", tiny, &small, "--calib", &text, "--json"], more].concat();
+        atoll::run_within(atoll::command(data.path(), &all), Duration::from_secs(60))
+    };
+    let pruned = compress(&["--prune-neurons", "0.5"]).json();
+    assert_eq!(pruned["neurons_after_over_before"].as_f64(), Some(0.5));
+    assert_eq!(compress(&["--type", "q8_0"]).json()["schema"], "atoll.compress/1");
+    let near = ["a boat in a lagoon", "--against", tiny, "--json"];
+    let near = embed(Path::new(&small), &near).json();
+    let cosine = near["against"]["cosine_mean"].as_f64().unwrap();
+    assert!(cosine > 0.999 && cosine < 0.999_999, "{cosine}");
+    compress(&["--bytes", "50000"]).refuses(2, &["an encoder"]);
+}
+
+#[test]
 fn what_cannot_be_embedded_is_refused() {
     embed(Path::new("./no-such-model"), &["hi"]).refuses(3, &["no-such-model"]);
     embed(&tiny(), &[]).refuses(2, &["TEXT"]);

@@ -35,6 +35,14 @@ pub(crate) fn open(path: &Path) -> Result<ModelFiles, Failure> {
     ModelFiles::open(path).map_err(|error| Failure::from(error).in_file(path))
 }
 
+/// Opens the model at `path`, which may be an encoder.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_any(path: &Path) -> Result<ModelFiles, Failure> {
+    ModelFiles::open_any(path).map_err(|error| Failure::from(error).in_file(path))
+}
+
 /// Shows how far `load`, of the model `name`, is.
 pub(crate) fn loading<T>(
     name: &str,

@@ -3,7 +3,7 @@
 
 use atoll_model::rope::RopeTable;
 use atoll_model::{Compute, ModelConfig, Pool};
-use ndarray::{Array1, Array2, ArrayView2, Axis};
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis};
 
 use crate::floats::{self, FloatLayer};
 use crate::gram::Gram;
@@ -76,9 +76,11 @@ impl Sequences {
     ) -> Array2<f32> {
         let inputs = self.attention_inputs(layer, config, &compute.pool);
         let attended = self.attended(layer, &inputs, config, compute);
-        self.add(&attended, &layer.o, &compute.pool);
+        self.advance(&attended, &compute.pool, |output, x| {
+            layer.after_attention(config, output, x);
+        });
         let inputs = self.ffn_inputs(layer, config, &compute.pool);
-        self.neurons(layer, &inputs, &compute.pool)
+        self.neurons(layer, &inputs, compute)
     }
 
     /// What goes into gate and up of `layer`, (tokens, dim).
@@ -96,16 +98,22 @@ impl Sequences {
         &self,
         layer: &FloatLayer,
         inputs: &Array2<f32>,
-        pool: &Pool,
+        compute: &Compute,
     ) -> Array2<f32> {
-        self.each(inputs, layer.gate.nrows(), pool, |x| layer.neurons(x))
+        self.each(inputs, layer.up.nrows(), &compute.pool, |x| layer.neurons(compute, x))
     }
 
-    /// Adds the product of `inputs`, (tokens, cols), with `matrix`, (dim, cols), to the states.
-    pub(crate) fn add(&mut self, inputs: &Array2<f32>, matrix: &Array2<f32>, pool: &Pool) {
+    /// Takes the states, (tokens, dim), on by `step`, which is given the same rows of `inputs`,
+    /// (tokens, cols).
+    pub(crate) fn advance(
+        &mut self,
+        inputs: &Array2<f32>,
+        pool: &Pool,
+        step: impl Fn(ArrayView2<'_, f32>, &mut ArrayViewMut2<'_, f32>) + Sync,
+    ) {
         let states = self.states.axis_chunks_iter_mut(Axis(0), self.length);
         let mut tasks: Vec<_> = states.zip(inputs.axis_chunks_iter(Axis(0), self.length)).collect();
-        pool.for_each(&mut tasks, |(x, input)| *x += &input.dot(&matrix.t()));
+        pool.for_each(&mut tasks, |(x, input)| step(*input, x));
     }
 
     /// The second moments of some inputs, (tokens, cols).
@@ -132,7 +140,8 @@ impl Sequences {
         let mut tasks: Vec<_> =
             states.zip(weighed.axis_chunks_iter_mut(Axis(0), self.length)).collect();
         pool.for_each(&mut tasks, |(state, x)| {
-            let after = x.dot(&matrix.t()) + &*state;
+            let mut after = x.dot(&matrix.t());
+            after += &*state;
             for (mut row, after) in x.rows_mut().into_iter().zip(after.rows()) {
                 let square = after.dot(&after) / after.len() as f32;
                 row *= 1.0 / square.max(1e-20).sqrt();

@@ -14,7 +14,7 @@ use crate::calibrate::Sequences;
 use crate::cut::{self, Cut};
 use crate::elastic::{self, Elastic, WidthReport};
 use crate::error::CompressError;
-use crate::floats::FloatLayer;
+use crate::floats::{FloatLayer, encoder_states};
 use crate::out::{LayerReport, Out, Store};
 use crate::plan::{EMBED, Plan};
 use crate::prune::PruneMethod;
@@ -35,6 +35,9 @@ pub struct Options {
     /// Tokens of the calibration text, of which whole sequences of 512 are used, spread over all of
     /// it; none for rounding to the nearest.
     pub calibration: Vec<u32>,
+    /// The tokens that begin and end every text that an encoder reads: the calibration text is cut
+    /// into texts of 32 to 256 tokens for it, each of which gives its ends up to them.
+    pub ends: [Option<u32>; 2],
     /// Sequences used at most.
     pub sequences_max: usize,
     /// A folder in which is kept what is done, so that the same work goes on there if it is
@@ -67,9 +70,9 @@ pub enum Target {
     /// Everything as it is, but for matrices that are changed by what is removed: those are
     /// rounded to the type that they have.
     AsGiven,
-    /// The type of the layers' matrices; embedding and head stay as they are. A matrix whose
-    /// columns are not whole blocks of it takes the type of 32 columns that is nearest above it in
-    /// bits.
+    /// The type of the layers' matrices and of an encoder's embedding of tokens; a decoder's
+    /// embedding and head stay as they are. A matrix whose columns are not whole blocks of it takes
+    /// the type of 32 columns that is nearest above it in bits.
     Type(BlockType),
     /// Bytes of the whole file at most, spent where they matter most: on our own block types, on
     /// Q8_0, and on what stays as it is. If embedding and head are separate, one may take the
@@ -145,11 +148,10 @@ pub fn compress<'a>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(GgufWriter<'static>, Report), CompressError> {
     let config = source.config();
-    config.require_decoder()?;
     config.check_complete(source)?;
     let mut cut = Cut::new(source, options)?;
     let text = Text::of(options)?;
-    let mut sequences = sequences(source, &text.calibration)?;
+    let mut sequences = sequences(source, &text.calibration, options.ends)?;
     let resume = options.resume.as_deref().map(|at| Resume::open(at, source, options));
     let resume = resume.transpose()?;
     let step = cut::multiple(source, options.target)?;
@@ -163,10 +165,7 @@ pub fn compress<'a>(
     let elastic = Elastic::of(&cut);
     elastic.reserve(&mut out.writer);
     let plan = plan(source, &out.writer, &cut, options, resume.as_ref(), compute, progress)?;
-    let rope_factors = source.tensor("rope_freqs.weight").map(|_| "rope_freqs.weight");
-    for name in ["output_norm.weight"].into_iter().chain(rope_factors) {
-        out.copy(source, name)?;
-    }
+    out.beside_layers(source)?;
     out.flush();
     let mut layers = Vec::with_capacity(config.n_layers);
     if let Some((done, states)) = resume.as_ref().and_then(Resume::read) {
@@ -317,10 +316,19 @@ impl Options {
 }
 
 /// The calibration text as embeddings.
-fn sequences(source: &TensorSource, tokens: &[u32]) -> Result<Option<Sequences>, CompressError> {
+fn sequences(
+    source: &TensorSource,
+    tokens: &[u32],
+    ends: [Option<u32>; 2],
+) -> Result<Option<Sequences>, CompressError> {
     let config = source.config();
     if tokens.is_empty() {
         return Ok(None);
+    }
+    let rope = Rope::new(&config.rope).table(0..SEQUENCE);
+    if let Some(encoder) = &config.encoder {
+        let states = encoder_states(source, encoder, tokens, SEQUENCE, ends)?;
+        return Ok(Some(Sequences::new(states, SEQUENCE, rope)));
     }
     let embed = source.require_shape(EMBED, config.vocab_size, config.dim)?;
     let mut states = Array2::zeros((tokens.len(), config.dim));
@@ -328,6 +336,5 @@ fn sequences(source: &TensorSource, tokens: &[u32]) -> Result<Option<Sequences>,
         let row = embed.row(token as usize)?;
         state.iter_mut().zip(row).for_each(|(to, from)| *to = from);
     }
-    let rope = Rope::new(&config.rope).table(0..SEQUENCE);
     Ok(Some(Sequences::new(states, SEQUENCE, rope)))
 }

@@ -5,7 +5,7 @@ use atoll_model::{BlockType, Compute, ModelConfig, TensorSource};
 use crate::calibrate::Sequences;
 use crate::compress::{Options, Progress, Pruning, Target};
 use crate::error::CompressError;
-use crate::floats::{KINDS, matrix_name};
+use crate::floats::matrix_name;
 use crate::prune::PruneMethod;
 use crate::resume::Resume;
 use crate::sparsify::Sparsity;
@@ -41,6 +41,18 @@ impl Cut {
     /// A share, width or pattern that cannot be, or wishes that exclude each other.
     pub(crate) fn new(source: &TensorSource, options: &Options) -> Result<Self, CompressError> {
         let config = source.config();
+        if config.encoder.is_some() {
+            // All are judged by what a model says next, but for FLAP's widths.
+            let wish = match (options.target, options.pruning) {
+                (Target::Bytes(_), _) => Some("a number of bytes"),
+                _ if !options.widths.is_empty() => Some("a choice of widths"),
+                (_, Pruning::Neurons { alike: false, .. }) => Some("layers of different widths"),
+                _ => None,
+            };
+            if let Some(wish) = wish {
+                return Err(CompressError::Together(wish, "an encoder"));
+            }
+        }
         let (share, method, alike) = match options.pruning {
             Pruning::Nothing => (0.0, PruneMethod::Sobs, true),
             Pruning::Neurons { share, method, alike } => (share, method, alike),
@@ -89,9 +101,9 @@ impl Cut {
         if matches!(options.target, Target::Bytes(_)) {
             return Err(CompressError::Together("a number of bytes", "pruned weights"));
         }
-        for kind in KINDS {
-            let name = matrix_name(0, kind);
-            sparsity.check(&name, source.require(&name)?.info.cols)?;
+        let layer = source.config().layer_tensors(0);
+        for spec in layer.iter().filter(|spec| spec.rows > 1) {
+            sparsity.check(&spec.name, spec.cols)?;
         }
         Ok(Self::Weights(sparsity))
     }

@@ -3,11 +3,15 @@
 //! Slower than the kernels, and exact in the weights: the inputs that are measured here are those
 //! of the model, not those of its int8 activations.
 
+mod encoder;
+
 use atoll_model::rope::RopeTable;
 use atoll_model::{Compute, ModelConfig, TensorSource};
 use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Zip, s};
 
 use crate::error::CompressError;
+use encoder::EncoderParts;
+pub(crate) use encoder::encoder_states;
 
 /// Inputs of a layer's products.
 #[derive(Debug)]
@@ -25,21 +29,24 @@ pub(crate) struct Inputs {
 /// A layer's weights; matrices are (out, in).
 #[derive(Debug, Clone)]
 pub(crate) struct FloatLayer {
-    attn_norm: Array1<f32>,
+    /// Before attention and before the feed-forward block, (dim) each; an encoder has none there.
+    norms: Option<[Array1<f32>; 2]>,
     pub(crate) q: Array2<f32>,
     pub(crate) k: Array2<f32>,
     pub(crate) v: Array2<f32>,
     biases: Option<[Array1<f32>; 3]>,
     head_norms: Option<[Array1<f32>; 2]>,
     pub(crate) o: Array2<f32>,
-    ffn_norm: Array1<f32>,
-    pub(crate) gate: Array2<f32>,
+    /// An encoder has none.
+    pub(crate) gate: Option<Array2<f32>>,
     pub(crate) up: Array2<f32>,
     pub(crate) down: Array2<f32>,
+    /// What only an encoder has.
+    pub(crate) encoder: Option<EncoderParts>,
 }
 
 /// Names of a layer's matrices without `blk.N.` and `.weight`, in the order of
-/// [`FloatLayer::matrices`].
+/// [`FloatLayer::matrices`]. Encoders have no gate.
 pub(crate) const KINDS: [&str; 7] =
     ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
 
@@ -50,14 +57,15 @@ pub(crate) fn matrix_name(layer_idx: usize, kind: &str) -> String {
 
 impl FloatLayer {
     /// Its matrices.
-    pub(crate) const fn matrices(&self) -> [&Array2<f32>; 7] {
-        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &Array2<f32>> {
+        let Self { q, k, v, o, gate, up, down, .. } = self;
+        [q, k, v, o].into_iter().chain(gate).chain([up, down])
     }
 
     /// As [`Self::matrices`], to be changed.
-    pub(crate) const fn matrices_mut(&mut self) -> [&mut Array2<f32>; 7] {
+    pub(crate) fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Array2<f32>> {
         let Self { q, k, v, o, gate, up, down, .. } = self;
-        [q, k, v, o, gate, up, down]
+        [q, k, v, o].into_iter().chain(gate).chain([up, down])
     }
 
     /// Reads layer `layer_idx`.
@@ -67,45 +75,34 @@ impl FloatLayer {
     pub(crate) fn read(source: &TensorSource, layer_idx: usize) -> Result<Self, CompressError> {
         let config = source.config();
         let (dim, q_dim, kv_dim) = (config.dim, config.q_dim(), config.kv_dim());
-        let matrix = |suffix: &str, rows: usize, cols: usize| {
-            let name = format!("blk.{layer_idx}.{suffix}");
-            let tensor = source.require_shape(&name, rows, cols)?;
-            let values = Array2::from_shape_vec((rows, cols), tensor.dequantize());
-            Ok::<_, CompressError>(values.expect("the tensor has the asked shape"))
+        let is_encoder = config.encoder.is_some();
+        let name = |suffix: &str| format!("blk.{layer_idx}.{suffix}");
+        let matrix = |suffix: &str, rows, cols| matrix(source, &name(suffix), rows, cols);
+        let vector = |suffix: &str, len| vector(source, &name(suffix), len);
+        let norms = || Ok([vector("attn_norm.weight", dim)?, vector("ffn_norm.weight", dim)?]);
+        let biases = || {
+            let [q, k, v] = ["attn_q.bias", "attn_k.bias", "attn_v.bias"];
+            Ok([vector(q, q_dim)?, vector(k, kv_dim)?, vector(v, kv_dim)?])
         };
-        let vector = |suffix: &str, len: usize| {
-            Ok::<_, CompressError>(Array1::from_vec(
-                matrix(suffix, 1, len)?.into_raw_vec_and_offset().0,
-            ))
-        };
-        let biases = match config.qkv_bias {
-            true => Some([
-                vector("attn_q.bias", q_dim)?,
-                vector("attn_k.bias", kv_dim)?,
-                vector("attn_v.bias", kv_dim)?,
-            ]),
-            false => None,
-        };
-        let head_norms = match config.qk_norm {
-            true => Some([
-                vector("attn_q_norm.weight", config.head_dim)?,
-                vector("attn_k_norm.weight", config.head_dim)?,
-            ]),
-            false => None,
+        let head_norms = || {
+            let [q, k] = ["attn_q_norm.weight", "attn_k_norm.weight"];
+            Ok([vector(q, config.head_dim)?, vector(k, config.head_dim)?])
         };
         let ffn_dim = config.ffn_dim_of(layer_idx);
+        let gate = || matrix("ffn_gate.weight", ffn_dim, dim);
+        let encoder = || EncoderParts::read(source, layer_idx);
         Ok(Self {
-            attn_norm: vector("attn_norm.weight", dim)?,
+            norms: only(!is_encoder, norms)?,
             q: matrix("attn_q.weight", q_dim, dim)?,
             k: matrix("attn_k.weight", kv_dim, dim)?,
             v: matrix("attn_v.weight", kv_dim, dim)?,
-            biases,
-            head_norms,
+            biases: only(config.qkv_bias, biases)?,
+            head_norms: only(config.qk_norm, head_norms)?,
             o: matrix("attn_output.weight", dim, q_dim)?,
-            ffn_norm: vector("ffn_norm.weight", dim)?,
-            gate: matrix("ffn_gate.weight", ffn_dim, dim)?,
+            gate: only(!is_encoder, gate)?,
             up: matrix("ffn_up.weight", ffn_dim, dim)?,
             down: matrix("ffn_down.weight", dim, ffn_dim)?,
+            encoder: only(is_encoder, encoder)?,
         })
     }
 
@@ -120,10 +117,10 @@ impl FloatLayer {
     ) -> Inputs {
         let qkv = self.attention_input(config, x.view());
         let output = self.attention(config, compute, rope, qkv.view());
-        *x += &output.dot(&self.o.t());
+        self.after_attention(config, output.view(), x);
         let ffn = self.ffn_input(config, x.view());
-        let down = self.neurons(ffn.view());
-        *x += &down.dot(&self.down.t());
+        let down = self.neurons(compute, ffn.view());
+        self.after_ffn(config, down.view(), x);
         Inputs { qkv, output, ffn, down }
     }
 
@@ -133,7 +130,10 @@ impl FloatLayer {
         config: &ModelConfig,
         x: ArrayView2<'_, f32>,
     ) -> Array2<f32> {
-        norm(x, &self.attn_norm, config.norm_eps)
+        match &self.norms {
+            Some([weight, _]) => norm(x, weight, config.norm_eps),
+            None => x.to_owned(),
+        }
     }
 
     /// What goes into the attention's output, (rows, q_dim), of what goes into q, k and v of one
@@ -153,25 +153,86 @@ impl FloatLayer {
             k += k_bias;
             v += v_bias;
         }
+        if self.encoder.is_some() {
+            return encoder::attend_texts(config, &q, &k, &v);
+        }
         let norms = self.head_norms.as_ref();
         turn(&mut q, config, compute, rope, norms.map(|norms| &norms[0]));
         turn(&mut k, config, compute, rope, norms.map(|norms| &norms[1]));
-        attend(config, &q, &k, &v)
+        attend(config, Sight::Before, q.view(), k.view(), v.view())
+    }
+
+    /// Adds to `x`, (rows, dim), what attention makes of `output`, which goes into its output,
+    /// (rows, q_dim), and does what follows.
+    pub(crate) fn after_attention(
+        &self,
+        config: &ModelConfig,
+        output: ArrayView2<'_, f32>,
+        x: &mut ArrayViewMut2<'_, f32>,
+    ) {
+        *x += &output.dot(&self.o.t());
+        if let Some(encoder) = &self.encoder {
+            encoder.after_attention(config.norm_eps, x);
+        }
     }
 
     /// What goes into gate and up, (rows, dim), of `x` after the attention, (rows, dim).
     pub(crate) fn ffn_input(&self, config: &ModelConfig, x: ArrayView2<'_, f32>) -> Array2<f32> {
-        norm(x, &self.ffn_norm, config.norm_eps)
+        match &self.norms {
+            Some([_, weight]) => norm(x, weight, config.norm_eps),
+            None => x.to_owned(),
+        }
     }
 
     /// What goes into down, (rows, ffn_dim), of what goes into gate and up, (rows, dim).
-    pub(crate) fn neurons(&self, ffn: ArrayView2<'_, f32>) -> Array2<f32> {
-        let mut down = ffn.dot(&self.gate.t());
-        Zip::from(&mut down).and(&ffn.dot(&self.up.t())).for_each(|gate, &up| {
-            *gate = *gate / (1.0 + (-*gate).exp()) * up;
-        });
-        down
+    pub(crate) fn neurons(&self, compute: &Compute, ffn: ArrayView2<'_, f32>) -> Array2<f32> {
+        let mut up = ffn.dot(&self.up.t());
+        if let Some(gate) = &self.gate {
+            Zip::from(&mut up).and(&ffn.dot(&gate.t())).for_each(|up, &gate| {
+                *up *= gate / (1.0 + (-gate).exp());
+            });
+        }
+        if let Some(encoder) = &self.encoder {
+            encoder.gelu(compute, &mut up);
+        }
+        up
     }
+
+    /// Adds to `x`, (rows, dim), what down makes of `neurons`, (rows, ffn_dim), and does what
+    /// follows.
+    pub(crate) fn after_ffn(
+        &self,
+        config: &ModelConfig,
+        neurons: ArrayView2<'_, f32>,
+        x: &mut ArrayViewMut2<'_, f32>,
+    ) {
+        *x += &neurons.dot(&self.down.t());
+        if let Some(encoder) = &self.encoder {
+            encoder.after_ffn(config.norm_eps, x);
+        }
+    }
+}
+
+/// What `read` gives, if the model has it.
+fn only<T>(
+    has: bool,
+    read: impl FnOnce() -> Result<T, CompressError>,
+) -> Result<Option<T>, CompressError> {
+    has.then(read).transpose()
+}
+
+fn matrix(
+    source: &TensorSource,
+    name: &str,
+    rows: usize,
+    cols: usize,
+) -> Result<Array2<f32>, CompressError> {
+    let values = source.require_shape(name, rows, cols)?.dequantize();
+    Ok(Array2::from_shape_vec((rows, cols), values).expect("the tensor has the asked shape"))
+}
+
+fn vector(source: &TensorSource, name: &str, len: usize) -> Result<Array1<f32>, CompressError> {
+    Ok(Array1::from_vec(source.require_shape(name, 1, len)?.dequantize()))
 }
 
 /// `x / sqrt(mean(x²) + eps) * weight` of every row.
@@ -208,8 +269,23 @@ fn turn(
     }
 }
 
-/// Causal attention of every head over the whole sequence, (rows, q_dim).
-fn attend(config: &ModelConfig, q: &Array2<f32>, k: &Array2<f32>, v: &Array2<f32>) -> Array2<f32> {
+/// What a position attends to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// Itself and those before it.
+    Before,
+    /// All.
+    All,
+}
+
+/// Attention of every head, (rows, q_dim).
+fn attend(
+    config: &ModelConfig,
+    sight: Sight,
+    q: ArrayView2<'_, f32>,
+    k: ArrayView2<'_, f32>,
+    v: ArrayView2<'_, f32>,
+) -> Array2<f32> {
     let width = config.head_dim;
     let scale = 1.0 / (width as f32).sqrt();
     let mut out = Array2::zeros(q.raw_dim());
@@ -218,9 +294,11 @@ fn attend(config: &ModelConfig, q: &Array2<f32>, k: &Array2<f32>, v: &Array2<f32
         let kv_head = head / (config.n_heads / config.n_kv_heads);
         let kv = kv_head * width..(kv_head + 1) * width;
         let mut scores = q.slice(s![.., of.clone()]).dot(&k.slice(s![.., kv.clone()]).t());
+        let n = scores.ncols();
         for (position, mut row) in scores.rows_mut().into_iter().enumerate() {
-            let (mut seen, mut future) = row.view_mut().split_at(ndarray::Axis(0), position + 1);
-            future.fill(0.0);
+            let n_seen = if sight == Sight::All { n } else { position + 1 };
+            let (mut seen, mut unseen) = row.view_mut().split_at(ndarray::Axis(0), n_seen);
+            unseen.fill(0.0);
             let max = seen.iter().fold(f32::NEG_INFINITY, |max, &score| max.max(score));
             seen.map_inplace(|score| *score = ((*score - max) * scale).exp());
             let total = seen.sum();

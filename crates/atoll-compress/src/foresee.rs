@@ -38,7 +38,6 @@ pub fn foresee<'a>(
     options: &Options,
 ) -> Result<Forecast, CompressError> {
     let given = source.config();
-    given.require_decoder()?;
     given.check_complete(source)?;
     let cut = Cut::new(source, options)?;
     let tokens = Text::of(options)?.calibration.len();

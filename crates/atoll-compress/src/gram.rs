@@ -76,6 +76,23 @@ impl Gram {
         full
     }
 
+    /// Mean of every column, (n).
+    #[must_use]
+    pub fn means(&self) -> Vec<f64> {
+        self.sums.iter().map(|sum| sum / self.rows.max(1) as f64).collect()
+    }
+
+    /// The covariance of the columns: [`Self::mean`] less the product of the means, (n, n).
+    #[expect(clippy::cast_possible_truncation, reason = "one rounding of an f64 difference")]
+    #[must_use]
+    pub fn covariance(&self) -> Array2<f32> {
+        let (means, mut full) = (self.means(), self.mean());
+        for ((i, j), value) in full.indexed_iter_mut() {
+            *value = (f64::from(*value) - means[i] * means[j]) as f32;
+        }
+        full
+    }
+
     /// Mean square of every column, (n).
     #[must_use]
     pub fn mean_squares(&self) -> Vec<f32> {
@@ -87,9 +104,7 @@ impl Gram {
     #[expect(clippy::cast_possible_truncation, reason = "one rounding of an f64 difference")]
     #[must_use]
     pub fn variances(&self) -> Vec<f32> {
-        let rows = self.rows.max(1) as f64;
-        let means = self.sums.iter().map(|sum| sum / rows);
-        let squares = self.mean_squares();
+        let (means, squares) = (self.means(), self.mean_squares());
         squares.iter().zip(means).map(|(s, m)| (f64::from(*s) - m * m).max(0.0) as f32).collect()
     }
 }
@@ -112,6 +127,9 @@ mod tests {
         for ((i, j), value) in selected.indexed_iter() {
             assert!((value - want[[some[i], some[j]]]).abs() < 1e-4, "{i}, {j}");
         }
+        let apart = &x - &x.mean_axis(Axis(0)).expect("rows");
+        let want = apart.t().dot(&apart) / 7.0;
+        assert!(gram.covariance().iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4));
         for (j, variance) in gram.variances().into_iter().enumerate() {
             assert!((variance - x.column(j).var(0.0)).abs() < 1e-3, "column {j}");
         }

@@ -1,7 +1,9 @@
 //! The result in the making: matrices are rounded or kept, and written down.
 
+mod tables;
+
 use atoll_model::{Compute, GgufWriter, TensorInfo, TensorSource};
-use ndarray::{Array2, Axis};
+use ndarray::{Array1, Array2, Axis};
 use serde::Serialize;
 
 use crate::calibrate::Sequences;
@@ -9,11 +11,11 @@ use crate::cut::Cut;
 use crate::error::CompressError;
 use crate::floats::{FloatLayer, matrix_name};
 use crate::gram::Gram;
-use crate::plan::{EMBED, Plan, Way};
+use crate::pack;
+use crate::plan::{Plan, Way};
 use crate::prune::{PruneMethod, prune};
 use crate::resume::Done;
 use crate::round::{Columns, Zeros, round};
-use crate::sensitivity::head_name;
 
 /// Where a layer's matrices come from and how they are stored.
 pub(crate) struct Store<'a> {
@@ -27,6 +29,10 @@ pub(crate) struct Store<'a> {
 impl Store<'_> {
     fn name(&self, kind: &str) -> String {
         matrix_name(self.layer_idx, kind)
+    }
+
+    fn bias(&self, kind: &str) -> String {
+        format!("blk.{}.{kind}.bias", self.layer_idx)
     }
 
     fn rounds(&self, kind: &str) -> bool {
@@ -91,13 +97,31 @@ impl Out {
         self.add(tensors, zeros);
     }
 
-    /// Copies the norms and biases of a layer.
-    fn vectors(&mut self, source: &TensorSource, layer_idx: usize) -> Result<(), CompressError> {
-        let specs = source.config().layer_tensors(layer_idx);
-        specs
-            .iter()
-            .filter(|spec| spec.rows == 1)
-            .try_for_each(|spec| self.copy(source, &spec.name))
+    /// Copies the norms and biases of a layer, but for those that `is_changed` names.
+    fn vectors(
+        &mut self,
+        store: &Store<'_>,
+        is_changed: impl Fn(&str) -> bool,
+    ) -> Result<(), CompressError> {
+        let specs = store.source.config().layer_tensors(store.layer_idx);
+        let mut vectors = specs.iter().filter(|spec| spec.rows == 1 && !is_changed(&spec.name));
+        vectors.try_for_each(|spec| self.copy(store.source, &spec.name))
+    }
+
+    /// Stores `values` in the type that the vector called `name` has.
+    fn vector(
+        &mut self,
+        source: &TensorSource,
+        name: &str,
+        values: &Array1<f32>,
+    ) -> Result<(), CompressError> {
+        let info = &source.require(name)?.info;
+        let info = TensorInfo { cols: values.len(), ..(*info).clone() };
+        let values = values.view().insert_axis(Axis(0)).to_owned();
+        let floats = pack::floats(info.dtype, &values);
+        let (bytes, _) = floats.ok_or(CompressError::Type(info.dtype))?;
+        self.push(info, bytes);
+        Ok(())
     }
 
     /// Makes every vector and matrix of `layer`, the feed-forward block pruned first if neurons are
@@ -108,8 +132,10 @@ impl Out {
         layer: &mut FloatLayer,
         mut text: Option<&mut Sequences>,
     ) -> Result<Done, CompressError> {
-        self.vectors(store.source, store.layer_idx)?;
         let (config, compute) = (store.source.config(), store.compute);
+        let (up_bias, down_bias) = (store.bias("ffn_up"), store.bias("ffn_down"));
+        let is_pruned = matches!(store.cut, Cut::Neurons { .. });
+        self.vectors(store, |name| is_pruned && (name == up_bias || name == down_bias))?;
         let mut kept = None;
         let pool = &compute.pool;
         let moments = |inputs: &Option<Array2<f32>>, text: &Option<&mut Sequences>| {
@@ -127,23 +153,25 @@ impl Out {
         let inputs = text.as_ref().zip(inputs.as_ref()).map(attended);
         self.siblings(store, [("attn_output", &mut layer.o)], None, &|| moments(&inputs, &text))?;
         if let (Some(text), Some(inputs)) = (&mut text, &inputs) {
-            text.add(inputs, &layer.o, pool);
+            text.advance(inputs, pool, |output, x| layer.after_attention(config, output, x));
         }
 
         let inputs = text.as_ref().map(|text| text.ffn_inputs(layer, config, pool));
         let neurons = |layer: &FloatLayer, text: &Option<&mut Sequences>| {
             let both = text.as_ref().zip(inputs.as_ref());
-            both.map(|(text, inputs)| text.neurons(layer, inputs, pool))
+            both.map(|(text, inputs)| text.neurons(layer, inputs, compute))
         };
         let mut seen = None;
         if let Cut::Neurons { method, .. } = store.cut {
             let values = neurons(layer, &text);
             let gram = match method {
-                PruneMethod::Sobs => {
+                PruneMethod::Sobs if layer.encoder.is_none() => {
                     let both = text.as_ref().zip(values.as_ref());
                     both.map(|(text, values)| text.moments_by_state(values, &layer.down, pool))
                 }
-                PruneMethod::Flap | PruneMethod::Magnitude => moments(&values, &text),
+                PruneMethod::Sobs | PruneMethod::Flap | PruneMethod::Magnitude => {
+                    moments(&values, &text)
+                }
             };
             let name = store.name("ffn_down");
             let widths = store.cut.widths_of(store.layer_idx);
@@ -156,7 +184,8 @@ impl Out {
             kept = Some(stays);
         }
         let FloatLayer { gate, up, .. } = &mut *layer;
-        let both = [("ffn_gate", gate), ("ffn_up", up)];
+        let gate = gate.as_mut().map(|gate| ("ffn_gate", gate));
+        let both = gate.into_iter().chain([("ffn_up", up)]);
         let rows = kept.as_ref().map(|kept| &kept.neurons[..]);
         self.siblings(store, both, rows, &|| moments(&inputs, &text))?;
 
@@ -167,7 +196,11 @@ impl Out {
         let of_inputs = || gram.clone().or_else(|| moments(&inputs, &text));
         self.siblings(store, [("ffn_down", &mut layer.down)], None, &of_inputs)?;
         if let (Some(text), Some(inputs)) = (text, inputs) {
-            text.add(&inputs, &layer.down, pool);
+            text.advance(&inputs, pool, |neurons, x| layer.after_ffn(config, neurons, x));
+        }
+        if let Some(encoder) = layer.encoder.as_ref().filter(|_| is_pruned) {
+            self.vector(store.source, &up_bias, &encoder.up_bias)?;
+            self.vector(store.source, &down_bias, &encoder.down_bias)?;
         }
         let specs = config.layer_tensors(store.layer_idx);
         let before = specs.iter().map(|spec| Ok(store.source.require(&spec.name)?.bytes.len()));
@@ -176,7 +209,7 @@ impl Out {
         let report = LayerReport {
             bytes: tensors.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
             bytes_before,
-            neurons: layer.gate.nrows(),
+            neurons: layer.up.nrows(),
             lost_by_pruning: kept.and_then(|kept| kept.lost),
         };
         Ok(Done { tensors, zeros, report })
@@ -184,10 +217,10 @@ impl Out {
 
     /// Stores matrices of a layer that share an input, by what `moments` it has, and leaves in them
     /// what the result stands for. Of those that stay as they are, `kept_rows` do, if it says so.
-    fn siblings<const N: usize>(
+    fn siblings<'a>(
         &mut self,
         store: &Store<'_>,
-        matrices: [(&str, &mut Array2<f32>); N],
+        matrices: impl IntoIterator<Item = (&'a str, &'a mut Array2<f32>)>,
         kept_rows: Option<&[usize]>,
         moments: &dyn Fn() -> Option<Gram>,
     ) -> Result<(), CompressError> {
@@ -222,64 +255,6 @@ impl Out {
             self.push(TensorInfo { name, dtype, rows, cols }, rounded.bytes);
             *matrix = rounded.values;
         }
-        Ok(())
-    }
-
-    /// Stores embedding and head.
-    pub(crate) fn tables(
-        &mut self,
-        source: &TensorSource,
-        plan: &Plan,
-        sequences: Option<&Sequences>,
-        compute: &Compute,
-    ) -> Result<(), CompressError> {
-        let config = source.config();
-        let head = match sequences.filter(|_| plan.expected.is_some()) {
-            Some(text) => {
-                let norm = source.require_shape("output_norm.weight", 1, config.dim)?;
-                let h =
-                    text.head_moments(&norm.dequantize().into(), config.norm_eps, &compute.pool);
-                Columns::of_inputs("the head", h.mean(), &compute.pool)?
-            }
-            None => Columns::alike(config.dim),
-        };
-        if plan.is_tied_anew || config.tied {
-            return self.table(source, (head_name(config), EMBED), plan, &head, compute);
-        }
-        self.table(source, (EMBED, EMBED), plan, &Columns::alike(config.dim), compute)?;
-        let name = head_name(config);
-        self.table(source, (name, name), plan, &head, compute)
-    }
-
-    /// Stores the table `from` as `name`, some rows at a time.
-    fn table(
-        &mut self,
-        source: &TensorSource,
-        (from, name): (&str, &str),
-        plan: &Plan,
-        columns: &Columns,
-        compute: &Compute,
-    ) -> Result<(), CompressError> {
-        /// Rows that are widened at once.
-        const ROWS: usize = 4096;
-        let tensor = source.require(from)?;
-        let (rows, cols) = (tensor.info.rows, tensor.info.cols);
-        let info = TensorInfo { name: name.to_owned(), ..tensor.info.clone() };
-        let Way::Round(dtype) = plan.way(name) else {
-            self.push(info, tensor.bytes.to_vec());
-            return Ok(());
-        };
-        let mut bytes = Vec::with_capacity(rows * dtype.row_bytes(cols));
-        for first in (0..rows).step_by(ROWS) {
-            let some = first..(first + ROWS).min(rows);
-            let mut values = Vec::with_capacity(some.len() * cols);
-            for row in some.clone() {
-                values.extend(tensor.row(row)?);
-            }
-            let values = Array2::from_shape_vec((some.len(), cols), values).expect("whole rows");
-            bytes.extend(round(&values, dtype, Zeros::Free, columns, &compute.pool)?.bytes);
-        }
-        self.push(TensorInfo { dtype, ..info }, bytes);
         Ok(())
     }
 
@@ -351,15 +326,14 @@ mod tests {
         rounded(&text, &qkv, &mut want.v);
         let output = text.attended(&want, &qkv, &config, &compute);
         rounded(&text, &output, &mut want.o);
-        text.add(&output, &want.o, pool);
+        text.advance(&output, pool, |output, x| want.after_attention(&config, output, x));
         let ffn = text.ffn_inputs(&want, &config, pool);
-        rounded(&text, &ffn, &mut want.gate);
+        rounded(&text, &ffn, want.gate.as_mut().expect("a decoder's"));
         rounded(&text, &ffn, &mut want.up);
-        let down = text.neurons(&want, &ffn, pool);
+        let down = text.neurons(&want, &ffn, &compute);
         rounded(&text, &down, &mut want.down);
-        text.add(&down, &want.down, pool);
-        for (got, (wanted, kind)) in layer.matrices().iter().zip(want.matrices().iter().zip(KINDS))
-        {
+        text.advance(&down, pool, |neurons, x| want.after_ffn(&config, neurons, x));
+        for (got, (wanted, kind)) in layer.matrices().zip(want.matrices().zip(KINDS)) {
             assert_eq!(got, wanted, "{kind}");
         }
         let (got, wanted) = (

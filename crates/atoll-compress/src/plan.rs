@@ -8,7 +8,7 @@ use crate::allocate::{Choice, allocate};
 use crate::compress::Progress;
 use crate::cut::Cut;
 use crate::error::CompressError;
-use crate::floats::{KINDS, matrix_name};
+use crate::floats::KINDS;
 use crate::grid::Shape;
 use crate::sensitivity::{TYPES, head_name, measure};
 
@@ -45,7 +45,8 @@ struct Item {
 }
 
 impl Plan {
-    /// Layers in `ty` (see [`fallback`]), embedding and head as they are.
+    /// Layers in `ty` (see [`fallback`]), an encoder's embedding of tokens, too; embedding and head
+    /// of a decoder as they are.
     ///
     /// # Errors
     /// [`CompressError::Type`] for floats.
@@ -53,13 +54,17 @@ impl Plan {
         if Shape::of(ty).is_none() {
             return Err(CompressError::Type(ty));
         }
+        let fitting = |cols: usize| match cols.is_multiple_of(ty.block_len()) {
+            true => Way::Round(ty),
+            false => Way::Round(fallback(ty)),
+        };
         let mut ways = BTreeMap::new();
         for (name, (_, cols)) in matrices(config) {
-            let ty = if cols.is_multiple_of(ty.block_len()) { ty } else { fallback(ty) };
-            ways.insert(name, Way::Round(ty));
+            ways.insert(name, fitting(cols));
         }
         for name in [EMBED, head_name(config)] {
-            ways.insert(name.to_owned(), Way::Keep);
+            let way = if config.encoder.is_some() { fitting(config.dim) } else { Way::Keep };
+            ways.insert(name.to_owned(), way);
         }
         Ok(Self { ways, is_tied_anew: false, expected: None })
     }
@@ -283,13 +288,8 @@ fn of_shape(name: &str, dtype: BlockType, (rows, cols): (usize, usize)) -> Tenso
 
 /// Names and shapes of all layers' matrices, in the order of [`KINDS`].
 fn matrices(config: &ModelConfig) -> impl Iterator<Item = (String, (usize, usize))> + '_ {
-    let (dim, q, kv) = (config.dim, config.q_dim(), config.kv_dim());
-    (0..config.n_layers).flat_map(move |layer_idx| {
-        let ffn = config.ffn_dim_of(layer_idx);
-        let shapes = [(q, dim), (kv, dim), (kv, dim), (dim, q), (ffn, dim), (ffn, dim), (dim, ffn)];
-        let named = move |(kind, shape)| (matrix_name(layer_idx, kind), shape);
-        KINDS.into_iter().zip(shapes).map(named)
-    })
+    let layers = (0..config.n_layers).flat_map(move |layer_idx| config.layer_tensors(layer_idx));
+    layers.filter(|spec| spec.rows > 1).map(|spec| (spec.name, (spec.rows, spec.cols)))
 }
 
 /// The type of 32 columns that stands in for `ty` where columns are not whole blocks of it.

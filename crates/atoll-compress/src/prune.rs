@@ -2,7 +2,7 @@
 
 use atoll_model::Pool;
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, Axis};
+use ndarray::{Array1, Array2, Axis};
 
 use crate::error::CompressError;
 use crate::floats::FloatLayer;
@@ -24,12 +24,13 @@ pub enum PruneMethod {
     Magnitude,
     /// FLAP's rule (An et al. 2023, arXiv 2312.11983): least variance of the neuron's value times
     /// the squared norm of its column of the down projection, standardized within its layer unless
-    /// all layers keep as many; no repair. FLAP's bias is left out: the formats written here have
-    /// none.
+    /// all layers keep as many; no repair. FLAP's bias is added where the block has one, in
+    /// encoders; decoders' blocks have none.
     Flap,
     /// Structured optimal brain surgeon: the neurons whose best replacement by all others costs
-    /// least, a batch at a time; what remains is repaired by least squares. Tokens weigh by their
-    /// states, correlations count less than the text says.
+    /// least, a batch at a time; what remains is repaired by least squares, and so is the block's
+    /// bias, if it has one. A decoder's tokens weigh by their states; correlations count less than
+    /// the text says.
     Sobs,
 }
 
@@ -38,8 +39,8 @@ pub enum PruneMethod {
 pub(crate) struct Kept {
     /// The neurons that stay, in their new order.
     pub(crate) neurons: Vec<usize>,
-    /// Share of the energy of the down projection's output that is lost, by the moments; nothing
-    /// is known without them.
+    /// Share of the energy of the down projection's output that is lost, by the moments, after what
+    /// the bias makes good; nothing is known without them.
     pub(crate) lost: Option<f64>,
 }
 
@@ -58,9 +59,11 @@ pub(crate) fn prune(
     moments: Option<&Gram>,
     pool: &Pool,
 ) -> Result<Kept, CompressError> {
-    let mean = moments.map(Gram::mean);
+    // Where a bias makes up for the means, only what varies can be lost.
+    let has_bias = layer.encoder.is_some() && method != PruneMethod::Magnitude;
+    let errors = moments.map(if has_bias { Gram::covariance } else { Gram::mean });
     let shrunk = || {
-        let mut h = mean.clone()?;
+        let mut h = errors.clone()?;
         shrink(&mut h, SHRINKAGE);
         Some(h)
     };
@@ -88,22 +91,33 @@ pub(crate) fn prune(
         }
         PruneMethod::Flap | PruneMethod::Magnitude => given.select(Axis(1), &kept),
     };
-    layer.gate = layer.gate.select(Axis(0), &kept);
+    layer.gate = layer.gate.take().map(|gate| gate.select(Axis(0), &kept));
     layer.up = layer.up.select(Axis(0), &kept);
-    let lost = mean.map(|mean| lost_share(&given, &layer.down, &kept, &mean));
+    let mut off = given.clone();
+    for (column, &neuron) in layer.down.columns().into_iter().zip(&kept) {
+        off.column_mut(neuron).scaled_add(-1.0, &column);
+    }
+    if let Some(encoder) = &mut layer.encoder {
+        encoder.up_bias = encoder.up_bias.select(Axis(0), &kept);
+        if let Some(moments) = moments.filter(|_| has_bias) {
+            encoder.down_bias +=
+                &off.mapv(f64::from).dot(&Array1::from(moments.means())).mapv(single);
+        }
+    }
+    let both = errors.zip(moments);
+    let lost =
+        both.map(|(errors, all)| energy(&off, &errors) / energy(&given, &all.mean()).max(1e-30));
     Ok(Kept { neurons: kept, lost })
 }
 
-/// `tr(ΔW H ΔWᵀ) / tr(W H Wᵀ)`, where `ΔW` is `given` less `now` in the columns `kept`.
-fn lost_share(given: &Array2<f32>, now: &Array2<f32>, kept: &[usize], h: &Array2<f32>) -> f64 {
-    let energy = |w: &Array2<f32>| -> f64 {
-        w.dot(h).iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-    };
-    let mut off = given.clone();
-    for (column, &neuron) in now.columns().into_iter().zip(kept) {
-        off.column_mut(neuron).scaled_add(-1.0, &column);
-    }
-    energy(&off) / energy(given).max(1e-30)
+/// `tr(W H Wᵀ)`.
+fn energy(w: &Array2<f32>, h: &Array2<f32>) -> f64 {
+    w.dot(h).iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "one rounding of an f64 sum")]
+const fn single(value: f64) -> f32 {
+    value as f32
 }
 
 /// The indices of scores from the largest down.
@@ -119,8 +133,8 @@ fn squares(matrix: &Array2<f32>, axis: Axis) -> Vec<f32> {
 }
 
 fn magnitudes(layer: &FloatLayer) -> Vec<f32> {
-    let (gate, up) = (squares(&layer.gate, Axis(1)), squares(&layer.up, Axis(1)));
-    let down = squares(&layer.down, Axis(0));
+    let (up, down) = (squares(&layer.up, Axis(1)), squares(&layer.down, Axis(0)));
+    let gate = layer.gate.as_ref().map_or_else(|| vec![0.0; up.len()], |g| squares(g, Axis(1)));
     gate.iter().zip(&up).zip(&down).map(|((g, u), d)| g + u + d).collect()
 }
 

@@ -83,7 +83,7 @@ pub(crate) fn measure(
         let share = |(w, input): (&Array2<f32>, usize)| {
             lost_shares(w, &inputs[input], &weights[input], compute)
         };
-        let matrices = layer.matrices().into_iter().zip(INPUTS);
+        let matrices = layer.matrices().zip(INPUTS);
         shares.push((matrices.map(share).collect::<Result<Vec<_>, _>>()?, weights));
     }
     let last = norm(x.view(), &probe.output_norm, config.norm_eps);
@@ -221,7 +221,7 @@ fn prices(
         let mut tasks = Vec::with_capacity(KINDS.len());
         for (kind, input) in INPUTS.into_iter().enumerate() {
             let mut layer = probe.layers[idx].clone();
-            let matrix = &mut *layer.matrices_mut()[kind];
+            let matrix = layer.matrices_mut().nth(kind).expect("a matrix of every kind");
             let columns = Columns::Apart(weights[input].clone());
             *matrix =
                 round(matrix, TYPES[PROBE], Zeros::Free, &columns, &probe.compute.pool)?.values;
@@ -373,7 +373,8 @@ mod tests {
         let inputs = probe.through(&layer, &mut given);
         for (kind, input) in INPUTS.into_iter().enumerate() {
             let (mut changed, mut found) = (layer.clone(), x.clone());
-            unseen_change(&mut *changed.matrices_mut()[kind], &inputs[input]);
+            let matrix = changed.matrices_mut().nth(kind).expect("a matrix of every kind");
+            unseen_change(matrix, &inputs[input]);
             probe.through(&changed, &mut found);
             let off = energy(&(&found - &given)) / energy(&given);
             assert!(off < 1e-6, "{}: {off}", KINDS[kind]);

@@ -59,14 +59,14 @@ pub(crate) fn spread(
                 let mut pruned = layer.clone();
                 prune(&name, &mut pruned, &[wish.alike], method, Some(&moments), pool)?;
                 let nats = probe.cost(layer_idx, Some(&pruned), states[layer_idx].clone());
-                costs.push(choices(layer.gate.nrows(), &losses, wish, nats));
+                costs.push(choices(layer.up.nrows(), &losses, wish, nats));
             }
             None => {
                 let scored = flap_scores(&layer.down, &text.moments(&values, pool));
                 scores.push(standardized(&scored));
             }
         }
-        text.add(&values, &layer.down, pool);
+        text.advance(&values, pool, |neurons, x| layer.after_ffn(config, neurons, x));
         let (layers_done, layers) = (layer_idx + 1, config.n_layers);
         progress(Progress { work: Work::Measuring, layers_done, layers });
     }

@@ -1,5 +1,7 @@
 //! Whole tiny models, compressed and opened again.
 
+mod encoder;
+
 use std::sync::Arc;
 
 use atoll_model::{
@@ -27,6 +29,7 @@ fn options(ty: BlockType) -> Options {
         pruning: Pruning::Nothing,
         widths: Vec::new(),
         calibration: text(),
+        ends: [None; 2],
         sequences_max: 2,
         resume: None,
     }

@@ -58,8 +58,8 @@ pub mod weights;
 pub use ndarray;
 
 pub use atoll_kernels::{
-    BlockType, E3_VALUES, E4_VALUES, E5_VALUES, IQ4_VALUES, Isa, RopeStyle, byte_of_scale,
-    scale_of_byte,
+    BlockType, E3_VALUES, E4_VALUES, E5_VALUES, IQ4_VALUES, Isa, RopeStyle, TILE_ROWS,
+    byte_of_scale, scale_of_byte,
 };
 pub use blob::{BlobHash, BlobKind, ShardBlob};
 pub use config::{Architecture, EncoderConfig, ModelConfig, RopeConfig, RopeScaling, TensorSpec};

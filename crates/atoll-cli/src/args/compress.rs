@@ -17,7 +17,8 @@ pub(crate) struct CompressArgs {
     /// The GGUF file to write; what is there is replaced once the new one is whole
     pub(crate) out: PathBuf,
     /// Block type of the layers' matrices: q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl,
-    /// iq4_xs, q3_k, q2_k, or e6, e5, e4, e3, which only Atoll reads [default: each as it is]
+    /// iq4_xs, q3_k, q2_k, or e6, e5, e4, e3, which only Atoll reads [default: each as it is]; an
+    /// encoder's embedding of tokens takes it, too
     #[arg(long = "type", value_name = "TYPE", value_parser = block_type)]
     pub(crate) ty: Option<BlockType>,
     /// Bytes of the whole file at most, spent where they matter most; needs --calib

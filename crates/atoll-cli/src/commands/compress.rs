@@ -3,10 +3,12 @@
 mod svg;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use atoll_compress::{Forecast, Options, Progress, Target, Work, compress, foresee, forget};
-use atoll_model::{ModelFiles, TensorSource};
+use atoll_model::gguf::{Value, encoder_keys};
+use atoll_model::{Compute, ModelFiles, TensorSource};
 use serde::Serialize;
 
 use crate::args::CompressArgs;
@@ -17,7 +19,7 @@ use crate::output;
 use crate::progress::{Task, Unit};
 use crate::prompt;
 use crate::settings::Settings;
-use crate::source::{self, write_whole};
+use crate::source::{self, Library, write_whole};
 
 /// What a command made.
 enum Made {
@@ -52,57 +54,63 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let (library, compute) =
         (settings.library().cancelled_by(stop.flag()), settings.compute(&args.compute)?);
-    let work = super::blocking(move || {
-        let clock = Instant::now();
-        let model = source::obtain(&library, &args.model)?;
-        let opened = local::open(&model.path)?;
-        let TensorSource::Gguf(file) = &opened.source else {
-            return Err(Failure::new(Exit::Failure, "only GGUF files can be compressed so far")
-                .because(format!("{} is a folder of safetensors", model.path.display())));
-        };
-        let options = Options {
-            target: target(&args, &opened.source),
-            pruning: args.pruning()?,
-            widths: args.widths.clone(),
-            calibration: calibration(&args, &opened)?,
-            sequences_max: args.sequences as usize,
-            resume: Some(work_folder(&args.out)),
-        };
-        if args.dry_run {
-            let forecast = foresee(&opened.source, file.metadata().iter(), &options)?;
-            return Ok(Made::Forecast(Foreseen { schema: "atoll.compress-dry-run/1", forecast }));
-        }
-        let mut task = Task::new("compressing, layers", Unit::Items, None);
-        let mut progress = |at: Progress| {
-            task.rename(match at.work {
-                Work::Measuring => "measuring what layers cost",
-                Work::Compressing => "compressing, layers",
-                Work::Judging => "judging widths, chunks",
-            });
-            task.set_total(Some(at.layers as u64));
-            task.at(at.layers_done as u64);
-        };
-        let keys = file.metadata().iter();
-        let (writer, done) = compress(&opened.source, keys, &options, &compute, &mut progress)?;
-        task.finish();
-        let file_bytes = write_whole(&args.out, |mut file| writer.write_to(&mut file))?;
-        if let Some(folder) = &options.resume {
-            forget(folder).map_err(|error| Failure::io("remove", folder, &error))?;
-        }
-        if let Some(path) = &args.report {
-            let svg = svg::layers(&done.layers);
-            write_whole(path, |file| file.write_all(svg.as_bytes()))?;
-        }
-        let seconds = clock.elapsed().as_secs_f64();
-        let schema = "atoll.compress/1";
-        Ok(Made::Model(Box::new(Report { schema, done, file_bytes, seconds })))
-    });
+    let work = super::blocking(move || make(&args, &library, &compute));
     match (stop.race(work).await?, settings.json) {
         (Made::Model(report), true) => output::json(&report),
         (Made::Model(report), false) => output::line_out(&text_of(&report)),
         (Made::Forecast(foreseen), true) => output::json(&foreseen),
         (Made::Forecast(foreseen), false) => output::line_out(&foreseen_text(&foreseen.forecast)),
     }
+}
+
+/// Makes the smaller model and writes it, or says what it would be.
+fn make(args: &CompressArgs, library: &Library, compute: &Arc<Compute>) -> Result<Made, Failure> {
+    let clock = Instant::now();
+    let model = source::obtain(library, &args.model)?;
+    let opened = local::open_any(&model.path)?;
+    let made_keys = made_keys(&opened).map_err(|failure| failure.in_file(&model.path))?;
+    let keys: Box<dyn Iterator<Item = (&str, &Value)>> = match &opened.source {
+        TensorSource::Gguf(file) => Box::new(file.metadata().iter()),
+        TensorSource::Safetensors(_) | TensorSource::Shards(_) => {
+            Box::new(made_keys.iter().map(|(key, value)| (key.as_str(), value)))
+        }
+    };
+    let options = Options {
+        target: target(args, &opened.source),
+        pruning: args.pruning()?,
+        widths: args.widths.clone(),
+        calibration: calibration(args, &opened)?,
+        ends: [opened.tokenizer.bos(), opened.tokenizer.eos()],
+        sequences_max: args.sequences as usize,
+        resume: Some(work_folder(&args.out)),
+    };
+    if args.dry_run {
+        let forecast = foresee(&opened.source, keys, &options)?;
+        return Ok(Made::Forecast(Foreseen { schema: "atoll.compress-dry-run/1", forecast }));
+    }
+    let mut task = Task::new("compressing, layers", Unit::Items, None);
+    let mut progress = |at: Progress| {
+        task.rename(match at.work {
+            Work::Measuring => "measuring what layers cost",
+            Work::Compressing => "compressing, layers",
+            Work::Judging => "judging widths, chunks",
+        });
+        task.set_total(Some(at.layers as u64));
+        task.at(at.layers_done as u64);
+    };
+    let (writer, done) = compress(&opened.source, keys, &options, compute, &mut progress)?;
+    task.finish();
+    let file_bytes = write_whole(&args.out, |mut file| writer.write_to(&mut file))?;
+    if let Some(folder) = &options.resume {
+        forget(folder).map_err(|error| Failure::io("remove", folder, &error))?;
+    }
+    if let Some(path) = &args.report {
+        let svg = svg::layers(&done.layers);
+        write_whole(path, |file| file.write_all(svg.as_bytes()))?;
+    }
+    let seconds = clock.elapsed().as_secs_f64();
+    let schema = "atoll.compress/1";
+    Ok(Made::Model(Box::new(Report { schema, done, file_bytes, seconds })))
 }
 
 fn foreseen_text(forecast: &Forecast) -> String {
@@ -114,6 +122,21 @@ fn foreseen_text(forecast: &Forecast) -> String {
         format!("memory                     about {}", output::bytes_text(forecast.memory_bytes)),
     ]
     .join("\n")
+}
+
+/// The keys of the result, where they do not stand in the model's file.
+fn made_keys(opened: &ModelFiles) -> Result<Vec<(String, Value)>, Failure> {
+    let config = opened.source.config();
+    match opened.source {
+        TensorSource::Gguf(_) => Ok(Vec::new()),
+        TensorSource::Safetensors(_) | TensorSource::Shards(_) if config.encoder.is_some() => {
+            Ok(encoder_keys(config, &opened.tokenizer)?)
+        }
+        TensorSource::Safetensors(_) | TensorSource::Shards(_) => {
+            let what = "of decoders, only GGUF files can be compressed so far";
+            Err(Failure::new(Exit::Failure, what).because("it is a folder of safetensors"))
+        }
+    }
 }
 
 /// Where is kept what is done, beside the result.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use atoll_model::{Compute, Embedded, Encoder, ModelFiles, Tokenizer};
+use atoll_model::{Compute, Embedded, Encoder, Tokenizer};
 use serde::Serialize;
 
 use crate::args::EmbedArgs;
 use crate::exit::Failure;
 use crate::interrupt::Stop;
-use crate::local::loading;
+use crate::local;
 use crate::output;
 use crate::progress::{Task, Unit};
 use crate::prompt;
@@ -88,10 +88,10 @@ fn texts(args: &EmbedArgs) -> Result<Vec<String>, Failure> {
 
 fn load(library: &Library, name: &str, compute: &Arc<Compute>) -> Result<Loaded, Failure> {
     let model = source::obtain(library, name)?;
-    let in_file = |error| Failure::from(error).in_file(&model.path);
-    let files = ModelFiles::open_any(&model.path).map_err(in_file)?;
-    let encoder = loading(&model.name, |progress| Encoder::load(&files.source, compute, progress));
-    let encoder = encoder.map_err(in_file)?;
+    let files = local::open_any(&model.path)?;
+    let encoder =
+        local::loading(&model.name, |progress| Encoder::load(&files.source, compute, progress));
+    let encoder = encoder.map_err(|error| Failure::from(error).in_file(&model.path))?;
     Ok(Loaded { name: model.name.clone(), tokenizer: files.tokenizer, encoder })
 }
 

@@ -35,6 +35,7 @@ impl EncoderConfig {
             n_kv_heads: n_heads,
             head_dim: dim / n_heads.max(1),
             ffn_dim: 0,
+            ffn_dims: Vec::new(),
             vocab_size: 0,
             norm_eps: 0.0,
             context_max: 0,

@@ -6,7 +6,7 @@ use atoll_kernels::{BlockType, Isa};
 
 use super::*;
 use crate::files::ModelFiles;
-use crate::gguf::{GgufFile, GgufWriter, Value};
+use crate::gguf::{GgufFile, GgufWriter, encoder_keys};
 use crate::manifest::Manifest;
 use crate::stage::Stage;
 use crate::tensor::TensorInfo;
@@ -37,34 +37,10 @@ fn expected() -> Vec<(String, Vec<u32>, Vec<f32>)> {
     cases.collect()
 }
 
-/// What llama.cpp's converter writes beside the tensors of such a model, and how many tokens of a
-/// text are read.
-fn gguf_keys(files: &ModelFiles) -> Vec<(String, Value)> {
-    let config = files.source.config();
-    let encoder = config.encoder.as_ref().unwrap();
-    let own = |suffix: &str| format!("bert.{suffix}");
-    let count = |value: usize| Value::Uint(value as u64);
-    let mut keys = vec![
-        ("general.architecture".to_owned(), Value::String("bert".to_owned())),
-        (own("block_count"), count(config.n_layers)),
-        (own("context_length"), count(encoder.positions)),
-        (own("embedding_length"), count(config.dim)),
-        (own("feed_forward_length"), count(config.ffn_dim)),
-        (own("attention.head_count"), count(config.n_heads)),
-        (own("attention.layer_norm_epsilon"), Value::F32(config.norm_eps)),
-        (own("attention.causal"), Value::Bool(false)),
-        (own("pooling_type"), Value::Uint(1)),
-        ("atoll.tokens_max".to_owned(), count(config.context_max)),
-        ("tokenizer.ggml.token_type_count".to_owned(), count(encoder.token_types)),
-    ];
-    keys.extend(files.tokenizer.word_piece_keys());
-    keys
-}
-
 /// The same model as GGUF, its matrices in `dtype`.
 fn as_gguf(files: &ModelFiles, dtype: BlockType) -> GgufFile {
     let mut writer = GgufWriter::new();
-    for (key, value) in gguf_keys(files) {
+    for (key, value) in encoder_keys(files.source.config(), &files.tokenizer).unwrap() {
         writer.key(&key, value);
     }
     for spec in files.source.config().all_tensors() {

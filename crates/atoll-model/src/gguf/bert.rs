@@ -1,9 +1,11 @@
 //! Encoders in GGUF, under the keys that llama.cpp uses for them.
 
 use super::config::Keys;
+use super::value::Value;
 use crate::config::{EncoderConfig, ModelConfig};
 use crate::error::ModelError;
 use crate::tensor::TensorInfo;
+use crate::tokenizer::Tokenizer;
 
 /// How many tokens of a text are read, where those are fewer than there are positions.
 const TOKENS_MAX: &str = "atoll.tokens_max";
@@ -43,4 +45,35 @@ pub(super) fn config(keys: &Keys<'_>, tensors: &[TensorInfo]) -> Result<ModelCon
         context_max: tokens as usize,
         ..EncoderConfig { positions, token_types: rows("token_types.weight")? }.bert(dim, n_heads)
     })
+}
+
+/// The keys of a file that holds the encoder `config` with `tokenizer`.
+///
+/// # Errors
+/// [`ModelError::NotEncoder`]; [`ModelError::Unsupported`] for a tokenizer that is not WordPiece.
+pub fn encoder_keys(
+    config: &ModelConfig,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<(String, Value)>, ModelError> {
+    let architecture = config.architecture.name();
+    let Some(encoder) = &config.encoder else {
+        return Err(ModelError::NotEncoder { architecture });
+    };
+    let own = |suffix: &str| format!("{architecture}.{suffix}");
+    let count = |value: usize| Value::Uint(value as u64);
+    let mut keys = vec![
+        ("general.architecture".to_owned(), Value::String(architecture.to_owned())),
+        (own("block_count"), count(config.n_layers)),
+        (own("context_length"), count(encoder.positions)),
+        (own("embedding_length"), count(config.dim)),
+        (own("feed_forward_length"), count(config.ffn_dim)),
+        (own("attention.head_count"), count(config.n_heads)),
+        (own("attention.layer_norm_epsilon"), Value::F32(config.norm_eps)),
+        (own("attention.causal"), Value::Bool(false)),
+        (own("pooling_type"), Value::Uint(POOLING_MEAN)),
+        (TOKENS_MAX.to_owned(), count(config.context_max)),
+        ("tokenizer.ggml.token_type_count".to_owned(), count(encoder.token_types)),
+    ];
+    keys.extend(tokenizer.word_piece_keys()?);
+    Ok(keys)
 }

@@ -20,6 +20,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::mapped::FileBytes;
 use crate::tensor::{Tensor, TensorInfo, check_disjoint};
+pub use bert::encoder_keys;
 pub(crate) use config::yarn_attention_factor;
 use cursor::Cursor;
 pub use metadata::Metadata;

@@ -8,9 +8,12 @@ use tokenizers::{
     Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
 };
 
+use super::Tokenizer;
 use super::byte_level::tokenizer_error;
+use super::definition::Model;
 use super::vocabulary::Vocabulary;
 use crate::error::ModelError;
+use crate::gguf::Value;
 
 /// Words of more characters are unknown.
 pub(super) const WORD_CHARS_MAX: usize = 100;
@@ -75,32 +78,37 @@ pub(super) fn from_gguf(text: &str) -> Cow<'_, str> {
     }
 }
 
-#[cfg(test)]
-impl super::Tokenizer {
-    /// The keys of GGUF that say what it is, which must be WordPiece.
-    pub(crate) fn word_piece_keys(&self) -> Vec<(String, crate::gguf::Value)> {
-        use super::definition::Model;
-        use crate::gguf::Value;
+/// A piece as GGUF writes it: the other way round of [`from_gguf`].
+fn to_gguf(text: &str) -> Cow<'_, str> {
+    match text.strip_prefix("##") {
+        Some(rest) => rest.into(),
+        None if text.starts_with('[') && text.ends_with(']') => text.into(),
+        None => ["▁", text].concat().into(),
+    }
+}
 
-        let to_gguf = |text: &str| match text.strip_prefix("##") {
-            Some(rest) => rest.to_owned(),
-            None if text.starts_with('[') && text.ends_with(']') => text.to_owned(),
-            None => ["▁", text].concat(),
-        };
+impl Tokenizer {
+    /// The keys of GGUF that say what it is.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] unless it is WordPiece.
+    pub(crate) fn word_piece_keys(&self) -> Result<Vec<(String, Value)>, ModelError> {
         let definition = self.vocabulary.definition();
         let Model::WordPiece { unknown } = definition.model else {
-            panic!("{:?} is not WordPiece", definition.model);
+            let name = "other than WordPiece, of an encoder".to_owned();
+            return Err(ModelError::Unsupported { what: "tokenizer", name });
         };
         let kinds = definition.kinds.iter().map(|kind| i64::from(u8::from(*kind)));
-        let id = |id: Option<u32>| Value::Uint(id.expect("WordPiece has both ends").into());
+        let tokens = definition.tokens.iter().map(|token| to_gguf(token).into_owned());
         let keys = [
-            ("model", Value::String("bert".to_owned())),
-            ("tokens", Value::Strings(definition.tokens.iter().map(to_gguf).collect())),
-            ("token_type", Value::Ints(kinds.collect())),
-            ("unknown_token_id", id(Some(unknown))),
-            ("cls_token_id", id(definition.bos)),
-            ("seperator_token_id", id(definition.eos)),
+            ("model", Some(Value::String("bert".to_owned()))),
+            ("tokens", Some(Value::Strings(tokens.collect()))),
+            ("token_type", Some(Value::Ints(kinds.collect()))),
+            ("unknown_token_id", Some(Value::Uint(unknown.into()))),
+            ("cls_token_id", definition.bos.map(|id| Value::Uint(id.into()))),
+            ("seperator_token_id", definition.eos.map(|id| Value::Uint(id.into()))),
         ];
-        keys.map(|(name, value)| (format!("tokenizer.ggml.{name}"), value)).into()
+        let present = keys.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        Ok(present.map(|(name, value)| (format!("tokenizer.ggml.{name}"), value)).collect())
     }
 }

@@ -1,0 +1,187 @@
+//! What encoders' layers have and decoders' have not, and what goes into the first of them.
+
+use atoll_model::{Compute, EncoderConfig, ModelConfig, TILE_ROWS, TensorSource};
+use ndarray::{Array1, Array2, ArrayViewMut2, s};
+
+use super::{Sight, attend, vector};
+use crate::error::CompressError;
+use crate::plan::EMBED;
+
+/// Tokens of the texts into which a sequence of 512 tokens is cut for an encoder: short ones, as
+/// people ask, and long ones, as they search. No text attends to another.
+const TEXTS: [usize; 5] = [32, 32, 64, 128, 256];
+
+/// What an encoder's layer has beside its matrices and what is added to queries, keys and values.
+#[derive(Debug, Clone)]
+pub(crate) struct EncoderParts {
+    /// Added to the attention's output, (dim).
+    o_bias: Array1<f32>,
+    attn_norm: LayerNorm,
+    /// Added to the product with up, (ffn_dim).
+    pub(crate) up_bias: Array1<f32>,
+    /// Added to the product with down, (dim).
+    pub(crate) down_bias: Array1<f32>,
+    ffn_norm: LayerNorm,
+}
+
+/// A layer norm; both (dim).
+#[derive(Debug, Clone)]
+struct LayerNorm {
+    weight: Array1<f32>,
+    bias: Array1<f32>,
+}
+
+impl EncoderParts {
+    /// Reads those of layer `layer_idx`.
+    pub(super) fn read(source: &TensorSource, layer_idx: usize) -> Result<Self, CompressError> {
+        let config = source.config();
+        let name = |part: &str| format!("blk.{layer_idx}.{part}");
+        Ok(Self {
+            o_bias: vector(source, &name("attn_output.bias"), config.dim)?,
+            attn_norm: LayerNorm::read(source, &name("attn_output_norm"))?,
+            up_bias: vector(source, &name("ffn_up.bias"), config.ffn_dim)?,
+            down_bias: vector(source, &name("ffn_down.bias"), config.dim)?,
+            ffn_norm: LayerNorm::read(source, &name("layer_output_norm"))?,
+        })
+    }
+
+    /// What follows the product that attention adds to `x`, (rows, dim).
+    pub(super) fn after_attention(&self, eps: f32, x: &mut ArrayViewMut2<'_, f32>) {
+        *x += &self.o_bias;
+        self.attn_norm.apply(eps, x);
+    }
+
+    /// `gelu(up + bias)` of a product with up, (rows, ffn_dim).
+    pub(super) fn gelu(&self, compute: &Compute, up: &mut Array2<f32>) {
+        let width = up.ncols().next_multiple_of(TILE_ROWS);
+        let mut bias = self.up_bias.to_vec();
+        bias.resize(width, 0.0);
+        let mut padded = vec![0.0; width];
+        for mut row in up.rows_mut() {
+            let row = row.as_slice_mut().expect("a product is contiguous");
+            padded[..row.len()].copy_from_slice(row);
+            compute.kernels.gelu(&mut padded, &bias);
+            row.copy_from_slice(&padded[..row.len()]);
+        }
+    }
+
+    /// What follows the product that the feed-forward block adds to `x`, (rows, dim).
+    pub(super) fn after_ffn(&self, eps: f32, x: &mut ArrayViewMut2<'_, f32>) {
+        *x += &self.down_bias;
+        self.ffn_norm.apply(eps, x);
+    }
+}
+
+impl LayerNorm {
+    fn read(source: &TensorSource, name: &str) -> Result<Self, CompressError> {
+        let part = |part: &str| vector(source, &format!("{name}.{part}"), source.config().dim);
+        Ok(Self { weight: part("weight")?, bias: part("bias")? })
+    }
+
+    /// Every row becomes `(x - mean) / sqrt(variance + eps) * weight + bias`; sums are in f64.
+    #[expect(clippy::cast_possible_truncation, reason = "one rounding of an f64")]
+    fn apply(&self, eps: f32, x: &mut ArrayViewMut2<'_, f32>) {
+        for mut row in x.rows_mut() {
+            let n = row.len() as f64;
+            let mean = row.iter().map(|&value| f64::from(value)).sum::<f64>() / n;
+            let off = |value: f32| f64::from(value) - mean;
+            let variance = row.iter().map(|&value| off(value) * off(value)).sum::<f64>() / n;
+            let scale = 1.0 / (variance + f64::from(eps)).sqrt();
+            for (value, (weight, bias)) in row.iter_mut().zip(self.weight.iter().zip(&self.bias)) {
+                *value = (off(*value) * scale) as f32 * weight + bias;
+            }
+        }
+    }
+}
+
+/// Lengths of the texts into which `rows` tokens are cut for an encoder that reads `context_max`
+/// at once: [`TEXTS`] in turns, each in equal parts if it is too long.
+pub(super) fn texts(rows: usize, context_max: usize) -> Vec<usize> {
+    let (mut lengths, mut left) = (Vec::new(), rows);
+    for whole in TEXTS.into_iter().cycle() {
+        let whole = whole.min(left);
+        if whole == 0 {
+            return lengths;
+        }
+        left -= whole;
+        let parts = whole.div_ceil(context_max.max(1));
+        lengths.extend((0..parts).map(|part| (part + 1) * whole / parts - part * whole / parts));
+    }
+    lengths
+}
+
+/// What goes into an encoder's first layer of `tokens`, which are sequences of `length`:
+/// `norm(token + type + position)`, (tokens, dim). The first and the last token of every text
+/// (see [`texts`]) become those that begin and end one.
+///
+/// # Errors
+/// A missing tensor or one of the wrong shape; a token that is not in the vocabulary.
+pub(crate) fn encoder_states(
+    source: &TensorSource,
+    encoder: &EncoderConfig,
+    tokens: &[u32],
+    length: usize,
+    [begin, end]: [Option<u32>; 2],
+) -> Result<Array2<f32>, CompressError> {
+    let config = source.config();
+    let table = |name: &str, rows| source.require_shape(name, rows, config.dim);
+    let kind = table("token_types.weight", encoder.token_types)?.row(0)?;
+    let places = table("position_embd.weight", encoder.positions)?;
+    let words = table(EMBED, config.vocab_size)?;
+    let mut states = Vec::with_capacity(tokens.len() * config.dim);
+    for sequence in tokens.chunks(length) {
+        let mut rest = sequence;
+        for text_len in texts(sequence.len(), config.context_max) {
+            let text;
+            (text, rest) = rest.split_at(text_len);
+            for (position, &token) in text.iter().enumerate() {
+                let token = match position {
+                    0 => begin.unwrap_or(token),
+                    _ if position + 1 == text_len => end.unwrap_or(token),
+                    _ => token,
+                };
+                let (word, place) = (words.row(token as usize)?, places.row(position)?);
+                let sum = word.iter().zip(&kind).zip(&place);
+                states.extend(sum.map(|((word, kind), place)| word + kind + place));
+            }
+        }
+    }
+    let states = Array2::from_shape_vec((tokens.len(), config.dim), states);
+    let mut states = states.expect("a row for every token");
+    LayerNorm::read(source, "token_embd_norm")?.apply(config.norm_eps, &mut states.view_mut());
+    Ok(states)
+}
+
+/// Attention of every position to all of its text ([`texts`]), (rows, q_dim).
+pub(super) fn attend_texts(
+    config: &ModelConfig,
+    q: &Array2<f32>,
+    k: &Array2<f32>,
+    v: &Array2<f32>,
+) -> Array2<f32> {
+    let (mut out, mut from) = (Array2::zeros(q.raw_dim()), 0);
+    for rows in texts(q.nrows(), config.context_max) {
+        let of = s![from..from + rows, ..];
+        let seen = attend(config, Sight::All, q.slice(of), k.slice(of), v.slice(of));
+        out.slice_mut(of).assign(&seen);
+        from += rows;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_is_cut_into_texts_that_can_be_read() {
+        assert_eq!(texts(512, 512), TEXTS);
+        assert_eq!(texts(512, 128), [32, 32, 64, 128, 128, 128]);
+        assert_eq!(texts(100, 20), [16, 16, 16, 16, 18, 18]);
+        for context in 1..300 {
+            let lengths = texts(512, context);
+            assert_eq!(lengths.iter().sum::<usize>(), 512);
+            assert!(lengths.iter().all(|&n| n <= context && n >= context.min(32) / 2), "{context}");
+        }
+    }
+}

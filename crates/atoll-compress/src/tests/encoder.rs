@@ -1,0 +1,159 @@
+//! A tiny encoder, compressed and opened again.
+
+use std::path::Path;
+
+use atoll_model::gguf::{Value, encoder_keys};
+use atoll_model::rope::Rope;
+use atoll_model::{Encoder, ModelFiles};
+use ndarray::{Array2, Axis, s};
+
+use super::*;
+use crate::floats::{FloatLayer, encoder_states};
+use crate::gram::Gram;
+use crate::prune::prune;
+
+/// Two layers of width 32 with 64 neurons, which read 20 tokens at most.
+fn files() -> ModelFiles {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../atoll-model/tests/golden/encoder");
+    ModelFiles::open_any(Path::new(folder)).expect("a whole model")
+}
+
+/// 18 tokens that stand between the ends of a text.
+fn words(seed: u32) -> Vec<u32> {
+    let mixed = |i: u32| (1000 * seed + i).wrapping_mul(2_654_435_761) >> 16;
+    (0..18).map(|i| 4 + mixed(i) % 24).collect()
+}
+
+fn options(ty: BlockType) -> Options {
+    let files = files();
+    Options {
+        calibration: (0..60).flat_map(words).collect(),
+        ends: [files.tokenizer.bos(), files.tokenizer.eos()],
+        ..super::options(ty)
+    }
+}
+
+fn keys(files: &ModelFiles) -> Vec<(String, Value)> {
+    encoder_keys(files.source.config(), &files.tokenizer).expect("an encoder's")
+}
+
+fn made(options: &Options) -> Result<(GgufFile, Report), CompressError> {
+    let (files, compute) = (files(), Arc::new(Compute::new(Isa::detect(), 2).expect("threads")));
+    let keys = keys(&files);
+    let keys = keys.iter().map(|(key, value)| (key.as_str(), value));
+    let (writer, report) = compress(&files.source, keys, options, &compute, &mut |_| {})?;
+    Ok((GgufFile::parse(writer.to_bytes()).expect("opens again"), report))
+}
+
+fn embedded(source: &TensorSource, words: &[u32]) -> Vec<f32> {
+    let compute = Arc::new(Compute::new(Isa::detect(), 1).expect("a thread"));
+    let encoder = Encoder::load(source, &compute, &mut |_| {}).expect("loads");
+    encoder.embed(&[&[2], words, &[3]].concat()).expect("computes")
+}
+
+/// The mean cosine to the model as given over texts that were not calibrated on.
+fn nearness(file: GgufFile) -> f32 {
+    let (source, given) = (TensorSource::Gguf(file), files().source);
+    let cosine = |seed| -> f32 {
+        let (a, b) = (embedded(&source, &words(seed)), embedded(&given, &words(seed)));
+        a.iter().zip(&b).map(|(a, b)| a * b).sum()
+    };
+    (100..120).map(cosine).sum::<f32>() / 20.0
+}
+
+#[test]
+fn layers_in_floats_are_those_that_embed() {
+    let (files, compute) = (files(), Compute::new(Isa::detect(), 1).expect("a thread"));
+    let (source, config) = (&files.source, files.source.config());
+    // Two texts of 15, their ends included; neither must see the other.
+    let tokens = [&words(3)[..15], &words(7)[..15]].concat();
+    let rope = Rope::new(&config.rope).table(0..1);
+    let encoder = config.encoder.as_ref().expect("an encoder");
+    let ends = [Some(2), Some(3)];
+    let mut x = encoder_states(source, encoder, &tokens, tokens.len(), ends).expect("tables");
+    for layer_idx in 0..config.n_layers {
+        let layer = FloatLayer::read(source, layer_idx).expect("a layer");
+        layer.forward(config, &compute, &rope, &mut x.view_mut());
+    }
+    for at in [0, 15] {
+        let of = x.slice(s![at..at + 15, ..]).sum_axis(Axis(0));
+        let of = &of / of.dot(&of).sqrt();
+        let want = embedded(source, &tokens[at + 1..at + 14]);
+        let off = of.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off < 1e-5, "text at {at}: {off}");
+    }
+}
+
+#[test]
+fn rounding_and_pruning_leave_it_near() {
+    let (file, report) = made(&options(BlockType::Q8_0)).expect("ok");
+    for name in ["token_embd.weight", "blk.1.ffn_up.weight", "blk.0.attn_output.weight"] {
+        assert_eq!(file.tensor(name).expect("there").info.dtype, BlockType::Q8_0, "{name}");
+    }
+    for name in ["position_embd.weight", "token_types.weight"] {
+        assert_eq!(file.tensor(name).expect("there").info.dtype, BlockType::F32, "{name}");
+    }
+    assert_eq!(report.matrices["Q8_0"], 13);
+    let (eight, four) = (nearness(file), nearness(made(&options(BlockType::Q4_0)).expect("ok").0));
+    assert!(eight > 0.9995 && four > 0.98 && four < eight, "{eight} {four}");
+    let blind = Options { calibration: Vec::new(), ..options(BlockType::Q4_0) };
+    let blind = nearness(made(&blind).expect("ok").0);
+    assert!(blind < four, "{four} with a text, {blind} without");
+    let pruned = |method| {
+        let pruning = neurons(0.5, method);
+        let options = Options { target: Target::AsGiven, pruning, ..options(BlockType::Q8_0) };
+        let (file, report) = made(&options).expect("ok");
+        assert_eq!((file.config().ffn_dim, report.neurons_after_over_before), (32, 0.5));
+        nearness(file)
+    };
+    let [sobs, flap, magnitude] =
+        [PruneMethod::Sobs, PruneMethod::Flap, PruneMethod::Magnitude].map(pruned);
+    assert!(sobs > 0.98 && sobs > flap && sobs > magnitude, "{sobs} {flap} {magnitude}");
+}
+
+#[test]
+fn a_bias_makes_up_for_means() {
+    let (files, pool) = (files(), atoll_model::Pool::new(1).expect("a thread"));
+    let x = Array2::from_shape_fn((300, 64), |(i, j)| {
+        j as f32 * 0.1 + ((i * (j + 3) * 7919 + j * 31) % 997) as f32 / 997.0
+    });
+    let mut gram = Gram::new(64);
+    gram.add(x.view(), &pool);
+    let mean = |layer: &FloatLayer, x: &Array2<f32>| {
+        let bias = &layer.encoder.as_ref().expect("an encoder's").down_bias;
+        (x.dot(&layer.down.t()) + bias).mean_axis(Axis(0)).expect("rows")
+    };
+    for method in [PruneMethod::Sobs, PruneMethod::Flap, PruneMethod::Magnitude] {
+        let mut layer = FloatLayer::read(&files.source, 0).expect("a layer");
+        let (want, ups) = (mean(&layer, &x), layer.encoder.clone().expect("it").up_bias);
+        let kept = prune("it", &mut layer, &[32], method, Some(&gram), &pool).expect("finite");
+        let off = mean(&layer, &x.select(Axis(1), &kept.neurons)) - want;
+        let off = off.fold(0.0, |most: f32, off| most.max(off.abs()));
+        assert_eq!(off < 1e-3, method != PruneMethod::Magnitude, "{method:?}: {off}");
+        let left = layer.encoder.expect("it").up_bias;
+        assert_eq!(left, ups.select(Axis(0), &kept.neurons));
+    }
+}
+
+#[test]
+fn what_is_foreseen_of_an_encoder_comes() {
+    let plain = options(BlockType::Q4K);
+    let pruning = neurons(0.5, PruneMethod::Flap);
+    for options in [Options { target: Target::AsGiven, pruning, ..plain.clone() }, plain] {
+        let (files, (file, report)) = (files(), made(&options).expect("ok"));
+        let keys = keys(&files);
+        let keys = keys.iter().map(|(key, value)| (key.as_str(), value));
+        let seen = crate::foresee(&files.source, keys, &options).expect("possible");
+        assert_eq!(seen.file_bytes, file.bytes_len() as u64, "{options:?}");
+        assert_eq!(seen.weights_after_over_before, report.weights_after_over_before);
+    }
+}
+
+#[test]
+fn what_judges_by_the_next_token_is_refused() {
+    let refused = |options: &Options| made(options).expect_err("refused").to_string();
+    let bytes = Options { target: Target::Bytes(50_000), ..options(BlockType::Q8_0) };
+    assert!(refused(&bytes).contains("a number of bytes cannot be had together with an encoder"));
+    let widths = Options { widths: vec![0.5], ..options(BlockType::Q8_0) };
+    assert!(refused(&widths).contains("a choice of widths cannot be had together with an encoder"));
+}
