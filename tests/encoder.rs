@@ -111,7 +111,10 @@ fn a_compressed_encoder_is_near_itself() {
     let near = embed(Path::new(&small), &near).json();
     let cosine = near["against"]["cosine_mean"].as_f64().unwrap();
     assert!(cosine > 0.999 && cosine < 0.999_999, "{cosine}");
-    compress(&["--bytes", "50000"]).refuses(2, &["an encoder"]);
+    compress(&["--widths", "0.5"]).refuses(2, &["an encoder"]);
+    let budget = compress(&["--bytes", "40000"]).json();
+    assert!(budget["cosine_expected"].as_f64().is_some_and(|cosine| cosine > 0.9), "{budget}");
+    assert!(std::fs::metadata(&small).unwrap().len() <= 40_000);
 }
 
 #[test]

@@ -125,6 +125,20 @@ impl Sequences {
         gram
     }
 
+    /// The moments of `values`, which go into `layer`'s down projection, by which structured OBS
+    /// judges neurons. An encoder's states are all normalized, so that its tokens weigh alike.
+    pub(crate) fn moments_of_neurons(
+        &self,
+        layer: &FloatLayer,
+        values: &Array2<f32>,
+        pool: &Pool,
+    ) -> Gram {
+        match layer.encoder {
+            Some(_) => self.moments(values, pool),
+            None => self.moments_by_state(values, &layer.down, pool),
+        }
+    }
+
     /// As [`Self::moments`] of the inputs of `matrix`, (dim, cols), whose product is added to the
     /// states: each token weighs one over the mean square that its state has then. What follows is
     /// given normalized states, so an error costs what it is of its state; and of a few tokens,

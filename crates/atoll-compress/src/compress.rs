@@ -7,16 +7,16 @@ use std::sync::Arc;
 use atoll_model::gguf::Value;
 use atoll_model::rope::Rope;
 use atoll_model::{BlockType, Compute, GgufWriter, ModelConfig, TensorInfo, TensorSource};
-use ndarray::Array2;
 use serde::Serialize;
 
 use crate::calibrate::Sequences;
 use crate::cut::{self, Cut};
 use crate::elastic::{self, Elastic, WidthReport};
 use crate::error::CompressError;
-use crate::floats::{FloatLayer, encoder_states};
-use crate::out::{LayerReport, Out, Store};
+use crate::floats::{FloatLayer, first_states, text_ids};
+use crate::out::{LayerReport, Out, Store, beside_layers};
 use crate::plan::{EMBED, Plan};
+use crate::probe::{ProbeText, rows_of};
 use crate::prune::PruneMethod;
 use crate::resume::{Done, Resume};
 use crate::sparsify::{SparseMethod, Sparsity};
@@ -76,7 +76,7 @@ pub enum Target {
     Type(BlockType),
     /// Bytes of the whole file at most, spent where they matter most: on our own block types, on
     /// Q8_0, and on what stays as it is. If embedding and head are separate, one may take the
-    /// place of both. Needs a text.
+    /// place of both. Needs a text. An encoder is judged by the directions of texts.
     Bytes(u64),
 }
 
@@ -124,8 +124,11 @@ pub struct Report {
     /// Whether the head's matrix has taken the place of the separate embedding that the model had.
     pub is_tied_anew: bool,
     /// The divergence from the model as given that the plan for a number of bytes foresaw, nats: a
-    /// sum of what each matrix costs alone when it is rounded to the nearest.
+    /// sum of what each matrix costs alone when it is rounded to the nearest. None of an encoder.
     pub divergence_expected: Option<f64>,
+    /// Of an encoder, the mean cosine between its directions and those of the model as given that
+    /// such a plan foresaw.
+    pub cosine_expected: Option<f64>,
     /// What became of each layer.
     pub layers: Vec<LayerReport>,
     /// The widths at which it can run, the whole one first; none if it was not made for several.
@@ -155,7 +158,8 @@ pub fn compress<'a>(
     let resume = options.resume.as_deref().map(|at| Resume::open(at, source, options));
     let resume = resume.transpose()?;
     let step = cut::multiple(source, options.target)?;
-    let states = sequences.as_ref().map(|sequences| (sequences.clone(), &text.calibration[..]));
+    let looked_at = ProbeText { tokens: &text.calibration, ends: options.ends };
+    let states = sequences.as_ref().map(|sequences| (sequences.clone(), looked_at));
     cut.spread(source, step, states, resume.as_ref(), compute, progress)?;
     let mut out = Out::new();
     for key in kept_keys(keys, config, &cut) {
@@ -206,7 +210,8 @@ pub fn compress<'a>(
         calibration_tokens: sequences.map_or(0, |text| text.tokens()),
         matrices: plan.counts(),
         is_tied_anew: plan.is_tied_anew,
-        divergence_expected: plan.expected,
+        divergence_expected: plan.expected.filter(|_| config.encoder.is_none()),
+        cosine_expected: plan.expected.filter(|_| config.encoder.is_some()).map(|cost| 1.0 - cost),
         layers,
         widths,
     };
@@ -232,9 +237,10 @@ fn plan(
         Target::AsGiven => Plan::as_given(source, cut)?,
         Target::Type(ty) => Plan::layers_in(ty, &cut.result(config))?,
         Target::Bytes(bytes) => {
-            let vectors = vectors(source);
-            let kept = (writer, &vectors[..]);
-            Plan::within(bytes, source, kept, cut, &options.calibration, compute, progress)?
+            let copied = copied(source);
+            let kept = (writer, &copied[..]);
+            let text = ProbeText { tokens: &options.calibration, ends: options.ends };
+            Plan::within(bytes, source, kept, cut, text, compute, progress)?
         }
     };
     if matches!(cut, Cut::Weights(_)) {
@@ -287,11 +293,12 @@ fn size_of(source: &TensorSource) -> Result<(u64, u64), CompressError> {
     Ok((weights, bytes))
 }
 
-/// The norms, biases and RoPE factors, which are copied.
-fn vectors(source: &TensorSource) -> Vec<TensorInfo> {
-    let specs = source.config().all_tensors().filter(|spec| spec.rows == 1);
-    let names = specs.map(|spec| spec.name).chain(Some("rope_freqs.weight".to_owned()));
-    let present = names.filter_map(|name| source.tensor(&name));
+/// What is copied: norms, biases, RoPE factors, an encoder's tables of positions and types.
+fn copied(source: &TensorSource) -> Vec<TensorInfo> {
+    let config = source.config();
+    let layers = (0..config.n_layers).flat_map(|layer_idx| config.layer_tensors(layer_idx));
+    let vectors = layers.filter(|spec| spec.rows == 1).map(|spec| spec.name);
+    let present = vectors.chain(beside_layers(source)).filter_map(|name| source.tensor(&name));
     present.map(|tensor| tensor.info.clone()).collect()
 }
 
@@ -326,15 +333,7 @@ fn sequences(
         return Ok(None);
     }
     let rope = Rope::new(&config.rope).table(0..SEQUENCE);
-    if let Some(encoder) = &config.encoder {
-        let states = encoder_states(source, encoder, tokens, SEQUENCE, ends)?;
-        return Ok(Some(Sequences::new(states, SEQUENCE, rope)));
-    }
     let embed = source.require_shape(EMBED, config.vocab_size, config.dim)?;
-    let mut states = Array2::zeros((tokens.len(), config.dim));
-    for (mut state, &token) in states.rows_mut().into_iter().zip(tokens) {
-        let row = embed.row(token as usize)?;
-        state.iter_mut().zip(row).for_each(|(to, from)| *to = from);
-    }
-    Ok(Some(Sequences::new(states, SEQUENCE, rope)))
+    let words = rows_of(embed, &text_ids(config, tokens, SEQUENCE, ends))?;
+    Ok(Some(Sequences::new(first_states(source, words, SEQUENCE)?, SEQUENCE, rope)))
 }

@@ -6,6 +6,7 @@ use crate::calibrate::Sequences;
 use crate::compress::{Options, Progress, Pruning, Target};
 use crate::error::CompressError;
 use crate::floats::matrix_name;
+use crate::probe::ProbeText;
 use crate::prune::PruneMethod;
 use crate::resume::Resume;
 use crate::sparsify::Sparsity;
@@ -41,17 +42,8 @@ impl Cut {
     /// A share, width or pattern that cannot be, or wishes that exclude each other.
     pub(crate) fn new(source: &TensorSource, options: &Options) -> Result<Self, CompressError> {
         let config = source.config();
-        if config.encoder.is_some() {
-            // All are judged by what a model says next, but for FLAP's widths.
-            let wish = match (options.target, options.pruning) {
-                (Target::Bytes(_), _) => Some("a number of bytes"),
-                _ if !options.widths.is_empty() => Some("a choice of widths"),
-                (_, Pruning::Neurons { alike: false, .. }) => Some("layers of different widths"),
-                _ => None,
-            };
-            if let Some(wish) = wish {
-                return Err(CompressError::Together(wish, "an encoder"));
-            }
+        if config.encoder.is_some() && !options.widths.is_empty() {
+            return Err(CompressError::Together("a choice of widths", "an encoder"));
         }
         let (share, method, alike) = match options.pruning {
             Pruning::Nothing => (0.0, PruneMethod::Sobs, true),
@@ -109,7 +101,7 @@ impl Cut {
     }
 
     /// Decides how many neurons stay in each layer, multiples of `multiple`, if the layers may
-    /// differ; `text` is the calibration text's embeddings and tokens.
+    /// differ; `text` is the calibration text's embeddings and itself.
     ///
     /// # Errors
     /// As [`spread`], and [`CompressError::Work`].
@@ -117,7 +109,7 @@ impl Cut {
         &mut self,
         source: &TensorSource,
         multiple: usize,
-        text: Option<(Sequences, &[u32])>,
+        text: Option<(Sequences, ProbeText<'_>)>,
         resume: Option<&Resume>,
         compute: &Compute,
         progress: &mut dyn FnMut(Progress),

@@ -11,7 +11,7 @@ use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Zip, s};
 
 use crate::error::CompressError;
 use encoder::EncoderParts;
-pub(crate) use encoder::encoder_states;
+pub(crate) use encoder::{first_states, text_ids, texts};
 
 /// Inputs of a layer's products.
 #[derive(Debug)]
@@ -45,18 +45,13 @@ pub(crate) struct FloatLayer {
     pub(crate) encoder: Option<EncoderParts>,
 }
 
-/// Names of a layer's matrices without `blk.N.` and `.weight`, in the order of
-/// [`FloatLayer::matrices`]. Encoders have no gate.
-pub(crate) const KINDS: [&str; 7] =
-    ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
-
-/// The name of a layer's matrix of a kind ([`KINDS`]).
+/// The name of a layer's matrix of a kind, such as `ffn_down`.
 pub(crate) fn matrix_name(layer_idx: usize, kind: &str) -> String {
     format!("blk.{layer_idx}.{kind}.weight")
 }
 
 impl FloatLayer {
-    /// Its matrices.
+    /// Its matrices: q, k, v, output, gate (of decoders), up, down.
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &Array2<f32>> {
         let Self { q, k, v, o, gate, up, down, .. } = self;
         [q, k, v, o].into_iter().chain(gate).chain([up, down])

@@ -32,6 +32,7 @@ mod linalg;
 mod out;
 mod pack;
 mod plan;
+mod probe;
 mod prune;
 mod resume;
 mod round;

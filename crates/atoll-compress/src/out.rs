@@ -2,6 +2,8 @@
 
 mod tables;
 
+pub(crate) use tables::beside_layers;
+
 use atoll_model::{Compute, GgufWriter, TensorInfo, TensorSource};
 use ndarray::{Array1, Array2, Axis};
 use serde::Serialize;
@@ -165,13 +167,11 @@ impl Out {
         if let Cut::Neurons { method, .. } = store.cut {
             let values = neurons(layer, &text);
             let gram = match method {
-                PruneMethod::Sobs if layer.encoder.is_none() => {
+                PruneMethod::Sobs => {
                     let both = text.as_ref().zip(values.as_ref());
-                    both.map(|(text, values)| text.moments_by_state(values, &layer.down, pool))
+                    both.map(|(text, values)| text.moments_of_neurons(layer, values, pool))
                 }
-                PruneMethod::Sobs | PruneMethod::Flap | PruneMethod::Magnitude => {
-                    moments(&values, &text)
-                }
+                PruneMethod::Flap | PruneMethod::Magnitude => moments(&values, &text),
             };
             let name = store.name("ffn_down");
             let widths = store.cut.widths_of(store.layer_idx);
@@ -282,7 +282,6 @@ impl Out {
 
 #[cfg(test)]
 mod tests {
-    use crate::floats::KINDS;
     use atoll_model::rope::Rope;
     use atoll_model::{Architecture, BlockType, GgufFile, Isa, tiny};
 
@@ -333,8 +332,8 @@ mod tests {
         let down = text.neurons(&want, &ffn, &compute);
         rounded(&text, &down, &mut want.down);
         text.advance(&down, pool, |neurons, x| want.after_ffn(&config, neurons, x));
-        for (got, (wanted, kind)) in layer.matrices().zip(want.matrices().zip(KINDS)) {
-            assert_eq!(got, wanted, "{kind}");
+        for (kind, (got, wanted)) in layer.matrices().zip(want.matrices()).enumerate() {
+            assert_eq!(got, wanted, "matrix {kind}");
         }
         let (got, wanted) = (
             seen.attention_inputs(&want, &config, pool),

@@ -8,9 +8,9 @@ use crate::allocate::{Choice, allocate};
 use crate::compress::Progress;
 use crate::cut::Cut;
 use crate::error::CompressError;
-use crate::floats::KINDS;
 use crate::grid::Shape;
-use crate::sensitivity::{TYPES, head_name, measure};
+use crate::probe::{ProbeText, head_name};
+use crate::sensitivity::{TYPES, measure};
 
 /// The embedding's name.
 pub(crate) const EMBED: &str = "token_embd.weight";
@@ -108,25 +108,24 @@ impl Plan {
     }
 
     /// The ways that cost least in a file of at most `bytes_max` with the keys and tensors that
-    /// `writer` has and vectors `vectors`; `cut` is what is taken from the layers.
+    /// `writer` has and those that are `copied`; `cut` is what is taken from the layers.
     ///
     /// # Errors
     /// [`CompressError::Budget`], and as [`measure`].
     pub(crate) fn within(
         bytes_max: u64,
         source: &TensorSource,
-        (writer, vectors): (&GgufWriter<'_>, &[TensorInfo]),
+        (writer, copied): (&GgufWriter<'_>, &[TensorInfo]),
         cut: &Cut,
-        tokens: &[u32],
+        text: ProbeText<'_>,
         compute: &Compute,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, CompressError> {
         let config = source.config();
-        let costs = measure(source, tokens, compute, progress)?;
+        let costs = measure(source, text, compute, progress)?;
         let mut layers = Vec::new();
         let shapes = matrices(&cut.result(config)).collect::<Vec<_>>();
-        for (idx, (name, shape)) in shapes.into_iter().enumerate() {
-            let costs = &costs.layers[idx / KINDS.len()][idx % KINDS.len()];
+        for ((name, shape), costs) in shapes.into_iter().zip(costs.layers.iter().flatten()) {
             let mut item = Item::of(source, &name, &name, shape, costs, 0.0)?;
             if matches!(cut, Cut::Neurons { .. }) && name.ends_with(DOWN) {
                 item.refuse_as_given();
@@ -147,7 +146,7 @@ impl Plan {
         let (mut best, mut least) = (None::<(f64, Self)>, u64::MAX);
         for (idx, tables) in variants.iter().enumerate() {
             let items: Vec<&Item> = layers.iter().chain(tables).collect();
-            let (found, least_here) = pick(&items, bytes_max, writer, vectors)?;
+            let (found, least_here) = pick(&items, bytes_max, writer, copied)?;
             least = least.min(least_here);
             if let Some((cost, ways)) = found
                 && best.as_ref().is_none_or(|(least, _)| cost < *least)
@@ -263,13 +262,13 @@ fn pick(
     items: &[&Item],
     bytes_max: u64,
     writer: &GgufWriter<'_>,
-    vectors: &[TensorInfo],
+    copied: &[TensorInfo],
 ) -> Result<(Found, u64), CompressError> {
     // The header is as long whatever the types are.
     let some_type = |item: &&Item| of_shape(&item.name, BlockType::F32, (2, 1));
     let infos: Vec<TensorInfo> =
-        vectors.iter().cloned().chain(items.iter().map(some_type)).collect();
-    let data: u64 = infos[vectors.len()..].iter().map(GgufWriter::stored_bytes).sum();
+        copied.iter().cloned().chain(items.iter().map(some_type)).collect();
+    let data: u64 = infos[copied.len()..].iter().map(GgufWriter::stored_bytes).sum();
     let rest = writer.bytes_with(&infos) - data;
     let choices: Vec<Vec<Choice>> = items.iter().map(|item| item.choices.clone()).collect();
     let smallest = |choices: &Vec<Choice>| choices.iter().map(|choice| choice.bytes).min();
@@ -286,7 +285,7 @@ fn of_shape(name: &str, dtype: BlockType, (rows, cols): (usize, usize)) -> Tenso
     TensorInfo { name: name.to_owned(), dtype, rows, cols }
 }
 
-/// Names and shapes of all layers' matrices, in the order of [`KINDS`].
+/// Names and shapes of all layers' matrices, in their order.
 fn matrices(config: &ModelConfig) -> impl Iterator<Item = (String, (usize, usize))> + '_ {
     let layers = (0..config.n_layers).flat_map(move |layer_idx| config.layer_tensors(layer_idx));
     layers.filter(|spec| spec.rows > 1).map(|spec| (spec.name, (spec.rows, spec.cols)))

@@ -59,9 +59,7 @@ pub(crate) fn prune(
     moments: Option<&Gram>,
     pool: &Pool,
 ) -> Result<Kept, CompressError> {
-    // Where a bias makes up for the means, only what varies can be lost.
-    let has_bias = layer.encoder.is_some() && method != PruneMethod::Magnitude;
-    let errors = moments.map(if has_bias { Gram::covariance } else { Gram::mean });
+    let errors = moments.map(|moments| lossy_moments(layer, method, moments));
     let shrunk = || {
         let mut h = errors.clone()?;
         shrink(&mut h, SHRINKAGE);
@@ -99,7 +97,7 @@ pub(crate) fn prune(
     }
     if let Some(encoder) = &mut layer.encoder {
         encoder.up_bias = encoder.up_bias.select(Axis(0), &kept);
-        if let Some(moments) = moments.filter(|_| has_bias) {
+        if let Some(moments) = moments.filter(|_| has_bias(method)) {
             encoder.down_bias +=
                 &off.mapv(f64::from).dot(&Array1::from(moments.means())).mapv(single);
         }
@@ -108,6 +106,20 @@ pub(crate) fn prune(
     let lost =
         both.map(|(errors, all)| energy(&off, &errors) / energy(&given, &all.mean()).max(1e-30));
     Ok(Kept { neurons: kept, lost })
+}
+
+/// Whether `method` lets the block's bias make up for the means of what goes.
+const fn has_bias(method: PruneMethod) -> bool {
+    !matches!(method, PruneMethod::Magnitude)
+}
+
+/// The moments of the neurons' values of which something can be lost: where a bias makes up for the
+/// means, only what varies.
+fn lossy_moments(layer: &FloatLayer, method: PruneMethod, moments: &Gram) -> Array2<f32> {
+    match layer.encoder {
+        Some(_) if has_bias(method) => moments.covariance(),
+        Some(_) | None => moments.mean(),
+    }
 }
 
 /// `tr(W H Wᵀ)`.
@@ -151,14 +163,14 @@ pub(crate) fn flap_scores(down: &Array2<f32>, moments: &Gram) -> Vec<f32> {
 /// As [`prune`].
 pub(crate) fn removal_losses(
     name: &str,
-    down: &Array2<f32>,
+    layer: &FloatLayer,
     moments: &Gram,
     least: usize,
     pool: &Pool,
 ) -> Result<Vec<f64>, CompressError> {
-    let mut h = moments.mean();
+    let mut h = lossy_moments(layer, PruneMethod::Sobs, moments);
     shrink(&mut h, SHRINKAGE);
-    let found = surgeon(down, &h, least, pool);
+    let found = surgeon(&layer.down, &h, least, pool);
     let (_, losses) = found.ok_or_else(|| CompressError::Inputs(name.to_owned()))?;
     Ok(losses)
 }

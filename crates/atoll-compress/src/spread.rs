@@ -3,8 +3,7 @@
 //! For structured OBS, what it costs to remove some of a layer's neurons is taken to be
 //! proportional to what that loses of the layer's output, which the surgeon says for every number
 //! of them. How much it costs the model is measured, one layer at a time: the layer is pruned and
-//! repaired, the rest is computed as given, and the change of the distribution over tokens is the
-//! Kullback-Leibler divergence. Neurons stay where they save most.
+//! repaired, and the rest is computed as given ([`Probe`]). Neurons stay where they save most.
 //!
 //! FLAP's rule has its own way (An et al. 2023, section 3.3): scores are standardized within each
 //! layer, and the lowest of all go.
@@ -16,8 +15,8 @@ use crate::calibrate::Sequences;
 use crate::compress::{Progress, Work};
 use crate::error::CompressError;
 use crate::floats::{FloatLayer, matrix_name};
+use crate::probe::{Probe, ProbeText};
 use crate::prune::{PruneMethod, flap_scores, prune, removal_losses};
-use crate::sensitivity::Probe;
 
 /// How many neurons a layer may keep.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +28,8 @@ pub(crate) struct Wish {
 }
 
 /// How many neurons each layer of `source` keeps by `method`, in all as many as if each kept
-/// `wish.alike`. `text` holds the embeddings of `tokens`.
+/// `wish.alike`. `text` holds what goes into
+/// the first layer of the calibration text, of which the model is looked at on some.
 ///
 /// # Errors
 /// As [`prune`] and [`Probe::new`].
@@ -37,13 +37,13 @@ pub(crate) fn spread(
     source: &TensorSource,
     wish: Wish,
     method: PruneMethod,
-    (mut text, tokens): (Sequences, &[u32]),
+    (mut text, looked_at): (Sequences, ProbeText<'_>),
     compute: &Compute,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<usize>, CompressError> {
     let (config, pool) = (source.config(), &compute.pool);
     let probe = match method {
-        PruneMethod::Sobs => Some(Probe::new(source, tokens, compute)?),
+        PruneMethod::Sobs => Some(Probe::new(source, looked_at, compute)?),
         PruneMethod::Flap => None,
         PruneMethod::Magnitude => return Ok(vec![wish.alike; config.n_layers]),
     };
@@ -53,13 +53,13 @@ pub(crate) fn spread(
         let values = text.through_attention(&layer, config, compute);
         match &probe {
             Some((probe, states)) => {
-                let moments = text.moments_by_state(&values, &layer.down, pool);
+                let moments = text.moments_of_neurons(&layer, &values, pool);
                 let name = matrix_name(layer_idx, "ffn_down");
-                let losses = removal_losses(&name, &layer.down, &moments, wish.alike / 2, pool)?;
+                let losses = removal_losses(&name, &layer, &moments, wish.alike / 2, pool)?;
                 let mut pruned = layer.clone();
                 prune(&name, &mut pruned, &[wish.alike], method, Some(&moments), pool)?;
-                let nats = probe.cost(layer_idx, Some(&pruned), states[layer_idx].clone());
-                costs.push(choices(layer.up.nrows(), &losses, wish, nats));
+                let cost = probe.cost(layer_idx, Some(&pruned), states[layer_idx].clone());
+                costs.push(choices(layer.up.nrows(), &losses, wish, cost));
             }
             None => {
                 let scored = flap_scores(&layer.down, &text.moments(&values, pool));
@@ -76,11 +76,11 @@ pub(crate) fn spread(
     })
 }
 
-/// The numbers of its `neurons` that a layer may keep, counted as bytes, with what each costs in
-/// nats. `losses` are those of removing 0, 1 and more of them, in any unit; `nats` is what keeping
+/// The numbers of its `neurons` that a layer may keep, counted as bytes, with what each costs.
+/// `losses` are those of removing 0, 1 and more of them, in any unit; `cost` is what keeping
 /// `wish.alike` costs.
-fn choices(neurons: usize, losses: &[f64], wish: Wish, nats: f64) -> Vec<Choice> {
-    let per_loss = nats / losses[neurons - wish.alike].max(f64::MIN_POSITIVE);
+fn choices(neurons: usize, losses: &[f64], wish: Wish, cost: f64) -> Vec<Choice> {
+    let per_loss = cost / losses[neurons - wish.alike].max(f64::MIN_POSITIVE);
     let kept = losses.iter().enumerate().map(|(removed, loss)| (neurons - removed, *loss));
     kept.filter(|&(kept, _)| kept == neurons || kept.is_multiple_of(wish.multiple))
         .map(|(kept, loss)| Choice { bytes: kept as u64, cost: per_loss * loss })

@@ -2,7 +2,7 @@
 
 use crate::compress::Options;
 use crate::error::CompressError;
-use crate::sensitivity::TOKENS_MIN;
+use crate::probe::TOKENS_MIN;
 
 /// Tokens of a calibration sequence.
 pub(crate) const SEQUENCE: usize = 512;

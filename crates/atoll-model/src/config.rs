@@ -322,9 +322,7 @@ impl ModelConfig {
     /// One way to say it: a width for each layer, not all alike, the widest of them `ffn_dim`.
     fn validate_ffn_dims(&self) -> Result<(), ModelError> {
         let (dims, most) = (&self.ffn_dims, self.ffn_dim);
-        let why = if self.encoder.is_some() {
-            "an encoder's feed-forward blocks are all as wide".to_owned()
-        } else if dims.len() != self.n_layers {
+        let why = if dims.len() != self.n_layers {
             format!("{} feed-forward widths for {} layers", dims.len(), self.n_layers)
         } else if dims.contains(&0) {
             "a feed-forward width is 0".to_owned()

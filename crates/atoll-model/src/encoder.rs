@@ -66,7 +66,7 @@ struct Pass {
     heads: Vec<f32>,
     /// `(rows, dim)`.
     product: Vec<f32>,
-    /// `(rows, ffn_dim)`.
+    /// `(rows, ffn_dim)`, of the widest layer.
     inner: Vec<f32>,
 }
 
@@ -196,10 +196,12 @@ impl Encoder {
     fn feed_forward(&self, layer: &EncoderLayer, pass: &mut Pass) {
         let (kernels, config) = (&self.compute.kernels, &self.config);
         let Pass { x, input, product, inner, rows, .. } = pass;
+        let width = layer.down.matrix.cols();
+        let inner = &mut inner[..tiled_len(*rows, width)];
         self.quantize(x, *rows, config.dim, &[&layer.up.matrix], input);
         self.product(&layer.up, input, inner);
         kernels.gelu(inner, &layer.up.bias);
-        self.quantize(inner, *rows, config.ffn_dim, &[&layer.down.matrix], input);
+        self.quantize(inner, *rows, width, &[&layer.down.matrix], input);
         self.product(&layer.down, input, product);
         kernels.add_bias(product, &layer.down.bias);
         kernels.add(x, product);

@@ -191,6 +191,9 @@ fn text_of(report: &Report) -> String {
     if let Some(expected) = done.divergence_expected {
         lines.push(format!("divergence expected        {expected:.4} nats"));
     }
+    if let Some(expected) = done.cosine_expected {
+        lines.push(format!("cosine expected            {expected:.4}"));
+    }
     lines.push(format!("{:<6}{:>10}{:>12}{:>12}", "layer", "neurons", "bytes", "lost"));
     for (idx, layer) in done.layers.iter().enumerate() {
         let lost = layer.lost_by_pruning.map_or_else(String::new, |lost| format!("{lost:.4}"));

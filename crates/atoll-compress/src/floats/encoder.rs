@@ -1,11 +1,10 @@
 //! What encoders' layers have and decoders' have not, and what goes into the first of them.
 
-use atoll_model::{Compute, EncoderConfig, ModelConfig, TILE_ROWS, TensorSource};
-use ndarray::{Array1, Array2, ArrayViewMut2, s};
+use atoll_model::{Compute, ModelConfig, TILE_ROWS, TensorSource};
+use ndarray::{Array1, Array2, ArrayViewMut2, Axis, s};
 
 use super::{Sight, attend, vector};
 use crate::error::CompressError;
-use crate::plan::EMBED;
 
 /// Tokens of the texts into which a sequence of 512 tokens is cut for an encoder: short ones, as
 /// people ask, and long ones, as they search. No text attends to another.
@@ -96,7 +95,7 @@ impl LayerNorm {
 
 /// Lengths of the texts into which `rows` tokens are cut for an encoder that reads `context_max`
 /// at once: [`TEXTS`] in turns, each in equal parts if it is too long.
-pub(super) fn texts(rows: usize, context_max: usize) -> Vec<usize> {
+pub(crate) fn texts(rows: usize, context_max: usize) -> Vec<usize> {
     let (mut lengths, mut left) = (Vec::new(), rows);
     for whole in TEXTS.into_iter().cycle() {
         let whole = whole.min(left);
@@ -110,46 +109,54 @@ pub(super) fn texts(rows: usize, context_max: usize) -> Vec<usize> {
     lengths
 }
 
-/// What goes into an encoder's first layer of `tokens`, which are sequences of `length`:
-/// `norm(token + type + position)`, (tokens, dim). The first and the last token of every text
-/// (see [`texts`]) become those that begin and end one.
-///
-/// # Errors
-/// A missing tensor or one of the wrong shape; a token that is not in the vocabulary.
-pub(crate) fn encoder_states(
-    source: &TensorSource,
-    encoder: &EncoderConfig,
+/// The tokens that the model reads of `tokens`, which are sequences of `length`: of an encoder, the
+/// first and the last token of every text (see [`texts`]) become those that begin and end one.
+pub(crate) fn text_ids(
+    config: &ModelConfig,
     tokens: &[u32],
     length: usize,
     [begin, end]: [Option<u32>; 2],
-) -> Result<Array2<f32>, CompressError> {
-    let config = source.config();
-    let table = |name: &str, rows| source.require_shape(name, rows, config.dim);
-    let kind = table("token_types.weight", encoder.token_types)?.row(0)?;
-    let places = table("position_embd.weight", encoder.positions)?;
-    let words = table(EMBED, config.vocab_size)?;
-    let mut states = Vec::with_capacity(tokens.len() * config.dim);
-    for sequence in tokens.chunks(length) {
-        let mut rest = sequence;
-        for text_len in texts(sequence.len(), config.context_max) {
-            let text;
-            (text, rest) = rest.split_at(text_len);
-            for (position, &token) in text.iter().enumerate() {
-                let token = match position {
-                    0 => begin.unwrap_or(token),
-                    _ if position + 1 == text_len => end.unwrap_or(token),
-                    _ => token,
-                };
-                let (word, place) = (words.row(token as usize)?, places.row(position)?);
-                let sum = word.iter().zip(&kind).zip(&place);
-                states.extend(sum.map(|((word, kind), place)| word + kind + place));
-            }
+) -> Vec<u32> {
+    let mut ids = tokens.to_vec();
+    if config.encoder.is_none() {
+        return ids;
+    }
+    for mut rest in ids.chunks_mut(length) {
+        for text_len in texts(rest.len(), config.context_max) {
+            let (text, after) = rest.split_at_mut(text_len);
+            text[text_len - 1] = end.unwrap_or(text[text_len - 1]);
+            text[0] = begin.unwrap_or(text[0]);
+            rest = after;
         }
     }
-    let states = Array2::from_shape_vec((tokens.len(), config.dim), states);
-    let mut states = states.expect("a row for every token");
-    LayerNorm::read(source, "token_embd_norm")?.apply(config.norm_eps, &mut states.view_mut());
-    Ok(states)
+    ids
+}
+
+/// What goes into the first layer of sequences of `length` tokens whose embeddings are `words`,
+/// (tokens, dim): those, or of an encoder `norm(word + type + position)`.
+///
+/// # Errors
+/// A missing tensor or one of the wrong shape.
+pub(crate) fn first_states(
+    source: &TensorSource,
+    mut words: Array2<f32>,
+    length: usize,
+) -> Result<Array2<f32>, CompressError> {
+    let config = source.config();
+    let Some(encoder) = &config.encoder else { return Ok(words) };
+    let table = |name: &str, rows| source.require_shape(name, rows, config.dim);
+    let kind = Array1::from_vec(table("token_types.weight", encoder.token_types)?.row(0)?);
+    let places = table("position_embd.weight", encoder.positions)?;
+    for mut sequence in words.axis_chunks_iter_mut(Axis(0), length) {
+        let lengths = texts(sequence.nrows(), config.context_max);
+        let positions = lengths.into_iter().flat_map(|text_len| 0..text_len);
+        for (mut word, position) in sequence.rows_mut().into_iter().zip(positions) {
+            word += &kind;
+            word += &Array1::from_vec(places.row(position)?);
+        }
+    }
+    LayerNorm::read(source, "token_embd_norm")?.apply(config.norm_eps, &mut words.view_mut());
+    Ok(words)
 }
 
 /// Attention of every position to all of its text ([`texts`]), (rows, q_dim).

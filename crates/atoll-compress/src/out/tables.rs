@@ -7,19 +7,23 @@ use super::Out;
 use crate::calibrate::Sequences;
 use crate::error::CompressError;
 use crate::plan::{EMBED, Plan, Way};
+use crate::probe::head_name;
 use crate::round::{Columns, Zeros, round};
-use crate::sensitivity::head_name;
+
+/// What stands beside the layers and is copied: all but the tables of tokens.
+pub(crate) fn beside_layers(source: &TensorSource) -> impl Iterator<Item = String> {
+    let config = source.config();
+    let specs = config.embed_tensors().into_iter().chain(config.head_tensors());
+    let names = specs.map(|spec| spec.name);
+    let kept = names.filter(|name| name != EMBED && name != head_name(config));
+    let rope_factors = source.tensor("rope_freqs.weight").map(|tensor| tensor.info.name.clone());
+    kept.chain(rope_factors)
+}
 
 impl Out {
-    /// Copies what stands beside the layers, but for the tables of tokens.
+    /// Copies what [`beside_layers`] names.
     pub(crate) fn beside_layers(&mut self, source: &TensorSource) -> Result<(), CompressError> {
-        let config = source.config();
-        let specs = config.embed_tensors().into_iter().chain(config.head_tensors());
-        let names = specs.map(|spec| spec.name);
-        let vectors = names.filter(|name| name != EMBED && name != head_name(config));
-        let rope_factors =
-            source.tensor("rope_freqs.weight").map(|tensor| tensor.info.name.clone());
-        vectors.chain(rope_factors).try_for_each(|name| self.copy(source, &name))
+        beside_layers(source).try_for_each(|name| self.copy(source, &name))
     }
 
     /// Stores embedding and head.
@@ -31,7 +35,7 @@ impl Out {
         compute: &Compute,
     ) -> Result<(), CompressError> {
         let config = source.config();
-        let head = match sequences.filter(|_| plan.expected.is_some()) {
+        let head = match sequences.filter(|_| plan.expected.is_some() && config.encoder.is_none()) {
             Some(text) => {
                 let norm = source.require_shape("output_norm.weight", 1, config.dim)?;
                 let h =

@@ -8,8 +8,10 @@ use atoll_model::{Encoder, ModelFiles};
 use ndarray::{Array2, Axis, s};
 
 use super::*;
-use crate::floats::{FloatLayer, encoder_states};
+use crate::floats::{FloatLayer, first_states, text_ids};
 use crate::gram::Gram;
+use crate::plan::EMBED;
+use crate::probe::rows_of;
 use crate::prune::prune;
 
 /// Two layers of width 32 with 64 neurons, which read 20 tokens at most.
@@ -68,9 +70,9 @@ fn layers_in_floats_are_those_that_embed() {
     // Two texts of 15, their ends included; neither must see the other.
     let tokens = [&words(3)[..15], &words(7)[..15]].concat();
     let rope = Rope::new(&config.rope).table(0..1);
-    let encoder = config.encoder.as_ref().expect("an encoder");
-    let ends = [Some(2), Some(3)];
-    let mut x = encoder_states(source, encoder, &tokens, tokens.len(), ends).expect("tables");
+    let ids = text_ids(config, &tokens, tokens.len(), [Some(2), Some(3)]);
+    let words = rows_of(source.require(EMBED).expect("a table"), &ids).expect("its rows");
+    let mut x = first_states(source, words, tokens.len()).expect("tables");
     for layer_idx in 0..config.n_layers {
         let layer = FloatLayer::read(source, layer_idx).expect("a layer");
         layer.forward(config, &compute, &rope, &mut x.view_mut());
@@ -150,10 +152,23 @@ fn what_is_foreseen_of_an_encoder_comes() {
 }
 
 #[test]
+fn bytes_go_where_they_save_most() {
+    let bytes_of = |file: &GgufFile| file.bytes_len() as u64;
+    let four = made(&options(BlockType::E4)).expect("ok").0;
+    let target = Target::Bytes(bytes_of(&four));
+    let (mixed, report) = made(&Options { target, ..options(BlockType::E4) }).expect("ok");
+    assert!(bytes_of(&mixed) <= bytes_of(&four), "within the budget");
+    assert!(report.matrices.len() > 1 && report.cosine_expected.is_some(), "{report:?}");
+    let (four, mixed) = (nearness(four), nearness(mixed));
+    assert!(mixed > four, "{mixed} mixed, {four} in one type");
+    let target = Target::Bytes(10_000);
+    let refused = made(&Options { target, ..options(BlockType::E4) }).expect_err("too few");
+    assert!(matches!(refused, CompressError::Budget { bytes: 10_000, .. }), "{refused}");
+}
+
+#[test]
 fn what_judges_by_the_next_token_is_refused() {
     let refused = |options: &Options| made(options).expect_err("refused").to_string();
-    let bytes = Options { target: Target::Bytes(50_000), ..options(BlockType::Q8_0) };
-    assert!(refused(&bytes).contains("a number of bytes cannot be had together with an encoder"));
     let widths = Options { widths: vec![0.5], ..options(BlockType::Q8_0) };
     assert!(refused(&widths).contains("a choice of widths cannot be had together with an encoder"));
 }

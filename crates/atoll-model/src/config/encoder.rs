@@ -49,7 +49,7 @@ impl EncoderConfig {
 
     /// Every tensor of layer `layer_idx`, in a fixed order.
     pub(super) fn layer_tensors(config: &ModelConfig, layer_idx: usize) -> Vec<TensorSpec> {
-        let (dim, q_dim, ffn_dim) = (config.dim, config.q_dim(), config.ffn_dim);
+        let (dim, q_dim, ffn_dim) = (config.dim, config.q_dim(), config.ffn_dim_of(layer_idx));
         let parts = [
             ("attn_q.weight", q_dim, dim),
             ("attn_q.bias", 1, q_dim),

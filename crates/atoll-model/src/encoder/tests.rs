@@ -6,7 +6,7 @@ use atoll_kernels::{BlockType, Isa};
 
 use super::*;
 use crate::files::ModelFiles;
-use crate::gguf::{GgufFile, GgufWriter, encoder_keys};
+use crate::gguf::{GgufFile, GgufWriter, Value, encoder_keys};
 use crate::manifest::Manifest;
 use crate::stage::Stage;
 use crate::tensor::TensorInfo;
@@ -89,6 +89,46 @@ fn every_instruction_set_and_number_of_threads_gives_the_same_bits() {
             assert_eq!(bits(isa, threads), want, "{} {threads}", isa.name());
         }
     }
+}
+
+/// The second layer with the first 32 of its 64 neurons, and with the others saying nothing.
+#[test]
+fn a_layer_may_be_narrower_than_others() {
+    let files = files();
+    let model = |is_narrow: bool| {
+        let mut writer = GgufWriter::new();
+        for (key, value) in encoder_keys(files.source.config(), &files.tokenizer).unwrap() {
+            let is_width = is_narrow && key.ends_with("feed_forward_length");
+            writer.key(&key, if is_width { Value::Ints(vec![64, 32]) } else { value });
+        }
+        for spec in files.source.config().all_tensors() {
+            let tensor = files.source.require(&spec.name).unwrap();
+            let mut values = tensor.dequantize();
+            let mut info = TensorInfo { dtype: BlockType::F32, ..tensor.info.clone() };
+            let is_up = spec.name.starts_with("blk.1.ffn_up");
+            if is_up && is_narrow {
+                values.truncate(values.len() / 2);
+                *(if info.rows == 1 { &mut info.cols } else { &mut info.rows }) = 32;
+            } else if is_up {
+                let half = values.len() / 2;
+                values[half..].fill(0.0);
+            } else if spec.name == "blk.1.ffn_down.weight" && is_narrow {
+                values = values.chunks(64).flat_map(|row| &row[..32]).copied().collect();
+                info.cols = 32;
+            }
+            writer.tensor(info, values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<_>>());
+        }
+        GgufFile::parse(writer.to_bytes()).unwrap()
+    };
+    let [narrow, zeroed] = [true, false].map(model);
+    assert_eq!(narrow.config().ffn_dims, [64, 32]);
+    let embed = |file| {
+        let encoder = encoder(&TensorSource::Gguf(file), Isa::detect(), 2).unwrap();
+        encoder.embed_text(&files.tokenizer, "a boat in the lagoon").unwrap().values
+    };
+    let (found, want) = (embed(narrow), embed(zeroed));
+    let off = found.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off < 1e-6, "{off}");
 }
 
 #[test]

@@ -35,9 +35,11 @@ pub(super) fn config(keys: &Keys<'_>, tensors: &[TensorInfo]) -> Result<ModelCon
     let positions = rows("position_embd.weight")?;
     let tokens = keys.metadata.optional_u64(TOKENS_MAX)?.unwrap_or(positions as u64);
     ModelError::check_limit(TOKENS_MAX, tokens, positions as u64)?;
+    let (ffn_dim, ffn_dims) = keys.ffn_dims()?;
     Ok(ModelConfig {
         n_layers: keys.usize("block_count")?,
-        ffn_dim: keys.usize("feed_forward_length")?,
+        ffn_dim,
+        ffn_dims,
         vocab_size: rows("token_embd.weight")?,
         #[expect(clippy::cast_possible_truncation, reason = "GGUF stores it as an f32")]
         norm_eps: norm_eps as f32,

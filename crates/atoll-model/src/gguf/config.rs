@@ -153,7 +153,7 @@ impl Keys<'_> {
     }
 
     /// The feed-forward blocks' width, of the widest, and that of each where they differ.
-    fn ffn_dims(&self) -> Result<(usize, Vec<usize>), ModelError> {
+    pub(super) fn ffn_dims(&self) -> Result<(usize, Vec<usize>), ModelError> {
         let suffix = "feed_forward_length";
         let key = self.name(suffix);
         let differ = |dims: &&Vec<i64>| dims.iter().any(|dim| *dim != dims[0]);
