@@ -352,6 +352,19 @@ PARTS = [demo, equal, bits, outside, network, memory, hop, speed, context, toget
 PARTS += [peak, gateway, simulator, recovery, namespaces, refusals]
 
 
+def show(parts, args):
+    """Runs `parts` and prints the table; returns the exit code."""
+    for part in parts:
+        try:
+            part(args)
+        except Exception as error:  # One part that breaks must not hide the others.
+            row("-", f"{part.__name__} ({part.__doc__})", f"{error}"[-400:], "to run", False)
+    print("| item | what | figure | wanted | |\n|---|---|---|---|---|")
+    for cells in rows:
+        print("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
+    return 1 if any(cells[-1] == "FAIL" for cells in rows) else 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=pathlib.Path, required=True)
@@ -369,17 +382,8 @@ def main():
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     args = parser.parse_args()
     os.environ["ATOLL_TEST_MODELS"] = str(args.models.resolve())
-    for part in PARTS:
-        if part.__name__ not in args.only:
-            continue
-        try:
-            part(args)
-        except Exception as error:  # One part that breaks must not hide the others.
-            row("-", f"{part.__name__} ({part.__doc__})", f"{error}"[-400:], "to run", False)
-    print("| item | what | figure | wanted | |\n|---|---|---|---|---|")
-    for cells in rows:
-        print("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
-    sys.exit(1 if any(cells[-1] == "FAIL" for cells in rows) else 0)
+    sys.exit(show([part for part in PARTS if part.__name__ in args.only], args))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""Measures what compression promises to show, and prints a table with pass or FAIL.
+
+  must_show_compress.py --models DIR --calib TEXT --eval TEXT --work DIR [--peer PYTHON]
+                        [--encoder FOLDER] [--only NAME ...]
+
+DIR holds smollm2-135m.gguf, qwen2.5-coder-0.5b.gguf and qwen2.5-coder-1.5b.gguf; what is not there
+is reported as skipped. The calibration text must not be the one that results are judged by. In the
+work folder stays what was made. Builds nothing: run `cargo build --release` first. All of it takes
+hours; --only names parts.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+
+from must_show import ATOLL, HERE, row, run, show
+
+SMALL, MIDDLE, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
+# Sequences of 512 tokens that each model is calibrated on.
+SEQUENCES = {SMALL: 64, MIDDLE: 16, LARGE: 8}
+# llama.cpp's quantizer with its importance matrix of the same text: bytes, nats over the first 20
+# chunks of 512 tokens (12 of the 1.5B), second halves.
+PEERS = {
+    SMALL: {
+        "Q3_K_M": (93_510_432, 0.0927),
+        "IQ4_XS": (90_897_696, 0.1103),
+        "IQ3_M": (90_213_408, 0.1439),
+    },
+    MIDDLE: {"IQ4_XS": (425_977_952, 0.0541)},
+    LARGE: {
+        "IQ4_XS": (1_019_711_264, 0.0321),
+        "Q3_K_M": (924_456_224, 0.0716),
+        "IQ3_M": (876_941_600, 0.0918),
+        "IQ3_XXS": (769_069_856, 0.2589),
+    },
+}
+LIMIT_S = 7200
+
+
+def model(args, name, item):
+    path = args.models / f"{name}.gguf"
+    if path.exists():
+        return path
+    row(item, name, "no such file", "there", None)
+    return None
+
+
+def compress(args, path, out, *options):
+    """Makes `out` of `path`; returns (path of it, report)."""
+    made = args.work / out
+    common = ["--calib", args.calib, "--sequences", SEQUENCES.get(path.stem, 64), "--json"]
+    return made, run(["compress", path, made, *common, *options], limit=LIMIT_S)[0]
+
+
+def scored(args, path, *more, chunks=12):
+    command = ["eval", path, "--text", args.eval, "--ctx", "512", "--chunks", chunks, "--json"]
+    return run([*command, *more], limit=LIMIT_S)[0]
+
+
+def divergence(args, path, given):
+    return scored(args, path, "--against", given)["kl_mean"]
+
+
+def at_bytes(args, name, kind, most, fewer=1.0):
+    """Nats at the bytes of the peer's file of type `kind`, or a share of them."""
+    path = model(args, name, 1)
+    if path is None:
+        return
+    size, theirs = PEERS[name][kind]
+    allowed = int(size * fewer)
+    made, _ = compress(args, path, f"{name}-{allowed}.gguf", "--bytes", allowed)
+    nats, taken = divergence(args, made, path), made.stat().st_size
+    figure = f"{taken} bytes, {nats:.4f} nats ({nats / theirs:.2f} of its {theirs})"
+    what = f"{name} at {fewer:.0%} of {kind}'s {size} bytes"
+    row(1, what, figure, f"<= {most:.2f} of its nats", nats <= most * theirs and taken <= allowed)
+
+
+def budget(args):
+    """1: a number of bytes, beside llama.cpp's quantizer."""
+    for kind in ("Q3_K_M", "IQ3_M", "IQ3_XXS"):
+        at_bytes(args, LARGE, kind, 0.6)
+    at_bytes(args, LARGE, "Q3_K_M", 1.0, fewer=0.85)
+    for name in (MIDDLE, SMALL):
+        at_bytes(args, name, "IQ4_XS", 0.35)
+
+
+def pruned(args):
+    """2: neurons removed, by three rules; and the speed that it gives."""
+    path = model(args, MIDDLE, 2)
+    if path is None:
+        return
+    given, rises, made = scored(args, path)["ppl"], {}, None
+    for method in ("magnitude", "flap", "sobs"):
+        options = ("--prune-neurons", "0.2", "--method", method)
+        made, report = compress(args, path, f"pruned-{method}.gguf", *options)
+        rises[method] = scored(args, made)["ppl"] - given
+        share = report["neurons_after_over_before"]
+        what = f"{path.stem}, {1 - share:.1%} of neurons removed by {method}"
+        row(2, what, f"perplexity {given:.2f} + {rises[method]:.2f}", "-", True)
+    for method, most in (("flap", 0.5), ("magnitude", 0.6)):
+        found = rises["sobs"] / rises[method]
+        row(2, f"rise by sobs over {method}'s", f"{found:.2f}", f"<= {most}", found <= most)
+    speeds, read = {path: [], made: []}, {}
+    for _ in range(5):
+        for file, all_speeds in speeds.items():
+            command = ["bench", file, "--threads", "1", "--repeat", "1", "--pp", "16", "--json"]
+            found = run(command)[0]
+            all_speeds.append(found["decode_tokens_per_s"][0])
+            read[file] = found["weight_bytes_per_token"]
+    gain = statistics.median(b / a for a, b in zip(speeds[path], speeds[made])) - 1
+    promised = read[path] / read[made] - 1
+    figure = f"{gain:+.1%} speed, {promised:+.1%} by bytes"
+    row(2, "decoding it", figure, ">= 0.8 of what bytes promise", gain >= 0.8 * promised)
+
+
+def encoder(args):
+    """3: all-MiniLM-L6-v2."""
+    if not args.encoder:
+        row(3, "encoder", "no --encoder", "there", None)
+        return
+    sentences = args.work / "sentences.txt"
+    script = [sys.executable, "-B", HERE / "peers/encoder.py", "sentences", args.eval, "500"]
+    sentences.write_bytes(subprocess.run(script, capture_output=True, check=True).stdout)
+    for name, options, least in (
+        ("8 bits", ("--type", "q8_0"), 0.999),
+        ("4.5 bits", ("--bits", "4.5"), 0.99),
+        ("30 % of neurons", ("--prune-neurons", "0.3"), 0.98),
+    ):
+        made, report = compress(args, args.encoder, f"encoder-{name[:1]}.gguf", *options)
+        command = ["embed", made, "--text", sentences, "--against", args.encoder, "--json"]
+        near = run(command)[0]["against"]
+        figure = f"{near['cosine_mean']:.4f} mean, {near['cosine_min']:.4f} least"
+        figure += f", {report['bytes']} bytes, {report['neurons_after_over_before']:.3f} of neurons"
+        row(3, f"cosine, {name}", figure, f">= {least} mean", near["cosine_mean"] >= least)
+
+
+def unstructured(args):
+    """4: half of all weights removed, by three rules."""
+    path = model(args, MIDDLE, 4)
+    if path is None:
+        return
+    found = {"given": scored(args, path)["ppl"]}
+    for method in ("magnitude", "wanda", "sparsegpt"):
+        options = ("--prune-weights", "0.5", "--method", method)
+        made, _ = compress(args, path, f"sparse-{method}.gguf", *options)
+        found[method] = scored(args, made)["ppl"]
+    figure = ", ".join(f"{name} {ppl:.2f}" for name, ppl in found.items())
+    ordered = found["magnitude"] > 2 * found["wanda"] and found["wanda"] >= found["sparsegpt"]
+    row(4, f"{path.stem}, half of the weights", figure, "magnitude >> Wanda >= SparseGPT", ordered)
+
+
+def elastic(args):
+    """5: one file at several widths."""
+    path = model(args, SMALL, 5)
+    if path is None:
+        return
+    made, report = compress(args, path, "elastic.gguf", "--method", "sobs", "--widths", "0.75,0.5")
+    before = None
+    for share, width in zip((1.0, 0.75, 0.5), report["widths"]):
+        more = [] if share == 1.0 else ["--width", share]
+        read = run(["bench", made, "--repeat", "1", "--json", *more])[0]["weight_bytes_per_token"]
+        figure = f"{read} bytes per token, {width['kl_mean']:.4f} nats"
+        row(5, f"width {share}", figure, "fewer", before is None or read < before)
+        before = read
+
+
+def exported(args):
+    """6: what we write, read by llama.cpp."""
+    path = model(args, MIDDLE, 6)
+    if path is None or not args.peer:
+        row(6, "read by llama.cpp", "no --peer or no model", "0.5 %", None)
+        return
+    for ty in ("q4_0", "q4_k"):
+        made, _ = compress(args, path, f"type-{ty}.gguf", "--type", ty)
+        command = [args.peer, "-B", HERE / "peers/perplexity.py", made, args.eval]
+        command += ["--atoll", ATOLL, "--chunks", "12"]
+        found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        off = found["relative_difference"]
+        row(6, f"{ty}: perplexity beside llama.cpp's", f"{off:+.2%}", "0.5 %", abs(off) <= 0.005)
+
+
+def resumed(args):
+    """8: the whole way, its time, and again after an end at a random layer."""
+    path = model(args, MIDDLE, 8)
+    if path is None:
+        return
+    size = PEERS[MIDDLE]["IQ4_XS"][0] * 3 // 4
+    start = time.monotonic()
+    whole, _ = compress(args, path, "whole.gguf", "--bytes", size)
+    seconds = time.monotonic() - start
+    row(8, f"{path.stem} to {size} bytes", f"{seconds:.0f} s", "<= 720 s", seconds <= 720)
+    seed = random.randrange(1 << 32)
+    layer = random.Random(seed).randrange(1, 23)
+    out = args.work / "resumed.gguf"
+    command = [ATOLL, "compress", path, out, "--calib", args.calib, "--bytes", size]
+    command += ["--sequences", SEQUENCES[MIDDLE]]
+    child = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    done = pathlib.Path(f"{out}.work") / f"layer-{layer}"
+    while child.poll() is None and not done.exists():
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    compress(args, path, out.name, "--bytes", size)
+    same = out.read_bytes() == whole.read_bytes()
+    figure = "the same bytes" if same else "other bytes"
+    row(8, f"killed behind layer {layer} (seed {seed})", figure, "the same", same)
+
+
+PARTS = [budget, pruned, encoder, unstructured, elastic, exported, resumed]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("--models", "--calib", "--eval", "--work"):
+        parser.add_argument(name, type=pathlib.Path, required=True)
+    parser.add_argument("--peer", help="a Python with llama-cpp-python")
+    parser.add_argument("--encoder", type=pathlib.Path, help="the folder of all-MiniLM-L6-v2")
+    names = [part.__name__ for part in PARTS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    sys.exit(show([part for part in PARTS if part.__name__ in args.only], args))
+
+
+if __name__ == "__main__":
+    main()
