@@ -67,7 +67,8 @@ impl Sequences {
         })
     }
 
-    /// Takes the states through `layer`'s attention; returns what goes into down, (tokens, ffn_dim).
+    /// Takes the states through `layer`'s attention; returns what goes into down, (tokens,
+    /// ffn_dim).
     pub(crate) fn through_attention(
         &mut self,
         layer: &FloatLayer,

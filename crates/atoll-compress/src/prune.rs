@@ -304,8 +304,9 @@ mod tests {
         assert!(lost < 1e-3, "{lost} of the energy is lost");
     }
 
-    /// Each neuron of the first half has a twin in the second. Of the first token of a sequence both
-    /// are a thousand times as large, and opposite; that must not decide how one replaces the other.
+    /// Each neuron of the first half has a twin in the second. Of the first token of a sequence
+    /// both are a thousand times as large, and opposite; that must not decide how one replaces the
+    /// other.
     #[test]
     fn a_few_enormous_tokens_do_not_decide() {
         let pool = Pool::new(1).expect("threads");

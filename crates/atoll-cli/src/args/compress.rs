@@ -38,8 +38,8 @@ pub(crate) struct CompressArgs {
     /// Share of the feed-forward neurons to remove
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) prune_neurons: Option<f32>,
-    /// Remove more neurons from one layer than from another, as the method says, and as many in all;
-    /// llama.cpp does not read the result
+    /// Remove more neurons from one layer than from another, as the method says, and as many in
+    /// all; llama.cpp does not read the result
     #[arg(long, requires = "prune_neurons")]
     pub(crate) uneven: bool,
     /// Share of single weights to set to 0 [default: 0.5 for a method that is for weights]
