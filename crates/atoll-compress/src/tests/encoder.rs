@@ -11,8 +11,9 @@ use super::*;
 use crate::floats::{FloatLayer, first_states, text_ids};
 use crate::gram::Gram;
 use crate::plan::EMBED;
-use crate::probe::rows_of;
+use crate::probe::{ProbeText, rows_of};
 use crate::prune::prune;
+use crate::sensitivity::measure;
 
 /// Two layers of width 32 with 64 neurons, which read 20 tokens at most.
 fn files() -> ModelFiles {
@@ -164,6 +165,19 @@ fn bytes_go_where_they_save_most() {
     let target = Target::Bytes(10_000);
     let refused = made(&Options { target, ..options(BlockType::E4) }).expect_err("too few");
     assert!(matches!(refused, CompressError::Budget { bytes: 10_000, .. }), "{refused}");
+}
+
+#[test]
+fn every_matrix_and_the_embedding_cost_less_with_more_bits() {
+    let (files, options) = (files(), options(BlockType::Q8_0));
+    let compute = Compute::new(Isa::detect(), 2).expect("threads");
+    let text = ProbeText { tokens: &options.calibration, ends: options.ends };
+    let costs = measure(&files.source, text, &compute, &mut |_| {}).expect("measurable");
+    assert!(costs.layers.iter().all(|layer| layer.len() == 6), "q, k, v, output, up, down");
+    for cost in costs.layers.iter().flatten().chain([&costs.embed]) {
+        assert!(cost[0] > cost[4] && cost[4] > 0.0 && cost[0] < 1.0, "{cost:?}");
+    }
+    assert!(costs.tied == 0.0 && costs.head == [0.0; 5], "an encoder has no head");
 }
 
 #[test]
