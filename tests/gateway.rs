@@ -264,13 +264,13 @@ fn a_client_that_leaves_stops_the_work() {
         assert!(lines.read_line(&mut line).unwrap() > 0, "the stream ended early");
         heard += usize::from(line.starts_with("data: "));
     }
-    // On a busy machine a second may pass in which a node gets little done, or little heard.
-    let second = || cpu_s_within(served.node.pid(), Duration::from_secs(1));
-    assert!((0..3).any(|_| second() > 0.2), "it is at work");
+    // On a busy machine it may not get at much in the first half second.
+    let works = || cpu_s_within(served.node.pid(), Duration::from_millis(500)) > 0.2;
+    assert!((0..6).any(|_| works()), "it is at work");
     drop(lines);
     thread::sleep(Duration::from_millis(500));
-    let after: Vec<f64> = (0..2).map(|_| second()).take_while(|s| *s >= 0.2).collect();
-    assert!(after.len() < 2, "{after:?} s of work in the seconds after the client left");
+    let after = cpu_s_within(served.node.pid(), Duration::from_secs(1));
+    assert!(after < 0.2, "{after} s of work in the second after the client left");
     assert!(!served.client.chat("Hello", 4).is_empty(), "and others are still served");
 }
 

@@ -78,7 +78,7 @@ impl Sequences {
         let inputs = self.attention_inputs(layer, config, &compute.pool);
         let attended = self.attended(layer, &inputs, config, compute);
         self.advance(&attended, &compute.pool, |output, x| {
-            layer.after_attention(config, output, x);
+            layer.after_attention(config, compute, output, x);
         });
         let inputs = self.ffn_inputs(layer, config, &compute.pool);
         self.neurons(layer, &inputs, compute)

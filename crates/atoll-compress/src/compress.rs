@@ -10,7 +10,7 @@ use atoll_model::{BlockType, Compute, GgufWriter, ModelConfig, TensorInfo, Tenso
 use serde::Serialize;
 
 use crate::calibrate::Sequences;
-use crate::cut::{self, Cut};
+use crate::cut::Cut;
 use crate::elastic::{self, Elastic, WidthReport};
 use crate::error::CompressError;
 use crate::floats::{FloatLayer, first_states, text_ids};
@@ -154,13 +154,12 @@ pub fn compress<'a>(
     config.check_complete(source)?;
     let mut cut = Cut::new(source, options)?;
     let text = Text::of(options)?;
-    let mut sequences = sequences(source, &text.calibration, options.ends)?;
+    let mut sequences = sequences(source, &text.calibration, options.ends, compute)?;
     let resume = options.resume.as_deref().map(|at| Resume::open(at, source, options));
     let resume = resume.transpose()?;
-    let step = cut::multiple(source, options.target)?;
     let looked_at = ProbeText { tokens: &text.calibration, ends: options.ends };
-    let states = sequences.as_ref().map(|sequences| (sequences.clone(), looked_at));
-    cut.spread(source, step, states, resume.as_ref(), compute, progress)?;
+    let seen = sequences.as_ref().map(|sequences| (sequences, looked_at));
+    cut.spread(source, seen, resume.as_ref(), compute, progress)?;
     let mut out = Out::new();
     for key in kept_keys(keys, config, &cut) {
         let (key, value) = key?;
@@ -327,6 +326,7 @@ fn sequences(
     source: &TensorSource,
     tokens: &[u32],
     ends: [Option<u32>; 2],
+    compute: &Compute,
 ) -> Result<Option<Sequences>, CompressError> {
     let config = source.config();
     if tokens.is_empty() {
@@ -335,5 +335,6 @@ fn sequences(
     let rope = Rope::new(&config.rope).table(0..SEQUENCE);
     let embed = source.require_shape(EMBED, config.vocab_size, config.dim)?;
     let words = rows_of(embed, &text_ids(config, tokens, SEQUENCE, ends))?;
-    Ok(Some(Sequences::new(first_states(source, words, SEQUENCE)?, SEQUENCE, rope)))
+    let states = first_states(source, words, SEQUENCE, compute)?;
+    Ok(Some(Sequences::new(states, SEQUENCE, rope)))
 }

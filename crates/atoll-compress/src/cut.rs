@@ -28,8 +28,8 @@ pub(crate) enum Cut {
         /// How many stay in each layer, (n_layers), if layers differ; then there is one width.
         layers: Vec<usize>,
         method: PruneMethod,
-        /// Whether the layers shall not differ more than they do.
-        alike: bool,
+        /// If layers are to differ, what each number is then a multiple of ([`Cut::spread`]).
+        uneven: Option<usize>,
     },
     /// Single weights of every matrix.
     Weights(Sparsity),
@@ -76,8 +76,8 @@ impl Cut {
         match widths.len() == 1 && widths[0] == config.ffn_dim && layers == config.ffn_dims {
             true => Ok(Self::Nothing),
             false => {
-                let alike = alike || widths.len() > 1 || !layers.is_empty();
-                Ok(Self::Neurons { widths, layers, method, alike })
+                let is_uneven = !alike && widths.len() == 1 && layers.is_empty();
+                Ok(Self::Neurons { widths, layers, method, uneven: is_uneven.then_some(multiple) })
             }
         }
     }
@@ -100,23 +100,24 @@ impl Cut {
         Ok(Self::Weights(sparsity))
     }
 
-    /// Decides how many neurons stay in each layer, multiples of `multiple`, if the layers may
-    /// differ; `text` is the calibration text's embeddings and itself.
+    /// Decides how many neurons stay in each layer, if layers are to differ; `text` is what goes
+    /// into the first layer of the calibration text, and that text.
     ///
     /// # Errors
     /// As [`spread`], and [`CompressError::Work`].
     pub(crate) fn spread(
         &mut self,
         source: &TensorSource,
-        multiple: usize,
-        text: Option<(Sequences, ProbeText<'_>)>,
+        text: Option<(&Sequences, ProbeText<'_>)>,
         resume: Option<&Resume>,
         compute: &Compute,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), CompressError> {
         /// What the numbers are noted under.
         const NOTE: &str = "neurons";
-        let Self::Neurons { widths, layers, method, alike: false } = self else { return Ok(()) };
+        let Self::Neurons { widths, layers, method, uneven: Some(multiple) } = self else {
+            return Ok(());
+        };
         let known = resume.and_then(|at| at.get(NOTE)).and_then(|text| {
             let text = String::from_utf8(text).ok()?;
             text.split(' ').map(|count| count.parse().ok()).collect::<Option<Vec<usize>>>()
@@ -124,7 +125,7 @@ impl Cut {
         *layers = match (known, text) {
             (Some(known), _) => known,
             (None, Some(text)) => {
-                let wish = Wish { alike: widths[0], multiple };
+                let wish = Wish { alike: widths[0], multiple: *multiple };
                 spread(source, wish, *method, text, compute, progress)?
             }
             (None, None) => return Ok(()),
@@ -135,7 +136,7 @@ impl Cut {
 
     /// Whether deciding that takes the whole model in floats.
     pub(crate) fn holds_all(&self) -> bool {
-        matches!(self, Self::Neurons { method: PruneMethod::Sobs, alike: false, .. })
+        matches!(self, Self::Neurons { method: PruneMethod::Sobs, uneven: Some(_), .. })
     }
 
     /// The configuration of the result.
@@ -163,7 +164,7 @@ impl Cut {
 
 /// What the number of neurons must be a multiple of, so that the rows of every down projection are
 /// whole blocks.
-pub(crate) fn multiple(source: &TensorSource, target: Target) -> Result<usize, CompressError> {
+fn multiple(source: &TensorSource, target: Target) -> Result<usize, CompressError> {
     let config = source.config();
     let of_type = |ty: BlockType, layer_idx: usize| match config
         .ffn_dim_of(layer_idx)

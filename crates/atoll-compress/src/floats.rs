@@ -112,10 +112,10 @@ impl FloatLayer {
     ) -> Inputs {
         let qkv = self.attention_input(config, x.view());
         let output = self.attention(config, compute, rope, qkv.view());
-        self.after_attention(config, output.view(), x);
+        self.after_attention(config, compute, output.view(), x);
         let ffn = self.ffn_input(config, x.view());
         let down = self.neurons(compute, ffn.view());
-        self.after_ffn(config, down.view(), x);
+        self.after_ffn(config, compute, down.view(), x);
         Inputs { qkv, output, ffn, down }
     }
 
@@ -162,12 +162,13 @@ impl FloatLayer {
     pub(crate) fn after_attention(
         &self,
         config: &ModelConfig,
+        compute: &Compute,
         output: ArrayView2<'_, f32>,
         x: &mut ArrayViewMut2<'_, f32>,
     ) {
         *x += &output.dot(&self.o.t());
         if let Some(encoder) = &self.encoder {
-            encoder.after_attention(config.norm_eps, x);
+            encoder.after_attention(compute, config.norm_eps, x);
         }
     }
 
@@ -198,12 +199,13 @@ impl FloatLayer {
     pub(crate) fn after_ffn(
         &self,
         config: &ModelConfig,
+        compute: &Compute,
         neurons: ArrayView2<'_, f32>,
         x: &mut ArrayViewMut2<'_, f32>,
     ) {
         *x += &neurons.dot(&self.down.t());
         if let Some(encoder) = &self.encoder {
-            encoder.after_ffn(config.norm_eps, x);
+            encoder.after_ffn(compute, config.norm_eps, x);
         }
     }
 }

@@ -155,7 +155,9 @@ impl Out {
         let inputs = text.as_ref().zip(inputs.as_ref()).map(attended);
         self.siblings(store, [("attn_output", &mut layer.o)], None, &|| moments(&inputs, &text))?;
         if let (Some(text), Some(inputs)) = (&mut text, &inputs) {
-            text.advance(inputs, pool, |output, x| layer.after_attention(config, output, x));
+            text.advance(inputs, pool, |output, x| {
+                layer.after_attention(config, compute, output, x)
+            });
         }
 
         let inputs = text.as_ref().map(|text| text.ffn_inputs(layer, config, pool));
@@ -196,7 +198,7 @@ impl Out {
         let of_inputs = || gram.clone().or_else(|| moments(&inputs, &text));
         self.siblings(store, [("ffn_down", &mut layer.down)], None, &of_inputs)?;
         if let (Some(text), Some(inputs)) = (text, inputs) {
-            text.advance(&inputs, pool, |neurons, x| layer.after_ffn(config, neurons, x));
+            text.advance(&inputs, pool, |neurons, x| layer.after_ffn(config, compute, neurons, x));
         }
         if let Some(encoder) = layer.encoder.as_ref().filter(|_| is_pruned) {
             self.vector(store.source, &up_bias, &encoder.up_bias)?;
@@ -325,13 +327,13 @@ mod tests {
         rounded(&text, &qkv, &mut want.v);
         let output = text.attended(&want, &qkv, &config, &compute);
         rounded(&text, &output, &mut want.o);
-        text.advance(&output, pool, |output, x| want.after_attention(&config, output, x));
+        text.advance(&output, pool, |output, x| want.after_attention(&config, &compute, output, x));
         let ffn = text.ffn_inputs(&want, &config, pool);
         rounded(&text, &ffn, want.gate.as_mut().expect("a decoder's"));
         rounded(&text, &ffn, &mut want.up);
         let down = text.neurons(&want, &ffn, &compute);
         rounded(&text, &down, &mut want.down);
-        text.advance(&down, pool, |neurons, x| want.after_ffn(&config, neurons, x));
+        text.advance(&down, pool, |neurons, x| want.after_ffn(&config, &compute, neurons, x));
         for (kind, (got, wanted)) in layer.matrices().zip(want.matrices()).enumerate() {
             assert_eq!(got, wanted, "matrix {kind}");
         }

@@ -143,7 +143,7 @@ impl<'a> Probe<'a> {
     /// # Errors
     /// A missing tensor or one of the wrong shape.
     pub(crate) fn states(&self, words: Array2<f32>) -> Result<Array2<f32>, CompressError> {
-        first_states(self.source, words, PIECE)
+        first_states(self.source, words, PIECE, self.compute)
     }
 
     /// Takes the pieces, (pieces * length, dim), through a layer; returns what goes into its
@@ -184,33 +184,44 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// The head's inputs, (rows, dim), of what leaves the last layer, (rows, dim); and its rows,
-    /// (tokens looked at, dim). None of an encoder, which has no head.
-    pub(crate) fn head(&self, last: &Array2<f32>) -> Option<(Array2<f32>, &Array2<f32>)> {
+    /// The head, given what leaves the last layer, (rows, dim). None of an encoder, which has none.
+    pub(crate) fn head(&self, last: &Array2<f32>) -> Option<Head<'_>> {
         match &self.judge {
-            Judge::Words { output_norm, head, .. } => {
-                Some((norm(last.view(), output_norm, self.source.config().norm_eps), head))
+            Judge::Words { output_norm, head, given } => {
+                let inputs = norm(last.view(), output_norm, self.source.config().norm_eps);
+                Some(Head { inputs, matrix: head, given })
             }
             Judge::Texts { .. } => None,
         }
     }
 
-    /// What it costs if the logits of all rows are those, (rows, tokens looked at). Nothing of an
-    /// encoder.
-    pub(crate) fn cost_of_logits(&self, logits: Array2<f32>) -> f64 {
-        match &self.judge {
-            Judge::Words { given, .. } => divergence(given, &log_softmax(logits)),
-            Judge::Texts { .. } => 0.0,
-        }
-    }
-
     /// What the model says where `last`, (rows, dim), leaves its last layer: see [`Judge`].
     fn said(&self, last: &Array2<f32>) -> Array2<f32> {
-        let config = self.source.config();
         match self.head(last) {
-            Some((input, head)) => log_softmax(input.dot(&head.t())),
-            None => directions(config, last),
+            Some(head) => head.said(head.matrix),
+            None => directions(self.source.config(), last),
         }
+    }
+}
+
+/// A decoder's head, and what goes into it.
+pub(crate) struct Head<'a> {
+    /// (rows, dim).
+    pub(crate) inputs: Array2<f32>,
+    /// Its rows, (tokens looked at, dim).
+    pub(crate) matrix: &'a Array2<f32>,
+    given: &'a Array2<f32>,
+}
+
+impl Head<'_> {
+    /// What it costs if `matrix` takes its place.
+    pub(crate) fn cost(&self, matrix: &Array2<f32>) -> f64 {
+        divergence(self.given, &self.said(matrix))
+    }
+
+    /// Log-probabilities, (rows, tokens looked at), by `matrix`.
+    fn said(&self, matrix: &Array2<f32>) -> Array2<f32> {
+        log_softmax(self.inputs.dot(&matrix.t()))
     }
 }
 

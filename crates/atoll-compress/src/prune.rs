@@ -59,53 +59,95 @@ pub(crate) fn prune(
     moments: Option<&Gram>,
     pool: &Pool,
 ) -> Result<Kept, CompressError> {
-    let errors = moments.map(|moments| lossy_moments(layer, method, moments));
-    let shrunk = || {
-        let mut h = errors.clone()?;
+    let removal = match (method, moments) {
+        (PruneMethod::Magnitude, _) => Removal::ranked(&magnitudes(layer)),
+        (PruneMethod::Flap, Some(moments)) => Removal::ranked(&flap_scores(&layer.down, moments)),
+        (PruneMethod::Sobs, Some(moments)) => {
+            Removal::by_surgeon(name, layer, moments, widths[widths.len() - 1], pool)?
+        }
+        (PruneMethod::Flap, None) => return Err(CompressError::NeedsText("flap")),
+        (PruneMethod::Sobs, None) => return Err(CompressError::NeedsText("sobs")),
+    };
+    removal.apply(name, layer, widths, method, moments, pool)
+}
+
+/// Which neurons go first.
+pub(crate) struct Removal {
+    /// From the most needed down.
+    order: Vec<usize>,
+    /// What structured OBS loses of the down projection's output, in its squared norm, where 0, 1
+    /// and more neurons go.
+    pub(crate) losses: Vec<f64>,
+    /// The shrunk moments that it judged by.
+    shrunk: Option<Array2<f32>>,
+}
+
+impl Removal {
+    fn ranked(scores: &[f32]) -> Self {
+        Self { order: ranked(scores), losses: Vec::new(), shrunk: None }
+    }
+
+    /// By structured OBS, until `least` neurons stay.
+    ///
+    /// # Errors
+    /// [`CompressError::Inputs`] (naming `name`) if the moments are not finite.
+    pub(crate) fn by_surgeon(
+        name: &str,
+        layer: &FloatLayer,
+        moments: &Gram,
+        least: usize,
+        pool: &Pool,
+    ) -> Result<Self, CompressError> {
+        let mut h = lossy_moments(layer, PruneMethod::Sobs, moments);
         shrink(&mut h, SHRINKAGE);
-        Some(h)
-    };
-    let bad = || CompressError::Inputs(name.to_owned());
-    let (keep, least) = (widths[0], widths[widths.len() - 1]);
-    let mut kept = match method {
-        PruneMethod::Magnitude => ranked(&magnitudes(layer)),
-        PruneMethod::Flap => {
-            ranked(&flap_scores(&layer.down, moments.ok_or(CompressError::NeedsText("flap"))?))
-        }
-        PruneMethod::Sobs => {
-            let h = shrunk().ok_or(CompressError::NeedsText("sobs"))?;
-            surgeon(&layer.down, &h, least, pool).ok_or_else(bad)?.0
-        }
-    };
-    kept.truncate(keep);
-    if widths.len() == 1 {
-        kept.sort_unstable();
+        let found = surgeon(&layer.down, &h, least, pool);
+        let (order, losses) = found.ok_or_else(|| CompressError::Inputs(name.to_owned()))?;
+        Ok(Self { order, losses, shrunk: Some(h) })
     }
-    let given = std::mem::take(&mut layer.down);
-    layer.down = match method {
-        PruneMethod::Sobs => {
-            let h = shrunk().ok_or(CompressError::NeedsText("sobs"))?;
-            repaired(&given, &h, &kept, widths, pool).ok_or_else(bad)?
+
+    /// Keeps neurons as [`prune`] says.
+    ///
+    /// # Errors
+    /// As [`prune`].
+    pub(crate) fn apply(
+        self,
+        name: &str,
+        layer: &mut FloatLayer,
+        widths: &[usize],
+        method: PruneMethod,
+        moments: Option<&Gram>,
+        pool: &Pool,
+    ) -> Result<Kept, CompressError> {
+        let mut kept = self.order;
+        kept.truncate(widths[0]);
+        if widths.len() == 1 {
+            kept.sort_unstable();
         }
-        PruneMethod::Flap | PruneMethod::Magnitude => given.select(Axis(1), &kept),
-    };
-    layer.gate = layer.gate.take().map(|gate| gate.select(Axis(0), &kept));
-    layer.up = layer.up.select(Axis(0), &kept);
-    let mut off = given.clone();
-    for (column, &neuron) in layer.down.columns().into_iter().zip(&kept) {
-        off.column_mut(neuron).scaled_add(-1.0, &column);
-    }
-    if let Some(encoder) = &mut layer.encoder {
-        encoder.up_bias = encoder.up_bias.select(Axis(0), &kept);
-        if let Some(moments) = moments.filter(|_| has_bias(method)) {
-            encoder.down_bias +=
-                &off.mapv(f64::from).dot(&Array1::from(moments.means())).mapv(single);
+        let given = std::mem::take(&mut layer.down);
+        layer.down = match &self.shrunk {
+            Some(h) => repaired(&given, h, &kept, widths, pool)
+                .ok_or_else(|| CompressError::Inputs(name.to_owned()))?,
+            None => given.select(Axis(1), &kept),
+        };
+        layer.gate = layer.gate.take().map(|gate| gate.select(Axis(0), &kept));
+        layer.up = layer.up.select(Axis(0), &kept);
+        let mut off = given.clone();
+        for (column, &neuron) in layer.down.columns().into_iter().zip(&kept) {
+            off.column_mut(neuron).scaled_add(-1.0, &column);
         }
+        if let Some(encoder) = &mut layer.encoder {
+            encoder.up_bias = encoder.up_bias.select(Axis(0), &kept);
+            if let Some(moments) = moments.filter(|_| has_bias(method)) {
+                encoder.down_bias +=
+                    &off.mapv(f64::from).dot(&Array1::from(moments.means())).mapv(single);
+            }
+        }
+        let lost = moments.map(|moments| {
+            let errors = lossy_moments(layer, method, moments);
+            energy(&off, &errors) / energy(&given, &moments.mean()).max(1e-30)
+        });
+        Ok(Kept { neurons: kept, lost })
     }
-    let both = errors.zip(moments);
-    let lost =
-        both.map(|(errors, all)| energy(&off, &errors) / energy(&given, &all.mean()).max(1e-30));
-    Ok(Kept { neurons: kept, lost })
 }
 
 /// Whether `method` lets the block's bias make up for the means of what goes.
@@ -154,25 +196,6 @@ fn magnitudes(layer: &FloatLayer) -> Vec<f32> {
 pub(crate) fn flap_scores(down: &Array2<f32>, moments: &Gram) -> Vec<f32> {
     let columns = squares(down, Axis(0));
     columns.iter().zip(moments.variances()).map(|(column, variance)| column * variance).collect()
-}
-
-/// What [`prune`] by structured OBS loses of the down projection's output, in its squared norm,
-/// where 0, 1 and more neurons go, until `least` stay.
-///
-/// # Errors
-/// As [`prune`].
-pub(crate) fn removal_losses(
-    name: &str,
-    layer: &FloatLayer,
-    moments: &Gram,
-    least: usize,
-    pool: &Pool,
-) -> Result<Vec<f64>, CompressError> {
-    let mut h = lossy_moments(layer, PruneMethod::Sobs, moments);
-    shrink(&mut h, SHRINKAGE);
-    let found = surgeon(&layer.down, &h, least, pool);
-    let (_, losses) = found.ok_or_else(|| CompressError::Inputs(name.to_owned()))?;
-    Ok(losses)
 }
 
 /// The neurons from the most needed down: first the `least` that stay when those are removed whose

@@ -68,11 +68,11 @@ pub(crate) fn measure(
         head: [0.0; TYPES.len()],
         tied: 0.0,
     };
-    if let Some((last, head)) = probe.head(&x) {
-        let columns = Columns::Apart(mean_squares(&last));
+    if let Some(head) = probe.head(&x) {
+        let columns = Columns::Apart(mean_squares(&head.inputs));
         for (cost, ty) in costs.head.iter_mut().zip(TYPES) {
-            let rounded = round(head, ty, Zeros::Free, &columns, &compute.pool)?.values;
-            *cost = probe.cost_of_logits(last.dot(&rounded.t()));
+            *cost =
+                head.cost(&round(head.matrix, ty, Zeros::Free, &columns, &compute.pool)?.values);
         }
     }
     let words = probe.words(EMBED, text)?;

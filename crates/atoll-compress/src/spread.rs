@@ -16,7 +16,7 @@ use crate::compress::{Progress, Work};
 use crate::error::CompressError;
 use crate::floats::{FloatLayer, matrix_name};
 use crate::probe::{Probe, ProbeText};
-use crate::prune::{PruneMethod, flap_scores, prune, removal_losses};
+use crate::prune::{PruneMethod, Removal, flap_scores};
 
 /// How many neurons a layer may keep.
 #[derive(Debug, Clone, Copy)]
@@ -32,12 +32,12 @@ pub(crate) struct Wish {
 /// the first layer of the calibration text, of which the model is looked at on some.
 ///
 /// # Errors
-/// As [`prune`] and [`Probe::new`].
+/// As [`Removal::apply`] and [`Probe::new`].
 pub(crate) fn spread(
     source: &TensorSource,
     wish: Wish,
     method: PruneMethod,
-    (mut text, looked_at): (Sequences, ProbeText<'_>),
+    (text, looked_at): (&Sequences, ProbeText<'_>),
     compute: &Compute,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<usize>, CompressError> {
@@ -47,17 +47,25 @@ pub(crate) fn spread(
         PruneMethod::Flap => None,
         PruneMethod::Magnitude => return Ok(vec![wish.alike; config.n_layers]),
     };
-    let (mut costs, mut scores) = (Vec::new(), Vec::new());
+    let (mut costs, mut scores, mut text) = (Vec::new(), Vec::new(), text.clone());
     for layer_idx in 0..config.n_layers {
-        let layer = FloatLayer::read(source, layer_idx)?;
-        let values = text.through_attention(&layer, config, compute);
+        let read;
+        let layer = match &probe {
+            Some((probe, _)) => &probe.layers[layer_idx],
+            None => {
+                read = FloatLayer::read(source, layer_idx)?;
+                &read
+            }
+        };
+        let values = text.through_attention(layer, config, compute);
         match &probe {
             Some((probe, states)) => {
-                let moments = text.moments_of_neurons(&layer, &values, pool);
+                let moments = text.moments_of_neurons(layer, &values, pool);
                 let name = matrix_name(layer_idx, "ffn_down");
-                let losses = removal_losses(&name, &layer, &moments, wish.alike / 2, pool)?;
+                let removal = Removal::by_surgeon(&name, layer, &moments, wish.alike / 2, pool)?;
+                let losses = removal.losses.clone();
                 let mut pruned = layer.clone();
-                prune(&name, &mut pruned, &[wish.alike], method, Some(&moments), pool)?;
+                removal.apply(&name, &mut pruned, &[wish.alike], method, Some(&moments), pool)?;
                 let cost = probe.cost(layer_idx, Some(&pruned), states[layer_idx].clone());
                 costs.push(choices(layer.up.nrows(), &losses, wish, cost));
             }
@@ -66,7 +74,7 @@ pub(crate) fn spread(
                 scores.push(standardized(&scored));
             }
         }
-        text.advance(&values, pool, |neurons, x| layer.after_ffn(config, neurons, x));
+        text.advance(&values, pool, |neurons, x| layer.after_ffn(config, compute, neurons, x));
         let (layers_done, layers) = (layer_idx + 1, config.n_layers);
         progress(Progress { work: Work::Measuring, layers_done, layers });
     }

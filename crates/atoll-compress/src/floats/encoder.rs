@@ -23,11 +23,11 @@ pub(crate) struct EncoderParts {
     ffn_norm: LayerNorm,
 }
 
-/// A layer norm; both (dim).
+/// A layer norm; both (dim), in whole tiles as the kernels want them.
 #[derive(Debug, Clone)]
 struct LayerNorm {
-    weight: Array1<f32>,
-    bias: Array1<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
 }
 
 impl EncoderParts {
@@ -38,58 +38,65 @@ impl EncoderParts {
         Ok(Self {
             o_bias: vector(source, &name("attn_output.bias"), config.dim)?,
             attn_norm: LayerNorm::read(source, &name("attn_output_norm"))?,
-            up_bias: vector(source, &name("ffn_up.bias"), config.ffn_dim)?,
+            up_bias: vector(source, &name("ffn_up.bias"), config.ffn_dim_of(layer_idx))?,
             down_bias: vector(source, &name("ffn_down.bias"), config.dim)?,
             ffn_norm: LayerNorm::read(source, &name("layer_output_norm"))?,
         })
     }
 
     /// What follows the product that attention adds to `x`, (rows, dim).
-    pub(super) fn after_attention(&self, eps: f32, x: &mut ArrayViewMut2<'_, f32>) {
+    pub(super) fn after_attention(
+        &self,
+        compute: &Compute,
+        eps: f32,
+        x: &mut ArrayViewMut2<'_, f32>,
+    ) {
         *x += &self.o_bias;
-        self.attn_norm.apply(eps, x);
+        self.attn_norm.apply(compute, eps, x);
     }
 
     /// `gelu(up + bias)` of a product with up, (rows, ffn_dim).
     pub(super) fn gelu(&self, compute: &Compute, up: &mut Array2<f32>) {
-        let width = up.ncols().next_multiple_of(TILE_ROWS);
-        let mut bias = self.up_bias.to_vec();
-        bias.resize(width, 0.0);
-        let mut padded = vec![0.0; width];
-        for mut row in up.rows_mut() {
-            let row = row.as_slice_mut().expect("a product is contiguous");
-            padded[..row.len()].copy_from_slice(row);
-            compute.kernels.gelu(&mut padded, &bias);
-            row.copy_from_slice(&padded[..row.len()]);
-        }
+        let bias = in_tiles(&self.up_bias);
+        each_row(&mut up.view_mut(), |row| compute.kernels.gelu(row, &bias));
     }
 
     /// What follows the product that the feed-forward block adds to `x`, (rows, dim).
-    pub(super) fn after_ffn(&self, eps: f32, x: &mut ArrayViewMut2<'_, f32>) {
+    pub(super) fn after_ffn(&self, compute: &Compute, eps: f32, x: &mut ArrayViewMut2<'_, f32>) {
         *x += &self.down_bias;
-        self.ffn_norm.apply(eps, x);
+        self.ffn_norm.apply(compute, eps, x);
     }
 }
 
 impl LayerNorm {
     fn read(source: &TensorSource, name: &str) -> Result<Self, CompressError> {
-        let part = |part: &str| vector(source, &format!("{name}.{part}"), source.config().dim);
-        Ok(Self { weight: part("weight")?, bias: part("bias")? })
+        let dim = source.config().dim;
+        let part = |part: &str| vector(source, &format!("{name}.{part}"), dim);
+        Ok(Self { weight: in_tiles(&part("weight")?), bias: in_tiles(&part("bias")?) })
     }
 
-    /// Every row becomes `(x - mean) / sqrt(variance + eps) * weight + bias`; sums are in f64.
-    #[expect(clippy::cast_possible_truncation, reason = "one rounding of an f64")]
-    fn apply(&self, eps: f32, x: &mut ArrayViewMut2<'_, f32>) {
-        for mut row in x.rows_mut() {
-            let n = row.len() as f64;
-            let mean = row.iter().map(|&value| f64::from(value)).sum::<f64>() / n;
-            let off = |value: f32| f64::from(value) - mean;
-            let variance = row.iter().map(|&value| off(value) * off(value)).sum::<f64>() / n;
-            let scale = 1.0 / (variance + f64::from(eps)).sqrt();
-            for (value, (weight, bias)) in row.iter_mut().zip(self.weight.iter().zip(&self.bias)) {
-                *value = (off(*value) * scale) as f32 * weight + bias;
-            }
-        }
+    /// Every row becomes `(x - mean) / sqrt(variance + eps) * weight + bias`.
+    fn apply(&self, compute: &Compute, eps: f32, x: &mut ArrayViewMut2<'_, f32>) {
+        let cols = x.ncols();
+        each_row(x, |row| compute.kernels.layer_norm(row, cols, &self.weight, &self.bias, eps));
+    }
+}
+
+/// With zeros up to a whole tile of the kernels.
+fn in_tiles(values: &Array1<f32>) -> Vec<f32> {
+    let mut values = values.to_vec();
+    values.resize(values.len().next_multiple_of(TILE_ROWS), 0.0);
+    values
+}
+
+/// Gives each row of `x` to `step`, with zeros up to a whole tile: one row in the kernels' layout.
+fn each_row(x: &mut ArrayViewMut2<'_, f32>, step: impl Fn(&mut [f32])) {
+    let mut tiles = vec![0.0; x.ncols().next_multiple_of(TILE_ROWS)];
+    for mut row in x.rows_mut() {
+        tiles[row.len()..].fill(0.0);
+        tiles.iter_mut().zip(&row).for_each(|(to, from)| *to = *from);
+        step(&mut tiles);
+        row.iter_mut().zip(&tiles).for_each(|(to, from)| *to = *from);
     }
 }
 
@@ -141,6 +148,7 @@ pub(crate) fn first_states(
     source: &TensorSource,
     mut words: Array2<f32>,
     length: usize,
+    compute: &Compute,
 ) -> Result<Array2<f32>, CompressError> {
     let config = source.config();
     let Some(encoder) = &config.encoder else { return Ok(words) };
@@ -155,7 +163,8 @@ pub(crate) fn first_states(
             word += &Array1::from_vec(places.row(position)?);
         }
     }
-    LayerNorm::read(source, "token_embd_norm")?.apply(config.norm_eps, &mut words.view_mut());
+    let norm = LayerNorm::read(source, "token_embd_norm")?;
+    norm.apply(compute, config.norm_eps, &mut words.view_mut());
     Ok(words)
 }
 

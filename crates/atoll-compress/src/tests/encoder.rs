@@ -73,7 +73,7 @@ fn layers_in_floats_are_those_that_embed() {
     let rope = Rope::new(&config.rope).table(0..1);
     let ids = text_ids(config, &tokens, tokens.len(), [Some(2), Some(3)]);
     let words = rows_of(source.require(EMBED).expect("a table"), &ids).expect("its rows");
-    let mut x = first_states(source, words, tokens.len()).expect("tables");
+    let mut x = first_states(source, words, tokens.len(), &compute).expect("tables");
     for layer_idx in 0..config.n_layers {
         let layer = FloatLayer::read(source, layer_idx).expect("a layer");
         layer.forward(config, &compute, &rope, &mut x.view_mut());
@@ -165,6 +165,45 @@ fn bytes_go_where_they_save_most() {
     let target = Target::Bytes(10_000);
     let refused = made(&Options { target, ..options(BlockType::E4) }).expect_err("too few");
     assert!(matches!(refused, CompressError::Budget { bytes: 10_000, .. }), "{refused}");
+}
+
+/// The second layer with the first 32 of its 64 neurons.
+fn narrower() -> GgufFile {
+    let files = files();
+    let mut writer = GgufWriter::new();
+    for (key, value) in keys(&files) {
+        let is_width = key.ends_with("feed_forward_length");
+        writer.key(&key, if is_width { Value::Ints(vec![64, 32]) } else { value });
+    }
+    for spec in files.source.config().all_tensors() {
+        let tensor = files.source.require(&spec.name).expect("it is there");
+        let (mut values, mut info) = (tensor.dequantize(), tensor.info.clone());
+        if spec.name.starts_with("blk.1.ffn_up") {
+            values.truncate(values.len() / 2);
+            *(if info.rows == 1 { &mut info.cols } else { &mut info.rows }) = 32;
+        } else if spec.name == "blk.1.ffn_down.weight" {
+            values = values.chunks(64).flat_map(|row| &row[..32]).copied().collect();
+            info.cols = 32;
+        }
+        writer.tensor(info, values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<_>>());
+    }
+    GgufFile::parse(writer.to_bytes()).expect("a whole model")
+}
+
+#[test]
+fn layers_of_different_widths_are_compressed_again() {
+    let (file, compute) = (narrower(), Arc::new(Compute::new(Isa::detect(), 2).expect("threads")));
+    let before: Vec<_> = file.metadata().iter().map(|(k, v)| (k.to_owned(), v.clone())).collect();
+    let keys = before.iter().map(|(key, value)| (key.as_str(), value));
+    let source = TensorSource::Gguf(file);
+    let (writer, report) =
+        compress(&source, keys, &options(BlockType::Q8_0), &compute, &mut |_| {}).expect("ok");
+    let found = GgufFile::parse(writer.to_bytes()).expect("opens again");
+    assert_eq!(found.config().ffn_dims, [64, 32]);
+    assert_eq!(report.layers.iter().map(|layer| layer.neurons).collect::<Vec<_>>(), [64, 32]);
+    let (a, b) = (embedded(&TensorSource::Gguf(found), &words(5)), embedded(&source, &words(5)));
+    let cosine: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
+    assert!(cosine > 0.999, "{cosine}");
 }
 
 #[test]
