@@ -56,7 +56,9 @@ def model(args, name, item):
 def compress(args, path, out, *options):
     """Makes `out` of `path`; returns (path of it, report)."""
     made = args.work / out
-    common = ["--calib", args.calib, "--sequences", SEQUENCES.get(path.stem, 64), "--json"]
+    common = ["--calib", args.calib, "--json"]
+    if "--sequences" not in options:
+        common += ["--sequences", SEQUENCES.get(path.stem, 64)]
     return made, run(["compress", path, made, *common, *options], limit=LIMIT_S)[0]
 
 
@@ -99,7 +101,11 @@ def pruned(args):
         return
     given, rises, made = scored(args, path)["ppl"], {}, None
     for method in ("magnitude", "flap", "sobs"):
-        options = ("--prune-neurons", "0.2", "--method", method)
+        options = ["--prune-neurons", "0.2", "--method", method]
+        if method == "sobs":
+            # What a neuron is for is seen where the model says what it knows. FLAP's rule is as
+            # published, on the given text.
+            options += ["--own-text", "16"]
         made, report = compress(args, path, f"pruned-{method}.gguf", *options)
         rises[method] = scored(args, made)["ppl"] - given
         share = report["neurons_after_over_before"]
@@ -133,7 +139,7 @@ def encoder(args):
     for name, options, least in (
         ("8 bits", ("--type", "q8_0"), 0.999),
         ("4.5 bits", ("--bits", "4.75"), 0.99),
-        ("30 % of neurons", ("--prune-neurons", "0.3"), 0.98),
+        ("30 % of neurons", ("--prune-neurons", "0.3", "--uneven", "--sequences", "192"), 0.98),
     ):
         made, report = compress(args, args.encoder, f"encoder-{name[:1]}.gguf", *options)
         command = ["embed", made, "--text", sentences, "--against", args.encoder, "--json"]

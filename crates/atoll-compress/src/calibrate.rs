@@ -15,12 +15,47 @@ pub(crate) struct Sequences {
     states: Array2<f32>,
     length: usize,
     rope: RopeTable,
+    /// What the model as given makes of them, if that is followed.
+    given: Option<Given>,
+}
+
+/// What the model as given makes of calibration sequences; both (tokens, dim).
+#[derive(Debug, Clone)]
+struct Given {
+    states: Array2<f32>,
+    /// The states of the latest layer with its feed-forward block's product, without its bias,
+    /// before an encoder's norm.
+    sums: Array2<f32>,
 }
 
 impl Sequences {
     /// `states` is (sequences * length, dim): the embeddings.
     pub(crate) fn new(states: Array2<f32>, length: usize, rope: RopeTable) -> Self {
-        Self { states, length, rope }
+        Self { states, length, rope, given: None }
+    }
+
+    /// Follows what the model as given makes of them, from here on: they must not have been changed
+    /// by what became of it.
+    pub(crate) fn follow(&mut self) {
+        let states = self.states.clone();
+        self.given = Some(Given { sums: states.clone(), states });
+    }
+
+    /// Takes what the model as given makes of them, if that is followed, through its `layer`.
+    pub(crate) fn follow_through(
+        &mut self,
+        layer: &FloatLayer,
+        config: &ModelConfig,
+        compute: &Compute,
+    ) {
+        let Some(Given { states, .. }) = self.given.take() else { return };
+        let mut given = Self { states, length: self.length, rope: self.rope.clone(), given: None };
+        let values = given.through_attention(layer, config, compute);
+        let sums = given.sums(&values, &layer.down, &compute.pool);
+        given.advance(&values, &compute.pool, |neurons, x| {
+            layer.after_ffn(config, compute, neurons, x);
+        });
+        self.given = Some(Given { states: given.states, sums });
     }
 
     /// What they are now, (tokens, dim).
@@ -150,19 +185,39 @@ impl Sequences {
         matrix: &Array2<f32>,
         pool: &Pool,
     ) -> Gram {
-        let mut weighed = inputs.clone();
-        let states = self.states.axis_chunks_iter(Axis(0), self.length);
+        let states = self.sums(inputs, matrix, pool);
+        let squares = states.rows().into_iter().map(|row| row.dot(&row) / row.len() as f32);
+        let weights: Array1<f32> = squares.map(|square| 1.0 / square.max(1e-20).sqrt()).collect();
+        self.moments(&(inputs * &weights.insert_axis(Axis(1))), pool)
+    }
+
+    /// What `layer`'s feed-forward block is to say, (tokens, dim): what the model as given has
+    /// behind it more than what there is before it; or, if that is not followed, what it says of
+    /// `values`, which go into its down projection.
+    pub(crate) fn wanted(
+        &self,
+        layer: &FloatLayer,
+        values: &Array2<f32>,
+        pool: &Pool,
+    ) -> Array2<f32> {
+        let mut wanted = match &self.given {
+            Some(given) => &given.sums - &self.states,
+            None => self.sums(values, &layer.down, pool) - &self.states,
+        };
+        if let Some(encoder) = &layer.encoder {
+            wanted += &encoder.down_bias;
+        }
+        wanted
+    }
+
+    /// The states with the product of `inputs`, (tokens, cols), and `matrix`, (dim, cols), added.
+    fn sums(&self, inputs: &Array2<f32>, matrix: &Array2<f32>, pool: &Pool) -> Array2<f32> {
+        let mut sums = self.states.clone();
+        let sequences = sums.axis_chunks_iter_mut(Axis(0), self.length);
         let mut tasks: Vec<_> =
-            states.zip(weighed.axis_chunks_iter_mut(Axis(0), self.length)).collect();
-        pool.for_each(&mut tasks, |(state, x)| {
-            let mut after = x.dot(&matrix.t());
-            after += &*state;
-            for (mut row, after) in x.rows_mut().into_iter().zip(after.rows()) {
-                let square = after.dot(&after) / after.len() as f32;
-                row *= 1.0 / square.max(1e-20).sqrt();
-            }
-        });
-        self.moments(&weighed, pool)
+            sequences.zip(inputs.axis_chunks_iter(Axis(0), self.length)).collect();
+        pool.for_each(&mut tasks, |(sum, input)| *sum += &input.dot(&matrix.t()));
+        sums
     }
 
     /// The moments of the head's input: the states, normalized.
@@ -186,5 +241,42 @@ impl Sequences {
             .collect();
         pool.for_each(&mut tasks, |(from, to)| to.assign(&step(*from)));
         to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_model::rope::Rope;
+    use atoll_model::{Architecture, BlockType, GgufFile, Isa, TensorSource, tiny};
+
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_ends_where_the_given_model_does() {
+        let config = tiny::config(Architecture::Llama);
+        let bytes = tiny::random_model(&config, BlockType::F32, 3);
+        let source = TensorSource::Gguf(GgufFile::parse(bytes).expect("a whole model"));
+        let compute = Compute::new(Isa::detect(), 2).expect("threads");
+        let layer = FloatLayer::read(&source, 0).expect("a layer");
+        let states = Array2::from_shape_fn((48, config.dim), |(i, j)| ((i * 37 + j) as f32).sin());
+        let mut text = Sequences::new(states, 16, Rope::new(&config.rope).table(0..16));
+        let alone = |text: &Sequences, values: &Array2<f32>| {
+            let said = text.wanted(&layer, values, &compute.pool);
+            let product = values.dot(&layer.down.t());
+            (&said - &product).mapv(f32::abs).sum() / product.mapv(f32::abs).sum()
+        };
+        let mut given = text.clone();
+        let values = given.through_attention(&layer, &config, &compute);
+        assert!(alone(&given, &values) < 1e-5, "nothing is followed");
+        given.advance(&values, &compute.pool, |v, x| {
+            layer.after_ffn(&config, &compute, v, x);
+        });
+        text.follow();
+        text.advance(&Array2::ones((48, 1)), &compute.pool, |one, x| *x += &(&one * 0.1));
+        text.follow_through(&layer, &config, &compute);
+        let values = text.through_attention(&layer, &config, &compute);
+        let wanted = text.wanted(&layer, &values, &compute.pool);
+        let off = (text.states() + &wanted - given.states()).mapv(f32::abs);
+        assert!(off.iter().all(|off| *off < 1e-4), "{off}");
     }
 }

@@ -15,6 +15,7 @@ use crate::elastic::{self, Elastic, WidthReport};
 use crate::error::CompressError;
 use crate::floats::{FloatLayer, first_states, text_ids};
 use crate::out::{LayerReport, Out, Store, beside_layers};
+use crate::own_text::own_text;
 use crate::plan::{EMBED, Plan};
 use crate::probe::{ProbeText, rows_of};
 use crate::prune::PruneMethod;
@@ -36,10 +37,14 @@ pub struct Options {
     /// it; none for rounding to the nearest.
     pub calibration: Vec<u32>,
     /// The tokens that begin and end every text that an encoder reads: the calibration text is cut
-    /// into texts of 32 to 256 tokens for it, each of which gives its ends up to them.
+    /// into texts of 8 to 128 tokens for it, each of which gives its ends up to them, and six of
+    /// ten tokens are drawn from the vocabulary instead.
     pub ends: [Option<u32>; 2],
     /// Sequences used at most.
     pub sequences_max: usize,
+    /// Sequences of 512 tokens that are calibrated on besides, which the model writes; none of an
+    /// encoder.
+    pub own_sequences: usize,
     /// A folder in which is kept what is done, so that the same work goes on there if it is
     /// interrupted; [`crate::forget`] removes it.
     pub resume: Option<PathBuf>,
@@ -83,6 +88,8 @@ pub enum Target {
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
+    /// Writing a text of the model's own.
+    Writing,
     /// Finding out what each matrix costs, for a number of bytes.
     Measuring,
     /// Making the result.
@@ -96,9 +103,9 @@ pub enum Work {
 pub struct Progress {
     /// With what.
     pub work: Work,
-    /// Layers done, or chunks of the text.
+    /// Layers done, or sequences or chunks of a text.
     pub layers_done: usize,
-    /// Layers of the model, or chunks of the text.
+    /// Layers of the model, or sequences or chunks of the text.
     pub layers: usize,
 }
 
@@ -153,10 +160,15 @@ pub fn compress<'a>(
     let config = source.config();
     config.check_complete(source)?;
     let mut cut = Cut::new(source, options)?;
-    let text = Text::of(options)?;
-    let mut sequences = sequences(source, &text.calibration, options.ends, compute)?;
+    let mut text = Text::of(options)?;
     let resume = options.resume.as_deref().map(|at| Resume::open(at, source, options));
     let resume = resume.transpose()?;
+    let own = own_text(source, options.own_sequences, resume.as_ref(), compute, progress)?;
+    text.calibration.extend(own);
+    let mut sequences = sequences(source, &text.calibration, options.ends, compute)?;
+    if let Some(text) = sequences.as_mut().filter(|_| cut.refits(config)) {
+        text.follow();
+    }
     let looked_at = ProbeText { tokens: &text.calibration, ends: options.ends };
     let seen = sequences.as_ref().map(|sequences| (sequences, looked_at));
     cut.spread(source, seen, resume.as_ref(), compute, progress)?;
@@ -167,7 +179,8 @@ pub fn compress<'a>(
     }
     let elastic = Elastic::of(&cut);
     elastic.reserve(&mut out.writer);
-    let plan = plan(source, &out.writer, &cut, options, resume.as_ref(), compute, progress)?;
+    let store = (&out.writer, &cut);
+    let plan = plan(source, store, options, looked_at, resume.as_ref(), compute, progress)?;
     out.beside_layers(source)?;
     out.flush();
     let mut layers = Vec::with_capacity(config.n_layers);
@@ -178,6 +191,9 @@ pub fn compress<'a>(
         }
         if let Some((text, states)) = sequences.as_mut().zip(states) {
             text.resume(states);
+            for layer_idx in 0..layers.len() {
+                text.follow_through(&FloatLayer::read(source, layer_idx)?, config, compute);
+            }
         }
     }
     for layer_idx in layers.len()..config.n_layers {
@@ -220,9 +236,9 @@ pub fn compress<'a>(
 /// How every matrix is stored: as was noted, or as is found now and noted.
 fn plan(
     source: &TensorSource,
-    writer: &GgufWriter<'_>,
-    cut: &Cut,
+    (writer, cut): (&GgufWriter<'_>, &Cut),
     options: &Options,
+    text: ProbeText<'_>,
     resume: Option<&Resume>,
     compute: &Compute,
     progress: &mut dyn FnMut(Progress),
@@ -238,7 +254,6 @@ fn plan(
         Target::Bytes(bytes) => {
             let copied = copied(source);
             let kept = (writer, &copied[..]);
-            let text = ProbeText { tokens: &options.calibration, ends: options.ends };
             Plan::within(bytes, source, kept, cut, text, compute, progress)?
         }
     };

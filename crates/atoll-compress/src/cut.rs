@@ -139,6 +139,19 @@ impl Cut {
         matches!(self, Self::Neurons { method: PruneMethod::Sobs, uneven: Some(_), .. })
     }
 
+    /// Whether pruning neurons of the model `given` leaves other numbers in the matrix called
+    /// `name`, not just fewer.
+    pub(crate) fn changes(&self, name: &str, given: &ModelConfig) -> bool {
+        name.ends_with("ffn_down.weight") || self.refits(given) && name.ends_with("ffn_up.weight")
+    }
+
+    /// Whether what stays of each feed-forward block of the model `given` is refitted: of encoders,
+    /// where structured OBS decides what stays. A decoder's up projection would have to be rounded
+    /// anew for it, which costs more than it wins.
+    pub(crate) fn refits(&self, given: &ModelConfig) -> bool {
+        given.encoder.is_some() && matches!(self, Self::Neurons { method: PruneMethod::Sobs, .. })
+    }
+
     /// The configuration of the result.
     pub(crate) fn result(&self, given: &ModelConfig) -> ModelConfig {
         let mut config = given.clone();

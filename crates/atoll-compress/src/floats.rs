@@ -194,6 +194,15 @@ impl FloatLayer {
         up
     }
 
+    /// What each number of the feed-forward block's output is multiplied by behind it, (dim); of a
+    /// decoder, where several norms follow, all alike.
+    pub(crate) fn gains(&self) -> Array1<f32> {
+        match &self.encoder {
+            Some(encoder) => encoder.gains(),
+            None => Array1::ones(self.down.nrows()),
+        }
+    }
+
     /// Adds to `x`, (rows, dim), what down makes of `neurons`, (rows, ffn_dim), and does what
     /// follows.
     pub(crate) fn after_ffn(

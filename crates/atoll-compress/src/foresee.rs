@@ -10,7 +10,7 @@ use crate::elastic::Elastic;
 use crate::error::CompressError;
 use crate::plan::{Plan, Way};
 use crate::sparsify::Pattern;
-use crate::text::Text;
+use crate::text::{SEQUENCE, Text};
 
 /// What a compression will give and take.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -40,7 +40,7 @@ pub fn foresee<'a>(
     let given = source.config();
     given.check_complete(source)?;
     let cut = Cut::new(source, options)?;
-    let tokens = Text::of(options)?.calibration.len();
+    let tokens = Text::of(options)?.calibration.len() + options.own_sequences * SEQUENCE;
     let config = cut.result(given);
     let plan = match options.target {
         Target::AsGiven | Target::Bytes(_) => Plan::as_given(source, &cut)?,
@@ -75,7 +75,7 @@ pub fn foresee<'a>(
         neurons_after_over_before: neurons(&config) / neurons(given),
         weights_after_over_before: weights_left(options.pruning, &config) / weights(given),
         calibration_tokens: tokens,
-        memory_bytes: file_bytes + memory(given, tokens, holds_all),
+        memory_bytes: file_bytes + memory(given, tokens, holds_all, cut.refits(given)),
     })
 }
 
@@ -99,13 +99,15 @@ fn weights_left(pruning: Pruning, config: &ModelConfig) -> f64 {
 
 /// Bytes of the floats that are held at once, beside the result: the text's states with the inputs
 /// of the widest product, its moments and what is solved with them, one layer; all layers if
-/// `holds_all`.
-fn memory(config: &ModelConfig, tokens: usize, holds_all: bool) -> u64 {
+/// `holds_all`; if the layers are refitted (`refits`), what the model as given says and what an
+/// error is made good by.
+fn memory(config: &ModelConfig, tokens: usize, holds_all: bool, refits: bool) -> u64 {
     /// Squares of the widest product's columns that are held at once.
     const SQUARES: usize = 5;
     let layer: usize = config.layer_tensors(0).iter().map(|spec| spec.rows * spec.cols).sum();
     let layers = if holds_all { config.n_layers } else { 2 };
     let widest = config.ffn_dim.max(config.dim).max(config.q_dim());
-    let text = tokens * (3 * config.dim + 2 * widest);
+    let fit = if refits { 6 * config.dim + widest } else { 0 };
+    let text = tokens * (3 * config.dim + 2 * widest + fit);
     4 * (text + SQUARES * widest * widest + layers * layer) as u64
 }

@@ -15,7 +15,8 @@ use crate::floats::{FloatLayer, matrix_name};
 use crate::gram::Gram;
 use crate::pack;
 use crate::plan::{Plan, Way};
-use crate::prune::{PruneMethod, prune};
+use crate::prune::{Kept, PruneMethod, prune};
+use crate::refit::{Wanted, refit};
 use crate::resume::Done;
 use crate::round::{Columns, Zeros, round};
 
@@ -69,8 +70,47 @@ pub struct LayerReport {
     /// Feed-forward neurons that stay.
     pub neurons: usize,
     /// Share of the energy of the feed-forward block's output that pruning its neurons lost, on the
-    /// calibration text; where the rest was repaired, tokens weigh by their states.
+    /// calibration text; where the rest was repaired, a decoder's tokens weigh by their states, and
+    /// of an encoder it is what is missing of what the model as given says there.
     pub lost_by_pruning: Option<f64>,
+}
+
+/// What goes into a down projection, (tokens, ffn_dim), and its moments.
+type IntoDown = (Array2<f32>, Gram);
+
+/// Removes neurons of `layer`, given a text and what goes into the layer's gate and up there, and
+/// refits what stays, if that is to be. Also gives what goes into down of the neurons that stay,
+/// with its moments, if that is as it was.
+fn pruned(
+    store: &Store<'_>,
+    layer: &mut FloatLayer,
+    method: PruneMethod,
+    seen: Option<(&Sequences, &Array2<f32>)>,
+) -> Result<(Kept, Option<IntoDown>), CompressError> {
+    let pool = &store.compute.pool;
+    let values = seen.map(|(text, inputs)| text.neurons(layer, inputs, store.compute));
+    let both = seen.zip(values.as_ref());
+    let moments = both.map(|((text, _), values)| match method {
+        PruneMethod::Sobs => text.moments_of_neurons(layer, values, pool),
+        PruneMethod::Flap | PruneMethod::Magnitude => text.moments(values, pool),
+    });
+    let refits = store.cut.refits(store.source.config());
+    let wanted = both
+        .filter(|_| refits)
+        .map(|((text, inputs), values)| (inputs, text.wanted(layer, values, pool)));
+    let (name, widths) = (store.name("ffn_down"), store.cut.widths_of(store.layer_idx));
+    let mut kept = prune(&name, layer, widths, method, moments.as_ref(), pool)?;
+    if let Some((inputs, output)) = &wanted {
+        let wanted = Wanted { inputs, output };
+        kept.lost = Some(refit(&name, layer, &wanted, store.compute)?);
+    }
+    if refits || ["ffn_gate", "ffn_up"].iter().any(|kind| store.rounds(kind)) {
+        return Ok((kept, None));
+    }
+    // What stays says what it said.
+    let values = values.map(|values| values.select(Axis(1), &kept.neurons));
+    let seen = values.zip(moments.map(|moments| moments.select(&kept.neurons)));
+    Ok((kept, seen))
 }
 
 impl Out {
@@ -137,6 +177,9 @@ impl Out {
         let (config, compute) = (store.source.config(), store.compute);
         let (up_bias, down_bias) = (store.bias("ffn_up"), store.bias("ffn_down"));
         let is_pruned = matches!(store.cut, Cut::Neurons { .. });
+        if let Some(text) = &mut text {
+            text.follow_through(layer, config, compute);
+        }
         self.vectors(store, |name| is_pruned && (name == up_bias || name == down_bias))?;
         let mut kept = None;
         let pool = &compute.pool;
@@ -161,30 +204,14 @@ impl Out {
         }
 
         let inputs = text.as_ref().map(|text| text.ffn_inputs(layer, config, pool));
-        let neurons = |layer: &FloatLayer, text: &Option<&mut Sequences>| {
-            let both = text.as_ref().zip(inputs.as_ref());
-            both.map(|(text, inputs)| text.neurons(layer, inputs, compute))
-        };
-        let mut seen = None;
-        if let Cut::Neurons { method, .. } = store.cut {
-            let values = neurons(layer, &text);
-            let gram = match method {
-                PruneMethod::Sobs => {
-                    let both = text.as_ref().zip(values.as_ref());
-                    both.map(|(text, values)| text.moments_of_neurons(layer, values, pool))
-                }
-                PruneMethod::Flap | PruneMethod::Magnitude => moments(&values, &text),
-            };
-            let name = store.name("ffn_down");
-            let widths = store.cut.widths_of(store.layer_idx);
-            let stays = prune(&name, layer, widths, *method, gram.as_ref(), pool)?;
-            if !["ffn_gate", "ffn_up"].iter().any(|kind| store.rounds(kind)) {
-                // What stays says what it said.
-                let values = values.map(|values| values.select(Axis(1), &stays.neurons));
-                seen = values.zip(gram.map(|gram| gram.select(&stays.neurons)));
+        let seen = match (&store.cut, text.as_deref(), inputs.as_ref()) {
+            (Cut::Neurons { method, .. }, text, inputs) => {
+                let (stays, seen) = pruned(store, layer, *method, text.zip(inputs))?;
+                kept = Some(stays);
+                seen
             }
-            kept = Some(stays);
-        }
+            (Cut::Nothing | Cut::Weights(_), ..) => None,
+        };
         let FloatLayer { gate, up, .. } = &mut *layer;
         let gate = gate.as_mut().map(|gate| ("ffn_gate", gate));
         let both = gate.into_iter().chain([("ffn_up", up)]);
@@ -193,7 +220,10 @@ impl Out {
 
         let (inputs, gram) = match seen {
             Some((values, gram)) => (Some(values), Some(gram)),
-            None => (neurons(layer, &text), None),
+            None => {
+                let both = text.as_ref().zip(inputs.as_ref());
+                (both.map(|(text, inputs)| text.neurons(layer, inputs, compute)), None)
+            }
         };
         let of_inputs = || gram.clone().or_else(|| moments(&inputs, &text));
         self.siblings(store, [("ffn_down", &mut layer.down)], None, &of_inputs)?;

@@ -15,9 +15,6 @@ use crate::sensitivity::{TYPES, measure};
 /// The embedding's name.
 pub(crate) const EMBED: &str = "token_embd.weight";
 
-/// How the down projection's name ends.
-const DOWN: &str = "ffn_down.weight";
-
 /// How a matrix is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -83,7 +80,7 @@ impl Plan {
             let way = match cut {
                 Cut::Weights(_) if has_zero => Way::Round(dtype),
                 Cut::Weights(_) => Way::Round(BlockType::Q8_0),
-                Cut::Neurons { .. } if name.ends_with(DOWN) => Way::Round(dtype),
+                Cut::Neurons { .. } if cut.changes(&name, config) => Way::Round(dtype),
                 Cut::Neurons { .. } | Cut::Nothing => Way::Keep,
             };
             ways.insert(name, way);
@@ -127,7 +124,7 @@ impl Plan {
         let shapes = matrices(&cut.result(config)).collect::<Vec<_>>();
         for ((name, shape), costs) in shapes.into_iter().zip(costs.layers.iter().flatten()) {
             let mut item = Item::of(source, &name, &name, shape, costs, 0.0)?;
-            if matches!(cut, Cut::Neurons { .. }) && name.ends_with(DOWN) {
+            if matches!(cut, Cut::Neurons { .. }) && cut.changes(&name, config) {
                 item.refuse_as_given();
                 item.check(shape.1)?;
             }

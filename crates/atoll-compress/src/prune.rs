@@ -12,6 +12,8 @@ use crate::linalg::{cholesky, inverse, shrink, solve};
 /// Share of every neuron's mean square that is added to it: what the neurons say about each other
 /// on the calibration text holds less on other texts.
 const SHRINKAGE: f32 = 0.3;
+/// The same for encoders, whose texts show all of the vocabulary.
+pub(crate) const SHRINKAGE_OF_ENCODERS: f32 = 0.02;
 /// What an error of a narrower width weighs beside one of the whole.
 const NARROWER: f32 = 0.1;
 /// Share of the neurons that are removed before the rest is scored again.
@@ -99,8 +101,8 @@ impl Removal {
         pool: &Pool,
     ) -> Result<Self, CompressError> {
         let mut h = lossy_moments(layer, PruneMethod::Sobs, moments);
-        shrink(&mut h, SHRINKAGE);
-        let found = surgeon(&layer.down, &h, least, pool);
+        shrink(&mut h, shrinkage(layer));
+        let found = surgeon(&weighed(layer), &h, least, pool);
         let (order, losses) = found.ok_or_else(|| CompressError::Inputs(name.to_owned()))?;
         Ok(Self { order, losses, shrunk: Some(h) })
     }
@@ -148,6 +150,15 @@ impl Removal {
         });
         Ok(Kept { neurons: kept, lost })
     }
+}
+
+const fn shrinkage(layer: &FloatLayer) -> f32 {
+    if layer.encoder.is_some() { SHRINKAGE_OF_ENCODERS } else { SHRINKAGE }
+}
+
+/// The down projection, its rows by what follows them.
+fn weighed(layer: &FloatLayer) -> Array2<f32> {
+    &layer.down * &layer.gains().insert_axis(Axis(1))
 }
 
 /// Whether `method` lets the block's bias make up for the means of what goes.

@@ -121,7 +121,8 @@ pub fn forget(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
-        if ["states", "plan", "neurons", "partial"].contains(&&*name) || name.starts_with("layer-")
+        if ["states", "plan", "neurons", "own-text", "partial"].contains(&&*name)
+            || name.starts_with("layer-")
         {
             fs::remove_file(folder.join(&*name))?;
         }

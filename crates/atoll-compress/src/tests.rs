@@ -31,6 +31,7 @@ fn options(ty: BlockType) -> Options {
         calibration: text(),
         ends: [None; 2],
         sequences_max: 2,
+        own_sequences: 0,
         resume: None,
     }
 }

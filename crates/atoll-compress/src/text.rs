@@ -23,7 +23,9 @@ impl Text {
         const { assert!(TOKENS_MIN <= SEQUENCE, "one sequence is long enough to measure") };
         let tokens = &options.calibration[..];
         if tokens.is_empty() {
-            return match options.needs_text() {
+            // Widths are judged by a text that is not calibrated on.
+            let is_needed = options.own_sequences == 0 || !options.widths.is_empty();
+            return match options.needs_text().filter(|_| is_needed) {
                 Some(what) => Err(CompressError::NeedsText(what)),
                 None => Ok(Self::default()),
             };

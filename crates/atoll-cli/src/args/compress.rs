@@ -35,6 +35,10 @@ pub(crate) struct CompressArgs {
     #[arg(long, default_value_t = 32, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) sequences: u32,
+    /// Sequences of 512 tokens to calibrate on besides, which the model writes itself
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=4096))]
+    pub(crate) own_text: u32,
     /// Share of the feed-forward neurons to remove
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) prune_neurons: Option<f32>,

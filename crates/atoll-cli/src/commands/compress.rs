@@ -82,6 +82,7 @@ fn make(args: &CompressArgs, library: &Library, compute: &Arc<Compute>) -> Resul
         calibration: calibration(args, &opened)?,
         ends: [opened.tokenizer.bos(), opened.tokenizer.eos()],
         sequences_max: args.sequences as usize,
+        own_sequences: args.own_text as usize,
         resume: Some(work_folder(&args.out)),
     };
     if args.dry_run {
@@ -91,6 +92,7 @@ fn make(args: &CompressArgs, library: &Library, compute: &Arc<Compute>) -> Resul
     let mut task = Task::new("compressing, layers", Unit::Items, None);
     let mut progress = |at: Progress| {
         task.rename(match at.work {
+            Work::Writing => "the model writes a text, sequences",
             Work::Measuring => "measuring what layers cost",
             Work::Compressing => "compressing, layers",
             Work::Judging => "judging widths, chunks",

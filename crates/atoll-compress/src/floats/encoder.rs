@@ -1,14 +1,15 @@
 //! What encoders' layers have and decoders' have not, and what goes into the first of them.
 
 use atoll_model::{Compute, ModelConfig, TILE_ROWS, TensorSource};
-use ndarray::{Array1, Array2, ArrayViewMut2, Axis, s};
+use ndarray::{Array1, Array2, ArrayViewMut2, Axis, Zip, s};
 
 use super::{Sight, attend, vector};
 use crate::error::CompressError;
+use crate::own_text::draw_some;
 
-/// Tokens of the texts into which a sequence of 512 tokens is cut for an encoder: short ones, as
-/// people ask, and long ones, as they search. No text attends to another.
-const TEXTS: [usize; 5] = [32, 32, 64, 128, 256];
+/// Tokens of the texts into which a sequence of 512 tokens is cut for an encoder: sentences, as
+/// people ask, and a longer one, as they search. No text attends to another.
+const TEXTS: [usize; 16] = [8, 16, 24, 32, 48, 8, 16, 24, 32, 48, 8, 16, 24, 32, 48, 128];
 
 /// What an encoder's layer has beside its matrices and what is added to queries, keys and values.
 #[derive(Debug, Clone)]
@@ -44,6 +45,11 @@ impl EncoderParts {
         })
     }
 
+    /// What each number of the feed-forward block's output is multiplied by behind it, (dim).
+    pub(crate) fn gains(&self) -> Array1<f32> {
+        Array1::from(self.ffn_norm.weight[..self.down_bias.len()].to_vec())
+    }
+
     /// What follows the product that attention adds to `x`, (rows, dim).
     pub(super) fn after_attention(
         &self,
@@ -59,6 +65,23 @@ impl EncoderParts {
     pub(super) fn gelu(&self, compute: &Compute, up: &mut Array2<f32>) {
         let bias = in_tiles(&self.up_bias);
         each_row(&mut up.view_mut(), |row| compute.kernels.gelu(row, &bias));
+    }
+
+    /// The slope of GELU at `up + bias` of a product with up, (rows, ffn_dim).
+    pub(crate) fn gelu_slopes(&self, compute: &Compute, mut up: Array2<f32>) -> Array2<f32> {
+        let mut slopes = up.clone();
+        self.gelu(compute, &mut slopes);
+        up += &self.up_bias;
+        Zip::from(&mut slopes).and(&up).for_each(|slope, &x| {
+            // gelu(x) = x Φ(x), of which the slope is Φ(x) + x φ(x).
+            let below = if x.abs() < 1e-6 { 0.5 } else { *slope / x };
+            *slope = below
+                + x * (-0.5 * x * x).exp()
+                    * std::f32::consts::FRAC_1_SQRT_2
+                    * std::f32::consts::FRAC_2_SQRT_PI
+                    / 2.0;
+        });
+        slopes
     }
 
     /// What follows the product that the feed-forward block adds to `x`, (rows, dim).
@@ -116,8 +139,9 @@ pub(crate) fn texts(rows: usize, context_max: usize) -> Vec<usize> {
     lengths
 }
 
-/// The tokens that the model reads of `tokens`, which are sequences of `length`: of an encoder, the
-/// first and the last token of every text (see [`texts`]) become those that begin and end one.
+/// The tokens that the model reads of `tokens`, which are sequences of `length`: of an encoder,
+/// some are drawn instead ([`draw_some`]), and the first and the last token of every text (see
+/// [`texts`]) become those that begin and end one.
 pub(crate) fn text_ids(
     config: &ModelConfig,
     tokens: &[u32],
@@ -128,6 +152,7 @@ pub(crate) fn text_ids(
     if config.encoder.is_none() {
         return ids;
     }
+    draw_some(&mut ids, config.vocab_size);
     for mut rest in ids.chunks_mut(length) {
         for text_len in texts(rest.len(), config.context_max) {
             let (text, after) = rest.split_at_mut(text_len);
@@ -192,12 +217,12 @@ mod tests {
     #[test]
     fn a_sequence_is_cut_into_texts_that_can_be_read() {
         assert_eq!(texts(512, 512), TEXTS);
-        assert_eq!(texts(512, 128), [32, 32, 64, 128, 128, 128]);
-        assert_eq!(texts(100, 20), [16, 16, 16, 16, 18, 18]);
+        assert_eq!(texts(128, 32), [8, 16, 24, 32, 24, 24]);
+        assert_eq!(texts(100, 20), [8, 16, 12, 12, 16, 16, 20]);
         for context in 1..300 {
             let lengths = texts(512, context);
             assert_eq!(lengths.iter().sum::<usize>(), 512);
-            assert!(lengths.iter().all(|&n| n <= context && n >= context.min(32) / 2), "{context}");
+            assert!(lengths.iter().all(|&n| n <= context && n >= context.min(8) / 2), "{context}");
         }
     }
 }

@@ -13,7 +13,8 @@ use crate::gram::Gram;
 use crate::plan::EMBED;
 use crate::probe::{ProbeText, rows_of};
 use crate::prune::prune;
-use crate::sensitivity::measure;
+use crate::refit::{Wanted, refit};
+use crate::sensitivity::{TYPES, measure};
 
 /// Two layers of width 32 with 64 neurons, which read 20 tokens at most.
 fn files() -> ModelFiles {
@@ -68,20 +69,21 @@ fn nearness(file: GgufFile) -> f32 {
 fn layers_in_floats_are_those_that_embed() {
     let (files, compute) = (files(), Compute::new(Isa::detect(), 1).expect("a thread"));
     let (source, config) = (&files.source, files.source.config());
-    // Two texts of 15, their ends included; neither must see the other.
+    // Texts of 8, 16 and 6, their ends included; none must see another.
     let tokens = [&words(3)[..15], &words(7)[..15]].concat();
     let rope = Rope::new(&config.rope).table(0..1);
     let ids = text_ids(config, &tokens, tokens.len(), [Some(2), Some(3)]);
-    let words = rows_of(source.require(EMBED).expect("a table"), &ids).expect("its rows");
-    let mut x = first_states(source, words, tokens.len(), &compute).expect("tables");
+    let rows = rows_of(source.require(EMBED).expect("a table"), &ids).expect("its rows");
+    let mut x = first_states(source, rows, tokens.len(), &compute).expect("tables");
     for layer_idx in 0..config.n_layers {
         let layer = FloatLayer::read(source, layer_idx).expect("a layer");
         layer.forward(config, &compute, &rope, &mut x.view_mut());
     }
-    for at in [0, 15] {
-        let of = x.slice(s![at..at + 15, ..]).sum_axis(Axis(0));
+    for (at, end) in [(0, 8), (8, 24), (24, 30)] {
+        assert_eq!((ids[at], ids[end - 1]), (2, 3), "its ends");
+        let of = x.slice(s![at..end, ..]).sum_axis(Axis(0));
         let of = &of / of.dot(&of).sqrt();
-        let want = embedded(source, &tokens[at + 1..at + 14]);
+        let want = embedded(source, &ids[at + 1..end - 1]);
         let off = of.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(off < 1e-5, "text at {at}: {off}");
     }
@@ -112,6 +114,59 @@ fn rounding_and_pruning_leave_it_near() {
     let [sobs, flap, magnitude] =
         [PruneMethod::Sobs, PruneMethod::Flap, PruneMethod::Magnitude].map(pruned);
     assert!(sobs > 0.98 && sobs > flap && sobs > magnitude, "{sobs} {flap} {magnitude}");
+}
+
+#[test]
+fn a_refit_takes_much_of_what_pruning_lost_away() {
+    let (files, compute) = (files(), Compute::new(Isa::detect(), 2).expect("threads"));
+    let inputs = Array2::from_shape_fn((600, 32), |(i, j)| {
+        ((i * (j + 3) * 7919 + j * 31 + i) % 997) as f32 / 300.0 - 1.6
+    });
+    let mut layer = FloatLayer::read(&files.source, 0).expect("a layer");
+    let said = |layer: &FloatLayer| {
+        let values = layer.neurons(&compute, inputs.view());
+        values.dot(&layer.down.t()) + &layer.encoder.as_ref().expect("an encoder's").down_bias
+    };
+    let output = said(&layer);
+    let lost = |layer: &FloatLayer| {
+        let off = (said(layer) - &output) * layer.gains();
+        let all = &output * &layer.gains();
+        f64::from((&off * &off).sum() / (&all * &all).sum())
+    };
+    let mut gram = Gram::new(64);
+    gram.add(layer.neurons(&compute, inputs.view()).view(), &compute.pool);
+    prune("it", &mut layer, &[32], PruneMethod::Sobs, Some(&gram), &compute.pool).expect("finite");
+    let before = lost(&layer);
+    let wanted = Wanted { inputs: &inputs, output: &output };
+    let told = refit("it", &mut layer, &wanted, &compute).expect("finite");
+    let after = lost(&layer);
+    assert!(after < 0.7 * before && after > 0.0, "{before} before, {after} after");
+    assert!((told - after).abs() < 1e-3 * after, "{told} is said, it is {after}");
+    let (inputs, output) = (inputs * f32::NAN, &output);
+    let wanted = Wanted { inputs: &inputs, output };
+    let error = refit("it", &mut layer, &wanted, &compute).expect_err("not finite");
+    assert!(matches!(error, CompressError::Inputs(_)), "{error}");
+}
+
+#[test]
+fn an_encoder_pruned_in_two_goes_is_the_same() {
+    let folder = std::env::temp_dir().join(format!("atoll-encoder-{}", std::process::id()));
+    let pruning = neurons(0.5, PruneMethod::Sobs);
+    let plain = Options { target: Target::AsGiven, pruning, ..options(BlockType::Q8_0) };
+    let kept = Options { resume: Some(folder.clone()), ..plain.clone() };
+    let (files, compute) = (files(), Arc::new(Compute::new(Isa::detect(), 2).expect("threads")));
+    let keys = keys(&files);
+    let run = |options: &Options, is_cut_off: bool| {
+        let keys = keys.iter().map(|(key, value)| (key.as_str(), value));
+        let mut progress = |at: crate::Progress| assert!(!is_cut_off || at.layers_done == 0);
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            compress(&files.source, keys, options, &compute, &mut progress)
+        }));
+        made.ok().map(|made| made.expect("ok").0.to_bytes())
+    };
+    assert!(run(&kept, true).is_none(), "cut off behind the first layer");
+    assert_eq!(run(&kept, false), run(&plain, false));
+    crate::forget(&folder).expect("removed");
 }
 
 #[test]
@@ -154,14 +209,24 @@ fn what_is_foreseen_of_an_encoder_comes() {
 
 #[test]
 fn bytes_go_where_they_save_most() {
-    let bytes_of = |file: &GgufFile| file.bytes_len() as u64;
-    let four = made(&options(BlockType::E4)).expect("ok").0;
-    let target = Target::Bytes(bytes_of(&four));
-    let (mixed, report) = made(&Options { target, ..options(BlockType::E4) }).expect("ok");
-    assert!(bytes_of(&mixed) <= bytes_of(&four), "within the budget");
-    assert!(report.matrices.len() > 1 && report.cosine_expected.is_some(), "{report:?}");
-    let (four, mixed) = (nearness(four), nearness(mixed));
-    assert!(mixed > four, "{mixed} mixed, {four} in one type");
+    let plain = options(BlockType::E4);
+    let compute = Compute::new(Isa::detect(), 2).expect("threads");
+    let text = ProbeText { tokens: &plain.calibration[..1024], ends: plain.ends };
+    let costs = measure(&files().source, text, &compute, &mut |_| {}).expect("measurable");
+    // The types between the narrowest and the widest leave a choice.
+    for (at, ty) in TYPES.into_iter().enumerate().skip(1).take(3) {
+        let alike = made(&options(ty)).expect("ok").0.bytes_len();
+        let target = Target::Bytes(alike as u64);
+        let (mixed, report) = made(&Options { target, ..plain.clone() }).expect("ok");
+        assert!(mixed.bytes_len() <= alike, "within the budget");
+        let foreseen = 1.0 - report.cosine_expected.expect("an encoder's");
+        let all = costs.layers.iter().flatten().chain([&costs.embed]);
+        let in_one: f64 = all.map(|cost| cost[at]).sum();
+        assert!(report.matrices.len() > 1, "{report:?}");
+        assert!(foreseen < 0.95 * in_one, "{ty:?}: {foreseen} foreseen, {in_one} in one type");
+        let lost = f64::from(1.0 - nearness(mixed));
+        assert!(lost < foreseen, "{ty:?}: {lost} is lost, {foreseen} was foreseen");
+    }
     let target = Target::Bytes(10_000);
     let refused = made(&Options { target, ..options(BlockType::E4) }).expect_err("too few");
     assert!(matches!(refused, CompressError::Budget { bytes: 10_000, .. }), "{refused}");
@@ -224,4 +289,6 @@ fn what_judges_by_the_next_token_is_refused() {
     let refused = |options: &Options| made(options).expect_err("refused").to_string();
     let widths = Options { widths: vec![0.5], ..options(BlockType::Q8_0) };
     assert!(refused(&widths).contains("a choice of widths cannot be had together with an encoder"));
+    let own = Options { own_sequences: 1, ..options(BlockType::Q8_0) };
+    assert!(refused(&own).contains("a text of the model's own cannot be had together with an"));
 }

@@ -1,0 +1,201 @@
+//! Text of the model's own, to calibrate on beside a given one.
+//!
+//! A given text is about little of what a model knows, and what is removed because that text does
+//! not need it is missed elsewhere. A decoder says what it knows: each sequence begins with a token
+//! drawn evenly and goes on by the model's own distribution (Liu et al. 2023, LLM-QAT, arXiv
+//! 2305.17888, section 3.1). An encoder says nothing; six of ten tokens of the text that it is
+//! given are drawn instead, so that all of its vocabulary is seen.
+
+use std::sync::Arc;
+
+use atoll_model::{
+    Compute, KvCache, Part, SamplerConfig, Sequence, Stage, StageInput, TensorSource, sample,
+};
+
+use crate::compress::{Progress, Work};
+use crate::error::CompressError;
+use crate::resume::Resume;
+use crate::text::SEQUENCE;
+
+/// Sequences that are written at once: the weights are read once for all of them.
+const TOGETHER: usize = 16;
+/// Of ten tokens that an encoder reads, how many are drawn.
+const DRAWN_OF_TEN: u32 = 6;
+/// Of ten of those, how many are drawn as often as words are; the others evenly.
+const WORDS_OF_TEN: u32 = 7;
+/// Which place the median token of a text has among words by how frequent they are, about: half of
+/// an English text are its 64 most frequent words and signs.
+const PLACE_OF_MEDIAN: f64 = 64.0;
+/// Under which name it is kept.
+const NAME: &str = "own-text";
+
+/// `sequences` of [`SEQUENCE`] tokens, in a row: the same of the same model, whatever computes
+/// them. What was noted in `resume` is not made again. Holds the model as it runs and the caches of
+/// 16 sequences.
+///
+/// # Errors
+/// An encoder, a missing tensor, one of the wrong shape, or [`CompressError::Work`].
+pub(crate) fn own_text(
+    source: &TensorSource,
+    sequences: usize,
+    resume: Option<&Resume>,
+    compute: &Arc<Compute>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<u32>, CompressError> {
+    if sequences == 0 {
+        return Ok(Vec::new());
+    }
+    if let Some(bytes) = resume.and_then(|at| at.get(NAME)) {
+        return Ok(bytes.as_chunks().0.iter().map(|token| u32::from_le_bytes(*token)).collect());
+    }
+    if source.config().encoder.is_some() {
+        return Err(CompressError::Together("a text of the model's own", "an encoder"));
+    }
+    let tokens = written(source, sequences, compute, progress)?;
+    if let Some(resume) = resume {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+        resume.put(NAME, &bytes)?;
+    }
+    Ok(tokens)
+}
+
+/// The distribution as it is.
+fn sampler(seed: usize) -> SamplerConfig {
+    let seed = seed as u64;
+    SamplerConfig { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed, ..Default::default() }
+}
+
+/// Token `position` of sequence `seed`, all being as likely.
+fn any_token(vocab_size: usize, seed: usize, position: usize) -> u32 {
+    let position = u32::try_from(position).expect("a sequence is far shorter");
+    sample(&sampler(seed), &mut vec![0.0; vocab_size], &[], position).token
+}
+
+/// Draws most of the `tokens` of a text anew, because a text is about little. Vocabularies are in
+/// the order of how frequent words are, so that behind the text's median token the law of Zipf
+/// holds for them: words at place `r` are as likely as `1 / r`. But names are more frequent
+/// together than that, and seen too rarely; so some are drawn from all alike. What stands before
+/// the first token that the text has are signs that no text has.
+pub(crate) fn draw_some(tokens: &mut [u32], vocab_size: usize) {
+    let mut sorted = tokens.to_vec();
+    sorted.sort_unstable();
+    let Some((&first, &median)) = sorted.first().zip(sorted.get(tokens.len() / 2)) else { return };
+    let words = vocab_size - first as usize;
+    let last = (vocab_size as f64 - f64::from(median)).max(1.0) / PLACE_OF_MEDIAN + 1.0;
+    for (position, token) in tokens.iter_mut().enumerate() {
+        if any_token(10, 0, position) >= DRAWN_OF_TEN {
+            continue;
+        }
+        let drawn = any_token(words, 1, position);
+        *token = first + drawn;
+        if any_token(10, 2, position) < WORDS_OF_TEN {
+            let share = f64::from(drawn) / words as f64;
+            *token = median + whole(PLACE_OF_MEDIAN * (last.powf(share) - 1.0));
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a token's id")]
+const fn whole(value: f64) -> u32 {
+    value as u32
+}
+
+fn written(
+    source: &TensorSource,
+    sequences: usize,
+    compute: &Arc<Compute>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<u32>, CompressError> {
+    let config = source.config();
+    let stage = Stage::load(source, &Part::whole(config), compute, &mut |_| ())?;
+    let mut texts: Vec<Vec<u32>> = Vec::with_capacity(sequences);
+    while texts.len() < sequences {
+        let first = texts.len();
+        let seeds = first..sequences.min(first + TOGETHER);
+        texts.extend(seeds.clone().map(|seed| vec![any_token(config.vocab_size, seed, 0)]));
+        let mut caches: Vec<KvCache> =
+            seeds.clone().map(|_| stage.new_kv_cache(SEQUENCE)).collect();
+        for position in 0..SEQUENCE - 1 {
+            let mut batch: Vec<Sequence<'_, '_>> = caches
+                .iter_mut()
+                .zip(&texts[first..])
+                .map(|(kv, text)| {
+                    let input = StageInput::Tokens(&text[position..]);
+                    Sequence { kv, input, from_pos: position }
+                })
+                .collect();
+            let rows = stage.forward_batch(&mut batch)?;
+            let mut logits = stage.logits_of_rows(rows.view())?;
+            for ((text, mut logits), seed) in
+                texts[first..].iter_mut().zip(logits.rows_mut()).zip(seeds.clone())
+            {
+                let logits = logits.as_slice_mut().expect("rows lie in one piece");
+                let next = u32::try_from(position + 1).expect("a sequence is far shorter");
+                text.push(sample(&sampler(seed), logits, &[], next).token);
+            }
+        }
+        let (layers_done, layers) = (texts.len(), sequences);
+        progress(Progress { work: Work::Writing, layers_done, layers });
+    }
+    Ok(texts.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_model::{Architecture, BlockType, GgufFile, Isa, tiny};
+
+    use super::*;
+
+    /// Every token of it is the one that follows from all before it, taken in at once and alone.
+    #[test]
+    fn a_decoder_says_what_it_would_say() {
+        let bytes = tiny::random_model(&tiny::config(Architecture::Qwen2), BlockType::F32, 7);
+        let source = TensorSource::Gguf(GgufFile::parse(bytes).expect("a whole model"));
+        let compute = Arc::new(Compute::new(Isa::detect(), 2).expect("threads"));
+        let mut seen = Vec::new();
+        let mut progress = |at: Progress| seen.push((at.work, at.layers_done, at.layers));
+        let text = own_text(&source, 17, None, &compute, &mut progress).expect("a decoder");
+        assert_eq!(text.len(), 17 * SEQUENCE);
+        assert_eq!(seen, [(Work::Writing, 16, 17), (Work::Writing, 17, 17)]);
+        let part = Part::whole(source.config());
+        let stage = Stage::load(&source, &part, &compute, &mut |_| ()).expect("loads");
+        for (seed, position) in [(0, 1), (0, 511), (3, 100), (16, 200)] {
+            let said = &text[seed * SEQUENCE..][..SEQUENCE];
+            let mut kv = stage.new_kv_cache(SEQUENCE);
+            let rows = stage.forward(&mut kv, StageInput::Tokens(&said[..position]), 0);
+            let mut logits = stage.logits(rows.expect("fits").row(position - 1)).expect("a head");
+            let at = u32::try_from(position).expect("small");
+            let want = sample(&sampler(seed), &mut logits, &[], at).token;
+            assert_eq!(said[position], want, "token {position} of sequence {seed}");
+        }
+        let firsts: std::collections::BTreeSet<u32> =
+            text.chunks(SEQUENCE).map(|sequence| sequence[0]).collect();
+        assert!(firsts.len() > 10, "they begin differently: {firsts:?}");
+    }
+
+    #[test]
+    fn most_of_an_encoders_text_is_drawn_and_frequent_words_most() {
+        const VOCAB: usize = 30_000;
+        let given: Vec<u32> = (0..20_000u32).map(|i| 1500 + (i * 7919) % 1001).collect();
+        let mut text = given.clone();
+        draw_some(&mut text, VOCAB);
+        assert!(text.iter().all(|&token| (token as usize) < VOCAB));
+        let share = |is_counted: &dyn Fn(u32) -> bool| {
+            text.iter().filter(|token| is_counted(**token)).count() as f64 / text.len() as f64
+        };
+        let kept = text.iter().zip(&given).filter(|(a, b)| a == b).count() as f64 / 20_000.0;
+        assert!((kept - 0.4).abs() < 0.02, "{kept}");
+        // Evenly are drawn 0.18 of all, by frequency 0.42: of those 0.13 at places 565 to 1282.
+        assert!(text.iter().all(|&token| token >= 1500), "no text has what stands before");
+        let frequent = share(&|token| (2501..3218).contains(&token));
+        assert!(frequent > 0.05, "{frequent}");
+        let seldom = share(&|token| token >= 29_000);
+        assert!(seldom > 0.005 && seldom < 0.02, "{seldom}");
+        let again = |mut text: Vec<u32>| {
+            draw_some(&mut text, VOCAB);
+            text
+        };
+        assert_eq!(again(given), text, "the same each time");
+        assert!(again(Vec::new()).is_empty());
+    }
+}
