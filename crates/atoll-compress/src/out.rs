@@ -94,17 +94,14 @@ fn pruned(
         PruneMethod::Sobs => text.moments_of_neurons(layer, values, pool),
         PruneMethod::Flap | PruneMethod::Magnitude => text.moments(values, pool),
     });
-    let refits = store.cut.refits(store.source.config());
-    let wanted = both
-        .filter(|_| refits)
-        .map(|((text, inputs), values)| (inputs, text.wanted(layer, values, pool)));
+    let wanted = seen.and_then(|(text, inputs)| Some((inputs, text.wanted(layer)?)));
     let (name, widths) = (store.name("ffn_down"), store.cut.widths_of(store.layer_idx));
     let mut kept = prune(&name, layer, widths, method, moments.as_ref(), pool)?;
     if let Some((inputs, output)) = &wanted {
         let wanted = Wanted { inputs, output };
         kept.lost = Some(refit(&name, layer, &wanted, store.compute)?);
     }
-    if refits || ["ffn_gate", "ffn_up"].iter().any(|kind| store.rounds(kind)) {
+    if wanted.is_some() || ["ffn_gate", "ffn_up"].iter().any(|kind| store.rounds(kind)) {
         return Ok((kept, None));
     }
     // What stays says what it said.

@@ -65,10 +65,12 @@ fn sampler(seed: usize) -> SamplerConfig {
     SamplerConfig { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed, ..Default::default() }
 }
 
-/// Token `position` of sequence `seed`, all being as likely.
+/// Token `position` of sequence `seed`, all of `vocab_size` being as likely.
 fn any_token(vocab_size: usize, seed: usize, position: usize) -> u32 {
     let position = u32::try_from(position).expect("a sequence is far shorter");
-    sample(&sampler(seed), &mut vec![0.0; vocab_size], &[], position).token
+    let byte = |place| sample(&sampler(4 * seed + place), &mut [0.0; 256], &[], position).token;
+    let bits = (0..4).fold(0, |bits, place| bits << 8 | u64::from(byte(place)));
+    u32::try_from((bits * vocab_size as u64) >> 32).expect("less than the vocabulary")
 }
 
 /// Draws most of the `tokens` of a text anew, because a text is about little. Vocabularies are in
