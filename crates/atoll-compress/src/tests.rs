@@ -1,6 +1,7 @@
 //! Whole tiny models, compressed and opened again.
 
 mod encoder;
+mod own_text;
 
 use std::sync::Arc;
 

@@ -73,6 +73,8 @@ fn layers_in_floats_are_those_that_embed() {
     let tokens = [&words(3)[..15], &words(7)[..15]].concat();
     let rope = Rope::new(&config.rope).table(0..1);
     let ids = text_ids(config, &tokens, tokens.len(), [Some(2), Some(3)]);
+    let drawn = ids.iter().zip(&tokens).filter(|(id, token)| id != token).count();
+    assert!(drawn > 10, "six of ten, and the ends");
     let rows = rows_of(source.require(EMBED).expect("a table"), &ids).expect("its rows");
     let mut x = first_states(source, rows, tokens.len(), &compute).expect("tables");
     for layer_idx in 0..config.n_layers {
