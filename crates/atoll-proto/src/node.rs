@@ -1,7 +1,7 @@
 //! The node: one door in, one door out, and the sub-machines behind it.
 
-use crate::assignment::{Assignments, PartState};
-use crate::deployment::{Deployment, PlanState};
+use crate::assignment::Assignments;
+use crate::deployment::Deployment;
 use crate::effects::{Effects, JobIds};
 use crate::ids::{ModelId, NodeId, Time};
 use crate::io::{Command, Event, Input, Output, RequestError};
@@ -12,7 +12,8 @@ use crate::plan::Profile;
 use crate::planted::Planted;
 use crate::session::origin::{Doubt, Origin, Said};
 use crate::session::stages::Stages;
-use crate::snapshot::{HeldPart, Peer, ServedModel, ServedState, Snapshot, StageView};
+
+mod view;
 
 /// What makes a node this one.
 #[derive(Clone, Debug)]
@@ -349,51 +350,5 @@ impl Node {
             fx.send(peer, Message::Leave);
         }
         self.left = true;
-    }
-
-    /// What the node knows and does now.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        let peers = self.membership.members().iter().map(|(&node, member)| Peer {
-            node,
-            name: member.name.clone(),
-            profile: member.profile.clone(),
-            last_heard: member.last_heard,
-            is_suspected: self.membership.suspects(node),
-        });
-        let served = self.deployment.all().iter().map(|(&model, served)| ServedModel {
-            model,
-            name: served.model.name.clone(),
-            state: match &served.state {
-                PlanState::Waiting { .. } => ServedState::Waiting,
-                PlanState::Preparing(plan) => {
-                    let pending = served.pending().map(|(n, p)| (n, p.bytes_done, p.bytes_total));
-                    ServedState::Preparing(plan.clone(), pending.collect())
-                }
-                PlanState::Ready(plan) => ServedState::Ready(plan.clone()),
-                PlanState::Failed(error) => ServedState::Failed(error.clone()),
-            },
-        });
-        let held = self.assignments.all().iter().map(|(&model, held)| HeldPart {
-            model,
-            name: held.model.name.clone(),
-            owner: held.plan.owner,
-            layers: held.layers,
-            ready: held.state == PartState::Ready,
-        });
-        let stage_sessions = self.stages.sessions().iter().map(|(&session, held)| StageView {
-            session,
-            epoch: held.open.epoch,
-            len: held.len,
-            kv_bytes: held.kv_bytes(),
-        });
-        Snapshot {
-            peers: peers.collect(),
-            served: served.collect(),
-            held: held.collect(),
-            requests_waiting: self.origin.n_waiting(),
-            sessions: self.origin.active().keys().copied().collect(),
-            stage_sessions: stage_sessions.collect(),
-        }
     }
 }
