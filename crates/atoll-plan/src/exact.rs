@@ -11,6 +11,9 @@ use crate::tables::{Choice, Tables};
 pub(crate) const NODES_EXACT: usize = 6;
 /// Layers up to which every choice of variants may be looked at.
 pub(crate) const LAYERS_EXACT: usize = 12;
+/// The same without a choice of variants: what is kept of ranges grows with the third power, and
+/// with so many layers it is 20 MB.
+pub(crate) const PLAIN_LAYERS_EXACT: usize = 128;
 
 /// A way into a state.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::bound::{Relaxed, Way};
 use crate::cost::{self, Prediction};
 use crate::error::PlanError;
-use crate::exact::{self, LAYERS_EXACT, NODES_EXACT};
+use crate::exact::{self, LAYERS_EXACT, NODES_EXACT, PLAIN_LAYERS_EXACT};
 use crate::order::Orders;
 use crate::placement::Placement;
 use crate::polish;
@@ -44,7 +44,8 @@ pub struct Found {
 pub fn plan(query: &Query<'_>) -> Result<Found, PlanError> {
     let tables = Tables::new(query)?;
     let plain = tables.codec_loss.len() == 1 && tables.variants.iter().all(|of| of.len() == 1);
-    let exact = tables.n <= NODES_EXACT && (plain || tables.n_layers <= LAYERS_EXACT);
+    let layers_exact = if plain { PLAIN_LAYERS_EXACT } else { LAYERS_EXACT };
+    let exact = tables.n <= NODES_EXACT && tables.n_layers <= layers_exact;
     let (placement, bound) = if exact { (exact::search(&tables), 0) } else { approximate(&tables) };
     let placement = placement.ok_or(PlanError::NoOrder)?;
     debug_assert_eq!(placement.check(query), Ok(()), "a plan keeps to its limits");
