@@ -19,7 +19,7 @@ use crate::message::{Frame, Refused};
 use crate::plan::Plan;
 use crate::planted::Bug;
 use crate::session::ring::{Chunk, Late, Ring};
-use crate::session::step::{Step, Tools};
+use crate::session::step::{JobKind, Running, Step, Tools};
 
 /// A request whose session is open.
 #[derive(Debug)]
@@ -36,26 +36,11 @@ pub(crate) struct Active {
     pub(crate) deadline: Time,
     /// A stage is gone and no plan is in force.
     parked: bool,
+    /// The plan that is in the making has other layers here than the ring: what is loaded is no
+    /// longer what the ring needs, and the caches go with it.
+    halted: bool,
     /// Refusals and restarts since the last token.
     recoveries: u8,
-}
-
-/// A job at this node.
-#[derive(Debug)]
-struct Running {
-    id: JobId,
-    from_pos: u32,
-    rows: u32,
-    kind: JobKind,
-    started: Time,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum JobKind {
-    /// Embedding and this node's own layers, if it has any.
-    First,
-    /// The head, on a row that came around.
-    Head,
 }
 
 impl Active {
@@ -78,6 +63,7 @@ impl Active {
             told: 0,
             deadline,
             parked: false,
+            halted: false,
             recoveries: 0,
         }
     }
@@ -91,9 +77,15 @@ impl Active {
     pub(crate) fn follows(&self, plan: &PlanState) -> bool {
         match plan {
             PlanState::Ready(plan) => plan.epoch == self.ring.plan.epoch,
-            PlanState::Waiting { .. } | PlanState::Preparing(_) => self.parked,
+            PlanState::Waiting { .. } => self.parked,
+            PlanState::Preparing(plan) => self.parked && (self.halted || self.holds(plan)),
             PlanState::Failed(_) => false,
         }
+    }
+
+    /// Whether a plan has the same layers here as the ring.
+    fn holds(&self, plan: &Plan) -> bool {
+        plan.layers_of(self.me) == self.ring.plan.layers_of(self.me)
     }
 
     /// Starts from position 0 at every stage.
@@ -120,11 +112,14 @@ impl Active {
         self.feed(tools);
     }
 
-    /// No plan is in force: the request waits for one, and says so once.
-    pub(crate) fn park(&mut self, fx: &mut Effects) {
-        self.parked = true;
+    /// No plan is in force, though one may be in the making: the request waits for it, and says so
+    /// once. As long as its own part stays, what still comes around the old ring is of use.
+    pub(crate) fn park(&mut self, fx: &mut Effects, coming: Option<&Plan>) {
+        self.halted |= coming.is_some_and(|plan| !self.holds(plan));
         self.ring.deadline = None;
-        fx.emit(Event::Parked { request: self.request.id });
+        if !std::mem::replace(&mut self.parked, true) {
+            fx.emit(Event::Parked { request: self.request.id });
+        }
     }
 
     /// A plan is in force that is not the one that the ring follows.
@@ -134,7 +129,8 @@ impl Active {
         }
         let parked = std::mem::take(&mut self.parked);
         let moved = parked || self.ring.plan.stages != plan.stages;
-        if !self.ring.take_up(plan, row_us) {
+        let halted = std::mem::take(&mut self.halted);
+        if !self.ring.take_up(plan, row_us) || halted {
             self.begin(tools);
         } else if moved {
             self.open_again(tools);
@@ -183,6 +179,9 @@ impl Active {
 
     /// Gives the ring what it has not seen, within the chunks that may be in flight.
     fn feed(&mut self, tools: &mut Tools<'_>) {
+        if self.halted {
+            return;
+        }
         // Refused twice in a row: one chunk at a time, since the newest is kept at every boundary.
         let most = if self.recoveries > 1 { 1 } else { tools.limits.chunks_in_flight_max };
         let window = (self.ring.plan.stages.len() + 1).min(most);

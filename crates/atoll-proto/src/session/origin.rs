@@ -140,7 +140,8 @@ impl Origin {
                     Step::Running
                 });
             }
-            PlanState::Waiting { .. } | PlanState::Preparing(_) => active.park(fx),
+            PlanState::Waiting { .. } => active.park(fx, None),
+            PlanState::Preparing(plan) => active.park(fx, Some(plan)),
             PlanState::Failed(error) => {
                 let error = lost_stage(error, &active.ring.plan);
                 self.end(fx, id, Err(error));

@@ -1,7 +1,7 @@
-//! One step of a request: what it is given, and how it leaves the request.
+//! One step of a request: what it is given, how it leaves the request, and what runs meanwhile.
 
 use crate::effects::{Effects, JobIds};
-use crate::ids::NodeId;
+use crate::ids::{JobId, NodeId, Time};
 use crate::io::{FinishReason, RequestError};
 use crate::limits::Limits;
 
@@ -27,4 +27,23 @@ pub(crate) struct Tools<'a> {
     pub(crate) limits: &'a Limits,
     /// Requests under way at this origin.
     pub(crate) n_active: usize,
+}
+
+/// A job at this node.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) id: JobId,
+    pub(crate) from_pos: u32,
+    pub(crate) rows: u32,
+    pub(crate) kind: JobKind,
+    pub(crate) started: Time,
+}
+
+/// What of a position's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JobKind {
+    /// Embedding and this node's own layers, if it has any.
+    First,
+    /// The head, on a row that came around.
+    Head,
 }
