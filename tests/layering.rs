@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("atoll-model", &["atoll-kernels"]),
     ("atoll-compress", &["atoll-model"]),
     ("atoll-plan", &[]),
-    ("atoll-proto", &[]),
+    ("atoll-proto", &["atoll-plan"]),
     ("atoll-sim", &["atoll-proto"]),
     ("atoll-node", &["atoll-model", "atoll-proto"]),
     ("atoll-gateway", &["atoll-node"]),

@@ -111,6 +111,9 @@ pub const LAYERS_MAX: usize = 1024;
 pub const HOLDERS_MAX: usize = 64;
 /// Values of one activation row; the largest published models have 16 384.
 pub const ROW_VALUES_MAX: u32 = 32_768;
+/// Nodes beside its owner that a plan is made with, and between which links are measured: pairs
+/// grow with their square.
+pub const SURVEYED_MAX: usize = 16;
 /// Closed sessions remembered, so that an opening overtaken by its closing is not taken up.
 pub const TOMBSTONES_MAX: usize = 1024;
 /// Bytes of a sampler's report per token.

@@ -1,10 +1,17 @@
-//! The first planner: layers in proportion to measured speed, within memory.
+//! Where the layers of a model go.
 //!
-//! A pure function of its arguments, in integers, so that every machine plans alike.
+//! [`place`] shares them out by measured speed within memory and knows no links: it makes plans of
+//! a fixed number of stages. All others are made by the time that a token takes, links included, by
+//! `atoll-plan`; where that finds nothing, [`place`] does what it can. Pure functions of their
+//! arguments, in integers, so that every machine plans alike.
 
 use crate::ids::NodeId;
 use crate::limits::STAGES_MAX;
 use crate::plan::{LayerRange, ModelInfo, PlaceRule, PlanError, PlanPolicy, Stage};
+
+mod linked;
+
+pub use self::linked::RoundTrip;
 
 /// A node that could hold layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +82,36 @@ pub fn place(
                 .or_else(|| need.split(by_room.get(..n).unwrap_or(&[])))
         })
         .ok_or_else(no_room)
+}
+
+/// Places `model` by the time that a token takes where the policy leaves the number of stages open,
+/// and otherwise as [`place`] does. `rtt_us`: what is known of the links between the nodes.
+///
+/// # Errors
+/// As [`place`].
+pub fn place_linked(
+    model: &ModelInfo,
+    policy: &PlanPolicy,
+    owner: Candidate,
+    others: &[Candidate],
+    rtt_us: RoundTrip<'_>,
+) -> Result<Vec<Stage>, PlanError> {
+    if policy.rule.is_some() || policy.stages.is_some() {
+        return place(model, policy, owner, others);
+    }
+    let need = Need::new(model, policy);
+    let memory_bytes = owner.memory_bytes.saturating_sub(need.owner_bytes);
+    let beside = Candidate { memory_bytes, ..owner };
+    let found = linked::by_time((model, policy, &need), beside, others, rtt_us);
+    let found = found.and_then(|stages| {
+        let checked = need.check(&stages, beside, others);
+        checked.map(|()| stages).map_err(|error| error.to_string())
+    });
+    found.or_else(|why| {
+        let placed = place(model, policy, owner, others)?;
+        tracing::info!(model = %model.id, why, "placed by speed and memory, not by time");
+        Ok(placed)
+    })
 }
 
 fn with_owner(owner: Candidate, others: &[Candidate], n: usize) -> Vec<Candidate> {

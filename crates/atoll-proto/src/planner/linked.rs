@@ -1,0 +1,188 @@
+//! Placement by the time that a token takes, links included: the fleet and the model as
+//! `atoll-plan` wants them, and its plan as stages.
+//!
+//! What is not known is assumed: a link to the owner that was never measured takes
+//! [`UNKNOWN_ONE_WAY_NS`], one between two others as long as the way over the owner, and every link
+//! carries [`UNKNOWN_BYTES_PER_S`].
+
+use atoll_plan::{Codec, Fleet, Layer, Link, Model, Node, Pin, Placement, Policy, Query, Variant};
+use atoll_plan::{cost, fleet, plan};
+
+use super::{Candidate, Need, context, sorted};
+use crate::ids::NodeId;
+use crate::limits::SURVEYED_MAX;
+use crate::plan::{LayerRange, ModelInfo, PlanPolicy, Stage};
+
+/// One way to a node of which nothing is known, ns: between a cable and Wi-Fi.
+const UNKNOWN_ONE_WAY_NS: u64 = 500_000;
+/// What a link carries of which nothing is known: 100 Mbit/s.
+const UNKNOWN_BYTES_PER_S: u64 = 12_500_000;
+/// Taking a frame in and sending it on, ns.
+const STAGE_NS: u64 = 100_000;
+/// Positions in the cache for which a token's time is predicted, at most.
+const POSITIONS_MAX: u64 = 512;
+/// Bytes of one value of a row on the wire.
+const VALUE_BYTES: u64 = 4;
+/// Bytes of a model or a node beyond which figures are absurd: a pebibyte.
+const BYTES_MAX: u64 = 1 << 50;
+/// Other nodes are to save so much of a token's time before a model leaves an owner that holds it
+/// all, percent: speeds are measured no better, and a part has to be sent before it is of use.
+const GAIN_PERCENT: u64 = 10;
+
+/// The round trip between two nodes, µs, if it is known.
+pub type RoundTrip<'a> = &'a dyn Fn(NodeId, NodeId) -> Option<u32>;
+
+/// Of many nodes those that are planned with, at most [`SURVEYED_MAX`], in the order of their ids:
+/// the fastest and the largest.
+pub(crate) fn considered(others: &[Candidate]) -> Vec<Candidate> {
+    let mut all: Vec<Candidate> = others.to_vec();
+    if all.len() > SURVEYED_MAX {
+        let by_speed = sorted(others, |node| (node.weight_bytes_per_s, node.memory_bytes));
+        let by_room = sorted(others, |node| (node.memory_bytes, node.weight_bytes_per_s));
+        all.clear();
+        for node in by_speed.into_iter().zip(by_room).flat_map(|(fast, large)| [fast, large]) {
+            if all.len() < SURVEYED_MAX && !all.contains(&node) {
+                all.push(node);
+            }
+        }
+    }
+    all.sort_by_key(|node| node.node);
+    all
+}
+
+/// The stages with the least time per token that `atoll-plan` finds. The owner's memory is what it
+/// has beside embedding and head.
+///
+/// # Errors
+/// Why there are none, in words.
+pub(super) fn by_time(
+    (model, policy, need): (&ModelInfo, &PlanPolicy, &Need),
+    owner: Candidate,
+    others: &[Candidate],
+    rtt_us: RoundTrip<'_>,
+) -> Result<Vec<Stage>, String> {
+    if need.total_bytes() > BYTES_MAX {
+        return Err("its size is absurd".to_owned());
+    }
+    let nodes: Vec<Candidate> = std::iter::once(owner).chain(considered(others)).collect();
+    let fleet = fleet(model, need, &nodes, rtt_us).map_err(|error| error.to_string())?;
+    let positions = u64::from(context(model, policy));
+    let asked = Policy {
+        context: positions,
+        sessions: policy.sessions.max(1).into(),
+        positions: positions.min(POSITIONS_MAX),
+        ..Policy::default()
+    };
+    // The owner's stage is the first, or it has none.
+    let first = Pin { layers: 0..1, node: fleet.owner() };
+    let with = Policy { pins: vec![first], ..asked.clone() };
+    let without = Policy { excluded: [fleet.owner()].into(), ..asked };
+    let model = planned_model(model, need);
+    let query = |policy| Query { fleet: &fleet, model: &model, policy };
+    let alone = alone(&query(&with), need.n_layers());
+    let found = match (plan(&query(&with)), plan(&query(&without))) {
+        (Ok(with), Ok(without)) => {
+            let is_less = without.prediction.token_ns < with.prediction.token_ns;
+            if is_less { without } else { with }
+        }
+        (Ok(found), Err(_)) | (Err(_), Ok(found)) => found,
+        (Err(error), Err(_)) => return Err(error.to_string()),
+    };
+    let placement = match alone {
+        Some((alone, ns)) if gain_percent(ns, found.prediction.token_ns) < GAIN_PERCENT => alone,
+        Some(_) | None => found.placement,
+    };
+    let stages = placement.stages.into_iter().map(|stage| {
+        let start = u16::try_from(stage.layers.start).ok()?;
+        let end = u16::try_from(stage.layers.end).ok()?;
+        Some(Stage { node: nodes[stage.node].node, layers: LayerRange { start, end } })
+    });
+    stages.collect::<Option<_>>().ok_or_else(|| "the model has too many layers".to_owned())
+}
+
+/// All layers on the owner, if it has room for them, and a token's time then, ns.
+fn alone(query: &Query<'_>, n_layers: usize) -> Option<(Placement, u64)> {
+    let (node, variants) = (query.fleet.owner(), vec![0; n_layers]);
+    let stages = vec![atoll_plan::Stage { node, layers: 0..n_layers, variants }];
+    let alone = Placement { stages, codecs: vec![0; 2] };
+    alone.check(query).ok()?;
+    let token_ns = cost::predict(query, &alone)?.token_ns;
+    Some((alone, token_ns))
+}
+
+/// What `after` saves of `before`, percent.
+fn gain_percent(before: u64, after: u64) -> u64 {
+    let gain = u128::from(before.saturating_sub(after)) * 100 / u128::from(before.max(1));
+    u64::try_from(gain).unwrap_or(0)
+}
+
+/// The nodes, the owner first, and a link between any two.
+fn fleet(
+    model: &ModelInfo,
+    need: &Need,
+    nodes: &[Candidate],
+    rtt_us: RoundTrip<'_>,
+) -> Result<Fleet, atoll_plan::PlanError> {
+    let kv_bytes_per_1024 = u64::from(model.kv_bytes_per_position) * 1024;
+    let profile = |(i, node): (usize, &Candidate)| Node {
+        layer_ns: bytes_ns(mean_bytes(need), node),
+        kv_ns_per_1024: bytes_ns(kv_bytes_per_1024, node),
+        stage_ns: STAGE_NS,
+        head_ns: bytes_ns(model.embed_bytes.max(model.head_bytes), node),
+        ..Node::new(&i.to_string(), node.memory_bytes.min(BYTES_MAX))
+    };
+    let mut fleet = Fleet::new(nodes.iter().enumerate().map(profile).collect(), 0)?;
+    let known = |a: usize, b: usize| {
+        rtt_us(nodes[a].node, nodes[b].node).map(|us| u64::from(us) * 1000 / 2)
+    };
+    let to_owner = |node: usize| match node {
+        0 => 0,
+        node => known(0, node).unwrap_or(UNKNOWN_ONE_WAY_NS),
+    };
+    for (from, to) in (0..nodes.len()).flat_map(|a| (0..nodes.len()).map(move |b| (a, b))) {
+        if from != to {
+            let latency_ns = match (from, to) {
+                (0, node) | (node, 0) => to_owner(node),
+                (a, b) => known(a, b).unwrap_or_else(|| to_owner(a) + to_owner(b)),
+            };
+            fleet.connect(from, to, Link { latency_ns, bytes_per_s: UNKNOWN_BYTES_PER_S })?;
+        }
+    }
+    Ok(fleet)
+}
+
+/// Embedding and head are off the owner's memory already.
+fn planned_model(model: &ModelInfo, need: &Need) -> Model {
+    let mean = u128::from(mean_bytes(need).max(1));
+    let layer = |&bytes: &u64| {
+        let permille = u128::from(bytes) * 1000 / mean;
+        let time_permille = u64::try_from(permille).unwrap_or(u64::MAX);
+        let name = "full".to_owned();
+        Layer { variants: vec![Variant { name, bytes, time_permille, loss: 0 }] }
+    };
+    Model {
+        name: model.name.clone(),
+        layers: model.layer_bytes.iter().map(layer).collect(),
+        ends_bytes: 0,
+        kv_bytes_per_position: model.kv_bytes_per_position.into(),
+        codecs: vec![Codec {
+            name: "f32".to_owned(),
+            row_bytes: u64::from(model.row_values) * VALUE_BYTES,
+            loss: 0,
+        }],
+    }
+}
+
+/// Bytes of a layer, the mean.
+fn mean_bytes(need: &Need) -> u64 {
+    need.weight(0, need.n_layers()) / (need.n_layers() as u64).max(1)
+}
+
+/// How long a node takes over so many bytes, ns.
+fn bytes_ns(bytes: u64, node: &Candidate) -> u64 {
+    let ns = u128::from(bytes) * 1_000_000_000 / u128::from(node.weight_bytes_per_s.max(1));
+    u64::try_from(ns).unwrap_or(u64::MAX).min(fleet::TIME_NS_MAX)
+}
+
+#[cfg(test)]
+mod tests;
