@@ -188,7 +188,7 @@ pub(crate) struct ServeArgs {
     /// Where the HTTP interface listens; loopback only [default: 127.0.0.1:7411]
     #[arg(long, env = "ATOLL_API", value_name = "IP:PORT", hide_env_values = true)]
     pub(crate) api: Option<ApiAddress>,
-    /// Spread the model over N nodes [default: as few as hold it]
+    /// Spread the model over N nodes [default: as many as are fastest]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) stages: Option<u16>,
     /// Seconds to wait for nodes that have room for the model

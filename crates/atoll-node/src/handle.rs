@@ -36,7 +36,7 @@ const GOODBYE_MAX: Duration = Duration::from_millis(400);
 /// How a model is to be placed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServePolicy {
-    /// Exactly so many stages on so many nodes. Default: as few nodes as hold the model.
+    /// Exactly so many stages on so many nodes. Default: as many as are fastest.
     pub stages: Option<u16>,
     /// Positions per session to leave room for. Default: 8192, or what the model was made for.
     pub context: u32,

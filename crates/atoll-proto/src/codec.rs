@@ -13,13 +13,13 @@ use serde::de::DeserializeOwned;
 use crate::io::Activation;
 use crate::limits::{
     CAUSE_BYTES_MAX, HOLDERS_MAX, HOPS_MAX, LAYERS_MAX, Limits, MODEL_NAME_BYTES_MAX,
-    NAME_BYTES_MAX, ROW_VALUES_MAX, STAGES_MAX,
+    NAME_BYTES_MAX, ROW_VALUES_MAX, STAGES_MAX, SURVEYED_MAX,
 };
-use crate::message::{Frame, Message, Open};
+use crate::message::{Frame, Message, Open, Survey};
 use crate::plan::{ModelInfo, Plan, Stage};
 
 /// The format's version: first in every frame.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// Bytes of a header: the largest is an `Assign` of 1024 layers over 64 stages, under 20 KiB.
 pub const HEADER_BYTES_MAX: usize = 32 << 10;
 /// Bytes before the header.
@@ -142,6 +142,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Message, CodecError> {
         Message::Hello { .. }
         | Message::Heartbeat { .. }
         | Message::Presence(_)
+        | Message::Survey(_)
         | Message::Leave
         | Message::Assign(_)
         | Message::AssignProgress { .. }
@@ -207,10 +208,17 @@ fn check(message: &Message, limits: &Limits) -> Result<(), CodecError> {
         }
         Message::Open(open) => check_open(open),
         Message::Frame(frame) => check_frame(frame, limits),
+        Message::Survey(Survey::Ask { nodes, .. }) => {
+            at_most("surveyed nodes", nodes.len() as u64, SURVEYED_MAX as u64)
+        }
+        Message::Survey(Survey::Told { reaches, .. }) => {
+            at_most("surveyed nodes", reaches.len() as u64, SURVEYED_MAX as u64)
+        }
         Message::Passed { hops, .. } => at_most("hops", hops.len() as u64, HOPS_MAX as u64),
         Message::Assigned { result: Ok(()), .. }
         | Message::Heartbeat { .. }
         | Message::Presence(_)
+        | Message::Survey(Survey::Probe(_) | Survey::Echo(_))
         | Message::Leave
         | Message::AssignProgress { .. }
         | Message::Unassign { .. }

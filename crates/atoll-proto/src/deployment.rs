@@ -1,6 +1,6 @@
 //! The owner's side of a plan: make it, have it prepared, keep it, mend it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::excluded::Excluded;
 use crate::effects::Effects;
@@ -15,6 +15,7 @@ use crate::planted::Bug;
 
 mod excluded;
 mod placing;
+mod surveying;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,8 @@ mod tests;
 pub(crate) struct Deployment {
     me: NodeId,
     served: BTreeMap<ModelId, Served>,
+    /// Nodes between which links are to be measured, for a plan.
+    to_survey: BTreeSet<NodeId>,
 }
 
 /// One served model.
@@ -45,6 +48,8 @@ pub(crate) struct Served {
     excluded: BTreeMap<NodeId, Excluded>,
     /// The loss that broke the latest plan.
     lost: Option<Lost>,
+    /// When the model is placed with what is known of links by then.
+    place_by: Option<Time>,
 }
 
 /// How far a served model is.
@@ -77,7 +82,7 @@ pub(crate) struct Preparation {
 
 impl Deployment {
     pub(crate) const fn new(me: NodeId) -> Self {
-        Self { me, served: BTreeMap::new() }
+        Self { me, served: BTreeMap::new(), to_survey: BTreeSet::new() }
     }
 
     pub(crate) fn served(&self, model: ModelId) -> Option<&Served> {
@@ -254,9 +259,11 @@ impl Deployment {
             if served.readmit(fx.now) {
                 readmitted.push(id);
             }
-            if let PlanState::Waiting { until } = served.state
-                && (until <= fx.now || !served.excluded.is_empty())
-            {
+            let is_over = match served.state {
+                PlanState::Waiting { until } => until <= fx.now || !served.excluded.is_empty(),
+                PlanState::Preparing(_) | PlanState::Ready(_) | PlanState::Failed(_) => false,
+            };
+            if is_over || served.place_by.is_some_and(|by| by <= fx.now) {
                 due.push(id);
             }
             let late = served.asked.iter().filter(|(_, asked)| asked.stalls_at <= fx.now);
@@ -281,7 +288,8 @@ impl Deployment {
                 PlanState::Ready(_) => served.next_readmitted(),
                 PlanState::Preparing(_) | PlanState::Failed(_) => None,
             };
-            waiting.into_iter().chain(served.asked.values().map(|asked| asked.stalls_at))
+            let stalls = served.asked.values().map(|asked| asked.stalls_at);
+            waiting.into_iter().chain(served.place_by).chain(stalls)
         });
         times.min()
     }
@@ -300,6 +308,7 @@ impl Served {
             asked: BTreeMap::new(),
             excluded: BTreeMap::new(),
             lost: None,
+            place_by: None,
         }
     }
 

@@ -10,8 +10,11 @@ use crate::message::{Message, Presence};
 use crate::plan::Profile;
 
 mod detector;
+mod links;
 
 use self::detector::{Around, Detector, beat};
+use self::links::Links;
+pub(crate) use self::links::SURVEY_US;
 
 /// Dials of one hint, each after twice the wait of the one before, until it is forgotten.
 const DIALS_MAX: u8 = 6;
@@ -30,6 +33,7 @@ pub(crate) struct Membership {
     members: BTreeMap<NodeId, Member>,
     detector: Detector,
     suspects: Vec<Suspect>,
+    links: Links,
 }
 
 /// A peer that said hello.
@@ -77,6 +81,7 @@ impl Membership {
             members: BTreeMap::new(),
             detector: Detector::default(),
             suspects: Vec::new(),
+            links: Links::default(),
         }
     }
 
@@ -137,6 +142,7 @@ impl Membership {
         self.pending.remove(&peer);
         self.members.remove(&peer)?;
         self.detector.left(peer);
+        self.links.left(fx, peer);
         if self.hints.len() < limits.hints_max {
             self.hints.insert(peer, Hint { dials: 1, next_dial: fx.now.after_us(REDIAL_US) });
         }
@@ -184,6 +190,9 @@ impl Membership {
             self.promised(fx.now, limits, from, again_ms);
         } else if is_member && let Message::Presence(presence) = *message {
             self.received(fx, limits, from, presence);
+        } else if is_member && let Message::Survey(survey) = message {
+            let Self { links, members, .. } = self;
+            links.received(fx, |node| members.contains_key(node), from, survey);
         }
         is_member
     }
@@ -244,9 +253,34 @@ impl Membership {
         std::mem::take(&mut self.suspects)
     }
 
+    /// Has the links among these members and this node measured, as far as they are not known.
+    pub(crate) fn survey(&mut self, fx: &mut Effects, nodes: &BTreeSet<NodeId>) {
+        self.links.survey(fx, nodes);
+    }
+
+    /// Whether nothing more will come of a survey of these members.
+    pub(crate) fn is_surveyed(&self, now: Time, nodes: &BTreeSet<NodeId>) -> bool {
+        self.links.is_surveyed(now, nodes)
+    }
+
+    /// Whether a survey has ended since this was last asked.
+    pub(crate) const fn take_surveyed(&mut self) -> bool {
+        self.links.take_news()
+    }
+
+    /// The round trip between two nodes, this one perhaps among them, µs; `None`: not known.
+    pub(crate) fn rtt_us(&self, a: NodeId, b: NodeId) -> Option<u32> {
+        match (a == self.me, b == self.me) {
+            (true, _) => self.links.own_rtt_us(b),
+            (_, true) => self.links.own_rtt_us(a),
+            (false, false) => self.links.said_rtt_us(a, b),
+        }
+    }
+
     pub(crate) fn left(&mut self, fx: &mut Effects, peer: NodeId) -> Option<Lost> {
         self.members.remove(&peer)?;
         self.detector.left(peer);
+        self.links.left(fx, peer);
         fx.push(Output::Disconnect { peer, cause: "it left".into() });
         Some(lost(fx, peer, "it left".into()))
     }
@@ -259,6 +293,7 @@ impl Membership {
         near: impl FnOnce() -> BTreeSet<NodeId>,
     ) -> Vec<Lost> {
         self.redial(fx);
+        self.links.tick(fx);
         let late = self.pending.iter().filter(|(_, until)| **until <= fx.now);
         for peer in late.map(|(peer, _)| *peer).collect::<Vec<_>>() {
             self.pending.remove(&peer);
@@ -285,7 +320,7 @@ impl Membership {
     pub(crate) fn deadline(&self) -> Option<Time> {
         let hello = self.pending.values().min().copied();
         let dial = self.hints.values().map(|hint| hint.next_dial).min();
-        [self.detector.deadline(), hello, dial].into_iter().flatten().min()
+        [self.detector.deadline(), self.links.deadline(), hello, dial].into_iter().flatten().min()
     }
 
     fn redial(&mut self, fx: &mut Effects) {

@@ -103,6 +103,8 @@ pub enum Message {
     },
     /// Who is heard, and who is not.
     Presence(Presence),
+    /// How far nodes are from each other.
+    Survey(Survey),
 }
 
 /// What a member asks and says about being there.
@@ -118,6 +120,38 @@ pub enum Presence {
     Unheard(NodeId),
     /// I suspect this member: look for yourself.
     Silent(NodeId),
+}
+
+/// How an owner learns of the links among the nodes that it could use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Survey {
+    /// Answered at once by the echo of its number.
+    Probe(u32),
+    /// The answer.
+    Echo(u32),
+    /// Owner to member: measure your links to these, and tell me.
+    Ask {
+        /// The question's number.
+        ask: u32,
+        /// At most [`crate::limits::SURVEYED_MAX`].
+        nodes: Vec<NodeId>,
+    },
+    /// Member to owner: what it found; who did not answer is not named.
+    Told {
+        /// Of which question.
+        ask: u32,
+        /// At most [`crate::limits::SURVEYED_MAX`].
+        reaches: Vec<Reach>,
+    },
+}
+
+/// How far a node is from the speaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// Which node.
+    pub node: NodeId,
+    /// There and back again, the median, µs.
+    pub rtt_us: u32,
 }
 
 /// What an owner asks of a stage. Seldom said and larger than all else, hence the box around it.
@@ -215,6 +249,10 @@ impl Message {
             Self::Presence(Presence::Heard(_)) => "heard",
             Self::Presence(Presence::Unheard(_)) => "unheard",
             Self::Presence(Presence::Silent(_)) => "silent",
+            Self::Survey(Survey::Probe(_)) => "probe",
+            Self::Survey(Survey::Echo(_)) => "echo",
+            Self::Survey(Survey::Ask { .. }) => "survey",
+            Self::Survey(Survey::Told { .. }) => "surveyed",
         }
     }
 }

@@ -79,6 +79,7 @@ impl Node {
         let limits = self.config.limits.clone();
         self.route(&mut fx, &limits, input);
         self.doubt(&mut fx, &limits);
+        self.survey(&mut fx, &limits);
         let plans = (&self.deployment, &self.membership);
         self.origin.settle(&mut fx, &mut self.job_ids, &limits, plans);
         fx.outputs
@@ -153,6 +154,17 @@ impl Node {
         }
     }
 
+    /// Plans want links measured, and wait for that.
+    fn survey(&mut self, fx: &mut Effects, limits: &Limits) {
+        if self.membership.take_surveyed() {
+            self.deployment.retry(fx, &self.membership, limits);
+        }
+        let nodes = self.deployment.take_to_survey();
+        if !nodes.is_empty() {
+            self.membership.survey(fx, &nodes);
+        }
+    }
+
     fn tick(&mut self, fx: &mut Effects, limits: &Limits) {
         let near = || self.deployment.holders().chain(self.assignments.owners()).collect();
         for lost in self.membership.tick(fx, limits, near) {
@@ -199,7 +211,10 @@ impl Node {
             return;
         }
         match message {
-            Message::Hello { .. } | Message::Heartbeat { .. } | Message::Presence(_) => {}
+            Message::Hello { .. }
+            | Message::Heartbeat { .. }
+            | Message::Presence(_)
+            | Message::Survey(_) => {}
             Message::Leave => {
                 if let Some(lost) = self.membership.left(fx, from) {
                     self.lost(fx, limits, &lost);
@@ -260,6 +275,7 @@ impl Node {
             Message::Hello { .. }
             | Message::Heartbeat { .. }
             | Message::Presence(_)
+            | Message::Survey(_)
             | Message::Leave
             | Message::Open(_)
             | Message::Opened { .. }
@@ -321,6 +337,7 @@ impl Node {
             Message::Hello { .. }
             | Message::Heartbeat { .. }
             | Message::Presence(_)
+            | Message::Survey(_)
             | Message::Leave
             | Message::Assign(_)
             | Message::AssignProgress { .. }

@@ -95,7 +95,7 @@ pub struct Profile {
 /// How a model is to be placed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanPolicy {
-    /// Exactly so many stages on so many nodes; `None`: as few nodes as hold the model.
+    /// Exactly so many stages on so many nodes; `None`: as many as take the least time per token.
     pub stages: Option<u16>,
     /// Positions per session to leave room for.
     pub context: u32,

@@ -12,6 +12,7 @@ use crate::plan::{LayerRange, ModelInfo, PlaceRule, PlanError, PlanPolicy, Stage
 mod linked;
 
 pub use self::linked::RoundTrip;
+pub(crate) use self::linked::considered;
 
 /// A node that could hold layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,11 @@ pub struct Candidate {
 #[must_use]
 pub fn context(model: &ModelInfo, policy: &PlanPolicy) -> u32 {
     policy.context.min(model.context_max)
+}
+
+/// Bytes of all layers with their caches, of embedding and of head.
+pub(crate) fn needed_bytes(model: &ModelInfo, policy: &PlanPolicy) -> u64 {
+    Need::new(model, policy).total_bytes()
 }
 
 /// Places `model` on `owner` and as many of `others` as the policy wants. The owner always holds

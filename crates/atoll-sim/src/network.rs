@@ -265,6 +265,7 @@ pub(crate) const fn is_of_session(message: &Message) -> bool {
         Message::Hello { .. }
         | Message::Heartbeat { .. }
         | Message::Presence(_)
+        | Message::Survey(_)
         | Message::Leave
         | Message::Assign(_)
         | Message::AssignProgress { .. }

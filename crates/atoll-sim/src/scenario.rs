@@ -77,7 +77,7 @@ pub struct Scenario {
 pub struct Serve {
     /// When the first device begins to serve, s.
     pub at_s: f64,
-    /// Exactly so many stages; absent: as few as hold the model.
+    /// Exactly so many stages; absent: as many as are fastest.
     #[serde(default)]
     pub stages: Option<u16>,
     /// Sessions at once.

@@ -5,7 +5,7 @@ use quickcheck::{Arbitrary, Gen, QuickCheck, quickcheck};
 use super::*;
 use crate::ids::{Epoch, ModelId, NodeId, PlanEpoch, SessionId};
 use crate::io::{HopTime, Part, WireType};
-use crate::message::{Assign, Presence, Refused};
+use crate::message::{Assign, Presence, Reach, Refused};
 use crate::plan::{LayerRange, Profile};
 
 fn node(byte: u8) -> NodeId {
@@ -40,7 +40,7 @@ impl Arbitrary for Message {
             })
             .collect();
         let cause = limits_clip(String::arbitrary(g));
-        match u8::arbitrary(g) % 20 {
+        match u8::arbitrary(g) % 24 {
             0 => Self::Hello {
                 name: crate::limits::clip(String::arbitrary(g), NAME_BYTES_MAX),
                 profile: Profile {
@@ -100,6 +100,17 @@ impl Arbitrary for Message {
             17 => Self::Presence(Presence::Heard(node(n.to_le_bytes()[0]))),
             18 => Self::Presence(Presence::Unheard(node(n.to_le_bytes()[0]))),
             19 => Self::Presence(Presence::Silent(node(n.to_le_bytes()[0]))),
+            20 => Self::Survey(Survey::Probe(u32::arbitrary(g))),
+            21 => Self::Survey(Survey::Echo(u32::arbitrary(g))),
+            22 => {
+                let nodes = stages.iter().map(|stage| stage.node).collect();
+                Self::Survey(Survey::Ask { ask: u32::arbitrary(g), nodes })
+            }
+            23 => {
+                let reach = |stage: &Stage| Reach { node: stage.node, rtt_us: u32::arbitrary(g) };
+                let reaches = stages.iter().map(reach).collect();
+                Self::Survey(Survey::Told { ask: n.into(), reaches })
+            }
             _ => Self::Close { session },
         }
     }
@@ -163,9 +174,9 @@ fn a_forged_frame_never_panics_and_keeps_to_the_limits() {
 fn golden_bytes() {
     let bytes = encode(&Message::Nack { session: SessionId(1), epoch: Epoch(2), len: 300 });
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, "0300060000000b0102fb2c01dff6137e758efbf7716cb6611db36e49");
+    assert_eq!(hex, "0400060000000b0102fb2c01617b64c7892d2d1ba7e5e0fc7c9f135a");
     let bytes = encode(&Message::Frame(frame(1, 2)));
-    assert_eq!(bytes[..2], [3, 0]);
+    assert_eq!(bytes[..2], [4, 0]);
     assert_eq!(bytes.len(), 6 + 76 + 8 + 16);
     assert_eq!(bytes[6 + 76..][..8], [0, 1, 2, 3, 4, 5, 6, 7]);
 }
@@ -193,6 +204,10 @@ fn limits_are_named() {
         positions_max: 1,
     };
     assert_eq!(field(&Message::Open(open)), "stages");
+    let ask = Survey::Ask { ask: 1, nodes: vec![node(1); 17] };
+    assert_eq!(field(&Message::Survey(ask)), "surveyed nodes");
+    let reaches = vec![Reach { node: node(1), rtt_us: 9 }; 17];
+    assert_eq!(field(&Message::Survey(Survey::Told { ask: 1, reaches })), "surveyed nodes");
 }
 
 #[test]

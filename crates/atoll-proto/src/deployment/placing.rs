@@ -45,6 +45,7 @@ impl Deployment {
     ) {
         let placed = match self.mended(fx.now, members, id) {
             Some(stages) => Ok(stages),
+            None if !self.knows_links(fx.now, members, id) => return,
             None => self.planned(fx.now, members, id),
         };
         match placed {
@@ -131,11 +132,13 @@ impl Deployment {
         };
         let (model, policy) = (&served.model, &served.policy);
         let mut others = self.candidates(now, members, id, false);
-        let sound = planner::place(model, policy, owner, &others);
+        let rtt_us = |a, b| members.rtt_us(a, b);
+        let sound = planner::place_linked(model, policy, owner, &others, &rtt_us);
         sound
             .or_else(|error| {
                 others = self.candidates(now, members, id, true);
-                planner::place(model, policy, owner, &others).map_err(|_| error)
+                let placed = planner::place_linked(model, policy, owner, &others, &rtt_us);
+                placed.map_err(|_| error)
             })
             .or_else(|error| {
                 // After a loss a plan of fewer stages is better than none.
@@ -172,7 +175,7 @@ impl Deployment {
     }
 
     /// What a node has left beside the other models that are served here.
-    fn free(&self, id: ModelId, node: NodeId, memory_bytes: u64) -> u64 {
+    pub(super) fn free(&self, id: ModelId, node: NodeId, memory_bytes: u64) -> u64 {
         let others = self.served.iter().filter(|(other, _)| **other != id);
         let taken: u64 = others.map(|(_, served)| served.bytes_on(node, self.me)).sum();
         memory_bytes.saturating_sub(taken)
@@ -215,6 +218,7 @@ impl Deployment {
                 served.asked.remove(&node);
             }
         }
+        served.place_by = None;
         served.epoch.0 = served.epoch.0.saturating_add(1);
         let plan = Plan {
             model: id,

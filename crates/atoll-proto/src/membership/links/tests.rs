@@ -1,0 +1,252 @@
+use quickcheck::{Arbitrary, Gen, quickcheck};
+
+use super::*;
+use crate::io::Output;
+use crate::planted::Planted;
+
+const fn id(byte: u8) -> NodeId {
+    NodeId([byte; 32])
+}
+
+fn ids(bytes: impl IntoIterator<Item = u8>) -> BTreeSet<NodeId> {
+    bytes.into_iter().map(id).collect()
+}
+
+/// Nodes that are all members of each other, and what is on its way between them.
+struct Net {
+    now: Time,
+    nodes: BTreeMap<NodeId, Links>,
+    /// When, from whom, to whom, what.
+    under_way: Vec<(Time, NodeId, NodeId, Survey)>,
+    one_way_us: fn(u8, u8) -> u64,
+    sent: usize,
+    /// They hear nothing.
+    deaf: BTreeSet<NodeId>,
+}
+
+impl Net {
+    fn new(n: u8, one_way_us: fn(u8, u8) -> u64) -> Self {
+        let nodes = (1..=n).map(|byte| (id(byte), Links::default())).collect();
+        let (under_way, deaf) = (Vec::new(), BTreeSet::new());
+        Self { now: Time(1_000), nodes, under_way, one_way_us, sent: 0, deaf }
+    }
+
+    fn with(&mut self, node: NodeId, act: impl FnOnce(&mut Links, &mut Effects)) {
+        let fx = &mut Effects::new(self.now, Planted::default());
+        act(self.nodes.get_mut(&node).expect("a node"), fx);
+        for output in fx.outputs.drain(..) {
+            let Output::Send { to, message: Message::Survey(survey) } = output else {
+                panic!("{output:?}");
+            };
+            let at = self.now.after_us((self.one_way_us)(node.0[0], to.0[0]));
+            self.under_way.push((at, node, to, survey));
+            self.sent += 1;
+        }
+    }
+
+    fn survey(&mut self, owner: u8, nodes: &BTreeSet<NodeId>) {
+        self.with(id(owner), |links, fx| links.survey(fx, nodes));
+    }
+
+    /// Lets everything arrive, and deadlines come.
+    fn run(&mut self) {
+        loop {
+            let next = self.under_way.iter().map(|(at, ..)| *at).min();
+            let due = self.nodes.values().filter_map(Links::deadline).min();
+            let Some(now) = next.into_iter().chain(due).min() else { return };
+            self.now = now;
+            if next != Some(now) {
+                for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+                    self.with(node, |links, fx| links.tick(fx));
+                }
+                continue;
+            }
+            let first = self.under_way.iter().position(|(at, ..)| *at == now).expect("the next");
+            let (_, from, to, survey) = self.under_way.remove(first);
+            if !self.deaf.contains(&to) {
+                let all = self.nodes.keys().copied().collect::<BTreeSet<_>>();
+                let is_member = |node: &NodeId| *node != to && all.contains(node);
+                self.with(to, |links, fx| links.received(fx, is_member, from, &survey));
+            }
+        }
+    }
+
+    fn rtt_us(&self, a: u8, b: u8) -> Option<u32> {
+        let owner = &self.nodes[&id(1)];
+        if a == 1 { owner.own_rtt_us(id(b)) } else { owner.said_rtt_us(id(a), id(b)) }
+    }
+}
+
+/// Nodes 1, 2 and 3 in one room, 4 and 5 in another.
+fn two_rooms(a: u8, b: u8) -> u64 {
+    if (a > 3) == (b > 3) { 100 } else { 20_000 }
+}
+
+#[test]
+fn an_owner_learns_the_links_among_others() {
+    let mut net = Net::new(5, two_rooms);
+    let nodes = ids(2..=5);
+    net.survey(1, &nodes);
+    assert!(!net.nodes[&id(1)].is_surveyed(net.now, &nodes));
+    net.run();
+    let owner = net.nodes.get_mut(&id(1)).expect("a node");
+    assert!(owner.is_surveyed(net.now, &nodes) && owner.take_news() && !owner.take_news());
+    assert_eq!(net.rtt_us(1, 2), Some(200));
+    assert_eq!(net.rtt_us(1, 4), Some(40_000));
+    assert_eq!(net.rtt_us(4, 5), Some(200), "though both are far from the owner");
+    assert_eq!(net.rtt_us(2, 5), Some(40_000));
+    assert!(net.now < Time(600_000), "{:?}", net.now);
+}
+
+#[test]
+fn what_is_known_is_not_measured_again() {
+    let mut net = Net::new(4, |_, _| 100);
+    let nodes = ids(2..=4);
+    net.survey(1, &nodes);
+    net.run();
+    // Three pairs with the owner, three others from both ends; a question and an answer for each.
+    assert_eq!(net.sent, (3 + 2 * 3) * 2 * usize::from(PROBES) + 3 * 2);
+    let before = net.sent;
+    net.survey(1, &nodes);
+    net.survey(1, &ids(2..=3));
+    assert_eq!(net.sent, before);
+    // Another owner needs but the links to the first, from both ends.
+    net.survey(2, &ids([1, 3, 4]));
+    net.run();
+    let asked = 3 * 2 + 3 * 2 * usize::from(PROBES);
+    assert!(net.sent <= before + asked, "{} messages more", net.sent - before);
+    net.now = net.now.after_us(FRESH_US);
+    net.survey(1, &nodes);
+    assert!(net.sent > before + asked, "all of it is old");
+}
+
+#[test]
+fn a_survey_of_many_members_is_no_larger() {
+    let mut net = Net::new(100, |_, _| 100);
+    net.survey(1, &ids(2..=100));
+    net.run();
+    let pairs = SURVEYED_MAX + SURVEYED_MAX * (SURVEYED_MAX - 1);
+    assert_eq!(net.sent, pairs * 2 * usize::from(PROBES) + 2 * SURVEYED_MAX);
+}
+
+#[test]
+fn who_does_not_answer_is_not_waited_for() {
+    let mut net = Net::new(4, |_, _| 100);
+    net.deaf = ids([3]);
+    let nodes = ids(2..=4);
+    net.survey(1, &nodes);
+    net.run();
+    assert!(net.nodes[&id(1)].is_surveyed(net.now, &nodes));
+    assert_eq!(net.now, Time(1_000).after_us(SURVEY_US));
+    assert_eq!((net.rtt_us(1, 3), net.rtt_us(2, 3)), (None, None));
+    assert_eq!((net.rtt_us(1, 2), net.rtt_us(2, 4)), (Some(200), Some(200)), "the others did");
+}
+
+#[test]
+fn who_leaves_is_not_waited_for() {
+    let mut net = Net::new(3, |_, _| 100);
+    net.deaf = ids([2, 3]);
+    net.survey(1, &ids(2..=3));
+    net.with(id(1), |links, fx| {
+        links.left(fx, id(2));
+        assert!(!links.take_news());
+        links.left(fx, id(3));
+        assert!(links.take_news());
+        assert_eq!(links.deadline(), None);
+    });
+}
+
+#[test]
+fn one_late_answer_changes_nothing() {
+    let mut own = Own::default();
+    [300, 900_000, 310, 290, 305].into_iter().for_each(|us| own.add(us));
+    assert_eq!(own.rtt_us(), Some(305));
+    // What was true long ago is forgotten.
+    (0..WINDOW).for_each(|_| own.add(7_000));
+    assert_eq!((own.rtt_us(), own.rtts_us.len()), (Some(7_000), WINDOW));
+    own.add(u64::MAX);
+    assert_eq!(own.rtts_us.back(), Some(&RTT_US_MAX));
+}
+
+#[test]
+fn nobody_is_believed_more_than_asked_for() {
+    let reach = |byte, rtt_us| Reach { node: id(byte), rtt_us };
+    let mut net = Net::new(4, |_, _| 100);
+    let nodes = ids(2..=3);
+    net.survey(1, &nodes);
+    let told = |ask, reaches: Vec<Reach>| Survey::Told { ask, reaches };
+    let ask = net.nodes[&id(1)].asked[&id(2)].ask;
+    net.with(id(1), |links, fx| {
+        let anybody = |_: &NodeId| true;
+        links.received(fx, anybody, id(4), &told(ask, vec![reach(2, 1)]));
+        links.received(fx, anybody, id(2), &told(ask.wrapping_sub(1), vec![reach(3, 1)]));
+        assert_eq!(links.said_rtt_us(id(2), id(3)), None, "not asked, or not this");
+        links.received(fx, anybody, id(2), &told(ask, vec![reach(3, 1), reach(4, 1)]));
+        assert_eq!(links.said_rtt_us(id(2), id(4)), None, "not asked about");
+        links.received(fx, anybody, id(2), &told(ask, vec![reach(3, 9)]));
+        assert_eq!(links.said_rtt_us(id(2), id(3)), Some(1), "it has said so");
+        let other = links.asked[&id(3)].ask;
+        links.received(fx, anybody, id(3), &told(other, vec![reach(2, u32::MAX)]));
+        assert_eq!(links.said_rtt_us(id(2), id(3)), Some(RTT_US_MAX), "the longer way counts");
+    });
+}
+
+#[test]
+fn an_echo_counts_once_and_only_of_the_latest_probe() {
+    let mut net = Net::new(2, |_, _| 100);
+    net.survey(1, &ids([2]));
+    let probe = net.nodes[&id(1)].rounds[&id(2)].probe;
+    net.now = net.now.after_us(500);
+    net.with(id(1), |links, fx| {
+        for wrong in [probe.wrapping_sub(1), probe + 9] {
+            links.received(fx, |_| true, id(2), &Survey::Echo(wrong));
+        }
+        assert!(links.own_rtt_us(id(2)).is_none());
+        (0..3).for_each(|_| links.received(fx, |_| true, id(2), &Survey::Echo(probe)));
+        assert_eq!((links.own_rtt_us(id(2)), links.own[&id(2)].rtts_us.len()), (Some(500), 1));
+        assert_eq!(links.rounds[&id(2)].left, PROBES - 1);
+    });
+}
+
+/// What a stranger could say.
+#[derive(Clone, Debug)]
+struct Any(u8, Survey);
+
+impl Arbitrary for Any {
+    fn arbitrary(g: &mut Gen) -> Self {
+        let nodes = || ids(0..40).into_iter();
+        let number = u32::arbitrary(g) % 200;
+        let survey = match u8::arbitrary(g) % 4 {
+            0 => Survey::Probe(number),
+            1 => Survey::Echo(number),
+            2 => Survey::Ask { ask: number, nodes: nodes().collect() },
+            _ => {
+                let rtt_us = u32::arbitrary(g);
+                let reaches = nodes().map(|node| Reach { node, rtt_us }).collect();
+                Survey::Told { ask: number, reaches }
+            }
+        };
+        Self(u8::arbitrary(g) % 20, survey)
+    }
+}
+
+quickcheck! {
+    fn what_strangers_say_is_bounded(said: Vec<(u16, Any)>) -> bool {
+        let links = &mut Links::default();
+        let fx = &mut Effects::new(Time(0), Planted::default());
+        links.survey(fx, &ids(1..=16));
+        said.iter().all(|(after_us, Any(from, survey))| {
+            fx.now = fx.now.after_us(u64::from(*after_us) * 10);
+            let before = fx.outputs.len();
+            links.received(fx, |node| node.0[0] < 20, id(*from), survey);
+            let answers = fx.outputs.len() - before;
+            if links.deadline().is_some_and(|at| at <= fx.now) {
+                links.tick(fx);
+            }
+            let sizes = [links.own.len(), links.rounds.len(), links.askers.len(), links.said.len()];
+            answers <= 2 * SURVEYED_MAX && sizes.iter().all(|size| *size <= 20)
+                && links.own.values().all(|own| own.rtts_us.len() <= WINDOW)
+                && links.said.values().all(|said| said.rtts_us.len() <= SURVEYED_MAX)
+        })
+    }
+}
