@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 
 use crate::io::Activation;
 use crate::limits::{
-    CAUSE_BYTES_MAX, HOLDERS_MAX, HOPS_MAX, LAYERS_MAX, Limits, MODEL_NAME_BYTES_MAX,
-    NAME_BYTES_MAX, ROW_VALUES_MAX, STAGES_MAX, SURVEYED_MAX,
+    CAUSE_BYTES_MAX, FILLER_BYTES_MAX, HOLDERS_MAX, HOPS_MAX, LAYERS_MAX, Limits,
+    MODEL_NAME_BYTES_MAX, NAME_BYTES_MAX, ROW_VALUES_MAX, STAGES_MAX, SURVEYED_MAX,
 };
 use crate::message::{Frame, Message, Open, Survey};
 use crate::plan::{ModelInfo, Plan, Stage};
@@ -208,6 +208,9 @@ fn check(message: &Message, limits: &Limits) -> Result<(), CodecError> {
         }
         Message::Open(open) => check_open(open),
         Message::Frame(frame) => check_frame(frame, limits),
+        Message::Survey(Survey::Probe { filler, .. }) => {
+            at_most("filler bytes", filler.len() as u64, FILLER_BYTES_MAX as u64)
+        }
         Message::Survey(Survey::Ask { nodes, .. }) => {
             at_most("surveyed nodes", nodes.len() as u64, SURVEYED_MAX as u64)
         }
@@ -218,7 +221,7 @@ fn check(message: &Message, limits: &Limits) -> Result<(), CodecError> {
         Message::Assigned { result: Ok(()), .. }
         | Message::Heartbeat { .. }
         | Message::Presence(_)
-        | Message::Survey(Survey::Probe(_) | Survey::Echo(_))
+        | Message::Survey(Survey::Echo(_))
         | Message::Leave
         | Message::AssignProgress { .. }
         | Message::Unassign { .. }

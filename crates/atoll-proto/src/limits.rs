@@ -114,6 +114,9 @@ pub const ROW_VALUES_MAX: u32 = 32_768;
 /// Nodes beside its owner that a plan is made with, and between which links are measured: pairs
 /// grow with their square.
 pub const SURVEYED_MAX: usize = 16;
+/// Bytes that a probe carries to show how long they take: what a connection sends before it has
+/// heard back, and more than most rows.
+pub const FILLER_BYTES_MAX: usize = 12 << 10;
 /// Closed sessions remembered, so that an opening overtaken by its closing is not taken up.
 pub const TOMBSTONES_MAX: usize = 1024;
 /// Bytes of a sampler's report per token.

@@ -8,6 +8,7 @@ use crate::io::{Event, Output};
 use crate::limits::{CAUSE_BYTES_MAX, Limits, NAME_BYTES_MAX, clip};
 use crate::message::{Message, Presence};
 use crate::plan::Profile;
+use crate::planner::LinkFigures;
 
 mod detector;
 mod links;
@@ -81,7 +82,7 @@ impl Membership {
             members: BTreeMap::new(),
             detector: Detector::default(),
             suspects: Vec::new(),
-            links: Links::default(),
+            links: Links::new(me),
         }
     }
 
@@ -268,12 +269,12 @@ impl Membership {
         self.links.take_news()
     }
 
-    /// The round trip between two nodes, this one perhaps among them, µs; `None`: not known.
-    pub(crate) fn rtt_us(&self, a: NodeId, b: NodeId) -> Option<u32> {
-        match (a == self.me, b == self.me) {
-            (true, _) => self.links.own_rtt_us(b),
-            (_, true) => self.links.own_rtt_us(a),
-            (false, false) => self.links.said_rtt_us(a, b),
+    /// What is known of the link from one node to another, this one perhaps among them.
+    pub(crate) fn link(&self, from: NodeId, to: NodeId) -> LinkFigures {
+        match (from == self.me, to == self.me) {
+            (true, _) => self.links.to(to),
+            (false, true) => self.links.from(from),
+            (false, false) => self.links.between(from, to),
         }
     }
 

@@ -126,7 +126,12 @@ pub enum Presence {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Survey {
     /// Answered at once by the echo of its number.
-    Probe(u32),
+    Probe {
+        /// Its number.
+        probe: u32,
+        /// Of no meaning: at most [`crate::limits::FILLER_BYTES_MAX`] that have to be carried.
+        filler: Vec<u8>,
+    },
     /// The answer.
     Echo(u32),
     /// Owner to member: measure your links to these, and tell me.
@@ -152,6 +157,8 @@ pub struct Reach {
     pub node: NodeId,
     /// There and back again, the median, µs.
     pub rtt_us: u32,
+    /// What the way there carries; 0: not known.
+    pub bytes_per_s: u64,
 }
 
 /// What an owner asks of a stage. Seldom said and larger than all else, hence the box around it.
@@ -249,7 +256,7 @@ impl Message {
             Self::Presence(Presence::Heard(_)) => "heard",
             Self::Presence(Presence::Unheard(_)) => "unheard",
             Self::Presence(Presence::Silent(_)) => "silent",
-            Self::Survey(Survey::Probe(_)) => "probe",
+            Self::Survey(Survey::Probe { .. }) => "probe",
             Self::Survey(Survey::Echo(_)) => "echo",
             Self::Survey(Survey::Ask { .. }) => "survey",
             Self::Survey(Survey::Told { .. }) => "surveyed",

@@ -11,8 +11,8 @@ use crate::plan::{LayerRange, ModelInfo, PlaceRule, PlanError, PlanPolicy, Stage
 
 mod linked;
 
-pub use self::linked::RoundTrip;
 pub(crate) use self::linked::considered;
+pub use self::linked::{KnownLinks, LinkFigures};
 
 /// A node that could hold layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub fn place(
 }
 
 /// Places `model` by the time that a token takes where the policy leaves the number of stages open,
-/// and otherwise as [`place`] does. `rtt_us`: what is known of the links between the nodes.
+/// and otherwise as [`place`] does. `known`: what is known of the links between the nodes.
 ///
 /// # Errors
 /// As [`place`].
@@ -100,7 +100,7 @@ pub fn place_linked(
     policy: &PlanPolicy,
     owner: Candidate,
     others: &[Candidate],
-    rtt_us: RoundTrip<'_>,
+    known: KnownLinks<'_>,
 ) -> Result<Vec<Stage>, PlanError> {
     if policy.rule.is_some() || policy.stages.is_some() {
         return place(model, policy, owner, others);
@@ -108,7 +108,7 @@ pub fn place_linked(
     let need = Need::new(model, policy);
     let memory_bytes = owner.memory_bytes.saturating_sub(need.owner_bytes);
     let beside = Candidate { memory_bytes, ..owner };
-    let found = linked::by_time((model, policy, &need), beside, others, rtt_us);
+    let found = linked::by_time((model, policy, &need), beside, others, known);
     let found = found.and_then(|stages| {
         let checked = need.check(&stages, beside, others);
         checked.map(|()| stages).map_err(|error| error.to_string())

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use atoll_proto::Message;
+use atoll_proto::message::Survey;
 
 use crate::Random;
 use crate::cost::{Model, sending_us};
@@ -276,6 +277,12 @@ pub(crate) const fn is_of_session(message: &Message) -> bool {
 
 /// What a message takes on the wire; an estimate, since nothing is encoded here.
 pub(crate) fn wire_bytes(message: &Message, model: &Model) -> u64 {
-    let Message::Frame(frame) = message else { return HEADER_BYTES };
-    HEADER_BYTES + u64::from(frame.activation.rows) * u64::from(model.row_bytes)
+    let more = if let Message::Frame(frame) = message {
+        u64::from(frame.activation.rows) * u64::from(model.row_bytes)
+    } else if let Message::Survey(Survey::Probe { filler, .. }) = message {
+        filler.len() as u64
+    } else {
+        0
+    };
+    HEADER_BYTES + more
 }

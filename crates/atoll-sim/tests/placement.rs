@@ -56,8 +56,11 @@ fn scenario(devices: &[String]) -> Scenario {
         "name = \"placed\"\nabout = \"Placed by what was measured.\"\nlasts_s = 60\n\
          model = \"smollm2:135m\"\nbetween_sites = \"site-to-site\"\n\
          serve = {{ at_s = 2, sessions = 2, spares = 0 }}\n\
-         requests = [{{ count = 4, from_s = 12, every_s = 10, prompt_tokens = 30, new_tokens = 40 }}]\n\
+         requests = [{{ count = 4, from_s = 12, every_s = 10, prompt_tokens = 30, \
+         new_tokens = 40 }}]\n\
          [link_profile.far]\nlatency_ms = 60.0\njitter_ms = 5.0\nbytes_per_s = 5000000\n\
+         source = \"An estimate.\"\n\
+         [link_profile.thin]\nlatency_ms = 0.1\njitter_ms = 0.1\nbytes_per_s = 50000\n\
          source = \"An estimate.\"\n{}",
         devices.concat()
     );
@@ -85,6 +88,18 @@ fn a_slow_link_is_avoided() {
     ]);
     let nodes: Vec<usize> = plan.iter().map(|(node, _)| *node).collect();
     assert!(!nodes.contains(&2), "the fastest and largest is too far away: {plan:?}");
+    assert!(ours > 5.0 * rule, "{ours} against {rule} tokens/s");
+}
+
+#[test]
+fn a_thin_link_is_avoided() {
+    let (plan, ours, rule) = placed(&[
+        device("desk", "mini-pc", "ethernet", "home", 12),
+        device("shed", "laptop", "ethernet", "home", 20),
+        device("attic", "workstation", "thin", "home", 30),
+    ]);
+    let nodes: Vec<usize> = plan.iter().map(|(node, _)| *node).collect();
+    assert!(!nodes.contains(&2), "near, fast and large, but behind a thin line: {plan:?}");
     assert!(ours > 5.0 * rule, "{ours} against {rule} tokens/s");
 }
 

@@ -100,14 +100,15 @@ impl Arbitrary for Message {
             17 => Self::Presence(Presence::Heard(node(n.to_le_bytes()[0]))),
             18 => Self::Presence(Presence::Unheard(node(n.to_le_bytes()[0]))),
             19 => Self::Presence(Presence::Silent(node(n.to_le_bytes()[0]))),
-            20 => Self::Survey(Survey::Probe(u32::arbitrary(g))),
+            20 => Self::Survey(Survey::Probe { probe: n.into(), filler: vec![7; usize::from(n)] }),
             21 => Self::Survey(Survey::Echo(u32::arbitrary(g))),
             22 => {
                 let nodes = stages.iter().map(|stage| stage.node).collect();
                 Self::Survey(Survey::Ask { ask: u32::arbitrary(g), nodes })
             }
             23 => {
-                let reach = |stage: &Stage| Reach { node: stage.node, rtt_us: u32::arbitrary(g) };
+                let (rtt_us, bytes_per_s) = (u32::arbitrary(g), u64::arbitrary(g));
+                let reach = |stage: &Stage| Reach { node: stage.node, rtt_us, bytes_per_s };
                 let reaches = stages.iter().map(reach).collect();
                 Self::Survey(Survey::Told { ask: n.into(), reaches })
             }
@@ -204,9 +205,11 @@ fn limits_are_named() {
         positions_max: 1,
     };
     assert_eq!(field(&Message::Open(open)), "stages");
+    let probe = Survey::Probe { probe: 1, filler: vec![0; FILLER_BYTES_MAX + 1] };
+    assert_eq!(field(&Message::Survey(probe)), "filler bytes");
     let ask = Survey::Ask { ask: 1, nodes: vec![node(1); 17] };
     assert_eq!(field(&Message::Survey(ask)), "surveyed nodes");
-    let reaches = vec![Reach { node: node(1), rtt_us: 9 }; 17];
+    let reaches = vec![Reach { node: node(1), rtt_us: 9, bytes_per_s: 1 }; 17];
     assert_eq!(field(&Message::Survey(Survey::Told { ask: 1, reaches })), "surveyed nodes");
 }
 

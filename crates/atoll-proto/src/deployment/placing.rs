@@ -132,12 +132,12 @@ impl Deployment {
         };
         let (model, policy) = (&served.model, &served.policy);
         let mut others = self.candidates(now, members, id, false);
-        let rtt_us = |a, b| members.rtt_us(a, b);
-        let sound = planner::place_linked(model, policy, owner, &others, &rtt_us);
+        let known = |from, to| members.link(from, to);
+        let sound = planner::place_linked(model, policy, owner, &others, &known);
         sound
             .or_else(|error| {
                 others = self.candidates(now, members, id, true);
-                let placed = planner::place_linked(model, policy, owner, &others, &rtt_us);
+                let placed = planner::place_linked(model, policy, owner, &others, &known);
                 placed.map_err(|_| error)
             })
             .or_else(|error| {

@@ -2,37 +2,31 @@
 //!
 //! Nobody measures without need. The owner of a model that is to be placed by time surveys the
 //! nodes that a plan could use, at most [`SURVEYED_MAX`] however many members there are: it probes
-//! each, asks each to probe the others, and hears what they found. A round of probes to one peer is
-//! [`PROBES`] small messages and as many answers, one after the other; what is younger than
-//! [`FRESH_US`] is not measured again, whoever asks. Who does not answer in time stays unknown.
+//! each, asks each to probe the others and itself, and hears what they found. What is younger than
+//! [`FRESH_US`] is not measured again, whoever asks.
 //!
-//! What counts is the median of the latest round trips, so that a message behind a large one, or a
-//! peer that was busy, changes nothing. A peer can say what it likes of its links: nobody asks for
-//! more of them than it names itself, and where both ends speak the longer way is believed.
+//! The median of the latest round trips counts, so that a message behind a large one, or a peer
+//! that was busy, changes nothing. A peer can say what it likes of its links: nobody listens to
+//! more of them than were asked for, and where both ends of a way speak the longer one is believed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::effects::Effects;
 use crate::ids::{NodeId, Time};
 use crate::limits::SURVEYED_MAX;
 use crate::message::{Message, Reach, Survey};
+use crate::planner::LinkFigures;
 
-/// Probes of one round to one peer.
-const PROBES: u8 = 5;
-/// Round trips of a peer that are kept: three rounds.
-const WINDOW: usize = 15;
-/// A measurement is good for so long, µs.
-const FRESH_US: u64 = 30_000_000;
-/// A round ends after so long, µs, with as many answers as came.
-const ROUND_US: u64 = 700_000;
+mod probing;
+
+use self::probing::{BYTES_PER_S_MAX, FRESH_US, Own, RTT_US_MAX, Round};
+
 /// What a member was asked for comes within so long, µs, or is not waited for.
 pub(crate) const SURVEY_US: u64 = 1_000_000;
-/// Longest round trip that is believed, µs: whoever is further away serves nobody.
-const RTT_US_MAX: u32 = 10_000_000;
-
 /// This node's links, and what it was told of others'.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Links {
+    me: NodeId,
     own: BTreeMap<NodeId, Own>,
     /// Rounds under way.
     rounds: BTreeMap<NodeId, Round>,
@@ -45,24 +39,6 @@ pub(super) struct Links {
     said: BTreeMap<NodeId, Said>,
     /// Something that was waited for has come, or will not.
     has_news: bool,
-}
-
-/// What was measured of one link.
-#[derive(Debug, Default)]
-struct Own {
-    /// The latest round trips, µs.
-    rtts_us: VecDeque<u32>,
-    /// When the latest round ended.
-    at: Option<Time>,
-}
-
-/// A round of probes.
-#[derive(Debug)]
-struct Round {
-    probe: u32,
-    sent_at: Time,
-    left: u8,
-    until: Time,
 }
 
 /// A member that wants to know, by the number of its question, of the links to these.
@@ -86,11 +62,24 @@ struct Said {
     at: Time,
     /// Whom it was asked about.
     about: BTreeSet<NodeId>,
-    /// Round trips, µs.
-    rtts_us: BTreeMap<NodeId, u32>,
+    /// What it found, this node perhaps among them.
+    links: BTreeMap<NodeId, LinkFigures>,
 }
 
 impl Links {
+    pub(super) const fn new(me: NodeId) -> Self {
+        Self {
+            me,
+            own: BTreeMap::new(),
+            rounds: BTreeMap::new(),
+            number: 0,
+            askers: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            said: BTreeMap::new(),
+            has_news: false,
+        }
+    }
+
     /// Has the links of this node to `nodes`, and of each of them to the others, measured.
     pub(super) fn survey(&mut self, fx: &mut Effects, nodes: &BTreeSet<NodeId>) {
         for &peer in nodes.iter().take(SURVEYED_MAX) {
@@ -99,7 +88,7 @@ impl Links {
             let is_said = self.said.get(&peer).is_some_and(|said| said.holds(fx.now, others()));
             let asked = self.asked.get(&peer);
             let is_asked = asked.is_some_and(|asked| covers(&asked.about, others()));
-            if is_said || is_asked || nodes.len() < 2 {
+            if is_said || is_asked {
                 continue;
             }
             let (about, until) = (others().copied().collect(), fx.now.after_us(SURVEY_US));
@@ -115,21 +104,34 @@ impl Links {
             let others = nodes.iter().filter(|other| *other != peer);
             let is_probed = self.own.get(peer).is_some_and(|own| own.is_fresh(now));
             let is_said = self.said.get(peer).is_some_and(|said| said.holds(now, others));
-            is_probed && (is_said || nodes.len() < 2)
+            is_probed && is_said
         })
     }
 
-    /// The round trip between this node and a peer, µs, if it was ever measured.
-    pub(super) fn own_rtt_us(&self, peer: NodeId) -> Option<u32> {
-        self.own.get(&peer).and_then(Own::rtt_us)
+    /// What is known of the link from this node to a peer.
+    pub(super) fn to(&self, peer: NodeId) -> LinkFigures {
+        self.own.get(&peer).map(Own::figures).unwrap_or_default()
     }
 
-    /// The round trip between two others, µs, as they say.
-    pub(super) fn said_rtt_us(&self, a: NodeId, b: NodeId) -> Option<u32> {
-        let of = |from, to: &NodeId| {
-            self.said.get(&from).and_then(|said: &Said| said.rtts_us.get(to)).copied()
-        };
-        of(a, &b).max(of(b, &a))
+    /// What is known of the link from a peer to this node: of the way what this node measured, of
+    /// what it carries what the peer says.
+    pub(super) fn from(&self, peer: NodeId) -> LinkFigures {
+        let (own, said) = (self.to(peer), self.said(peer, self.me));
+        LinkFigures { bytes_per_s: said.bytes_per_s.or(own.bytes_per_s), ..own }
+    }
+
+    /// What is known of the link from one peer to another.
+    pub(super) fn between(&self, from: NodeId, to: NodeId) -> LinkFigures {
+        let (there, back) = (self.said(from, to), self.said(to, from));
+        LinkFigures {
+            rtt_us: there.rtt_us.max(back.rtt_us),
+            bytes_per_s: there.bytes_per_s.or(back.bytes_per_s),
+        }
+    }
+
+    fn said(&self, from: NodeId, to: NodeId) -> LinkFigures {
+        let said = self.said.get(&from).and_then(|said| said.links.get(&to));
+        said.copied().unwrap_or_default()
     }
 
     /// Whether something that was waited for has come, or will not, since this was last asked.
@@ -143,9 +145,9 @@ impl Links {
         if is_fresh || self.rounds.contains_key(&peer) {
             return;
         }
-        let (probe, until) = (self.fresh(), fx.now.after_us(ROUND_US));
-        fx.send(peer, Message::Survey(Survey::Probe(probe)));
-        self.rounds.insert(peer, Round { probe, sent_at: fx.now, left: PROBES, until });
+        let probe = self.fresh();
+        let round = Round::begin(fx, peer, probe, self.own.get(&peer));
+        self.rounds.insert(peer, round);
     }
 
     const fn fresh(&mut self) -> u32 {
@@ -162,12 +164,14 @@ impl Links {
         survey: &Survey,
     ) {
         match survey {
-            Survey::Probe(probe) => fx.send(from, Message::Survey(Survey::Echo(*probe))),
+            Survey::Probe { probe, .. } => {
+                fx.send(from, Message::Survey(Survey::Echo(*probe)));
+            }
             Survey::Echo(probe) => self.echoed(fx, from, *probe),
             Survey::Ask { ask, nodes } => {
-                let near = nodes.iter().take(SURVEYED_MAX).copied();
+                let near = nodes.iter().take(SURVEYED_MAX - 1).copied();
                 let near = near.filter(|node| is_member(node) && *node != from);
-                let nodes: Vec<_> = near.collect();
+                let nodes: Vec<_> = near.chain([from]).collect();
                 nodes.iter().for_each(|node| self.probe(fx, *node));
                 self.askers.insert(from, Asker { ask: *ask, nodes });
                 self.tell(fx);
@@ -176,31 +180,49 @@ impl Links {
         }
     }
 
+    /// What a member was asked for; of this node it may speak, too.
     fn told(&mut self, now: Time, from: NodeId, ask: u32, reaches: &[Reach]) {
         if self.asked.get(&from).is_none_or(|asked| asked.ask != ask) {
             return;
         }
         let Some(Asked { about, .. }) = self.asked.remove(&from) else { return };
-        let reaches = reaches.iter().filter(|reach| about.contains(&reach.node));
-        let rtts_us = reaches.map(|reach| (reach.node, reach.rtt_us.min(RTT_US_MAX))).collect();
-        self.said.insert(from, Said { at: now, about, rtts_us });
+        let is_asked = |node| about.contains(node) || *node == self.me;
+        let reaches = reaches.iter().filter(|reach| is_asked(&reach.node));
+        let links = reaches.map(|reach| {
+            let bytes_per_s = Some(reach.bytes_per_s).filter(|bytes_per_s| *bytes_per_s > 0);
+            let bytes_per_s = bytes_per_s.map(|bytes_per_s| bytes_per_s.min(BYTES_PER_S_MAX));
+            (reach.node, LinkFigures { rtt_us: Some(reach.rtt_us.min(RTT_US_MAX)), bytes_per_s })
+        });
+        let links = links.collect();
+        self.said.insert(from, Said { at: now, about, links });
         self.settle();
     }
 
     fn echoed(&mut self, fx: &mut Effects, from: NodeId, probe: u32) {
         let next = self.fresh();
-        let round = self.rounds.get_mut(&from).filter(|round| round.probe == probe);
-        let Some(round) = round else { return };
+        let Some(round) = self.rounds.get_mut(&from) else { return };
         let own = self.own.entry(from).or_default();
-        own.add(fx.now.since_us(round.sent_at));
-        round.left -= 1;
-        if round.left > 0 {
-            (round.probe, round.sent_at) = (next, fx.now);
-            fx.send(from, Message::Survey(Survey::Probe(next)));
-        } else {
-            own.at = Some(fx.now);
+        if !round.echoed(fx.now, own, probe) {
+            return;
+        }
+        if round.is_over() {
+            round.end(fx.now, own);
             self.rounds.remove(&from);
             self.tell(fx);
+        } else if !round.waits() {
+            round.send(fx, from, next);
+        }
+        self.fill(fx);
+    }
+
+    /// Sends the next filled probe, unless one is under way.
+    fn fill(&mut self, fx: &mut Effects) {
+        if self.rounds.values().any(Round::fills) {
+            return;
+        }
+        let probe = self.fresh();
+        if let Some((peer, round)) = self.rounds.iter_mut().find(|(_, round)| round.waits()) {
+            round.send(fx, *peer, probe);
         }
     }
 
@@ -212,8 +234,9 @@ impl Links {
                 return true;
             }
             let reach = |node: &NodeId| {
-                let rtt_us = own.get(node)?.rtt_us()?;
-                Some(Reach { node: *node, rtt_us })
+                let LinkFigures { rtt_us, bytes_per_s } = own.get(node)?.figures();
+                let bytes_per_s = bytes_per_s.unwrap_or(0);
+                Some(Reach { node: *node, rtt_us: rtt_us?, bytes_per_s })
             };
             let reaches = nodes.iter().filter_map(reach).collect();
             fx.send(asker, Message::Survey(Survey::Told { ask: *ask, reaches }));
@@ -230,17 +253,18 @@ impl Links {
     pub(super) fn tick(&mut self, fx: &mut Effects) {
         let now = fx.now;
         let late = self.rounds.extract_if(.., |_, round| round.until <= now);
-        let late: Vec<_> = late.map(|(peer, _)| peer).collect();
-        for peer in &late {
-            self.own.entry(*peer).or_default().at = Some(now);
+        let mut is_over = false;
+        for (peer, round) in late {
+            round.end(now, self.own.entry(peer).or_default());
+            is_over = true;
         }
-        let mut is_over = !late.is_empty();
         for (peer, Asked { about, .. }) in self.asked.extract_if(.., |_, asked| asked.until <= now)
         {
-            self.said.insert(peer, Said { at: now, about, rtts_us: BTreeMap::new() });
+            self.said.insert(peer, Said { at: now, about, links: BTreeMap::new() });
             is_over = true;
         }
         if is_over {
+            self.fill(fx);
             self.tell(fx);
         }
     }
@@ -256,32 +280,12 @@ impl Links {
         self.askers.remove(&peer);
         self.said.remove(&peer);
         for said in self.said.values_mut() {
-            said.rtts_us.remove(&peer);
+            said.links.remove(&peer);
         }
         if self.rounds.remove(&peer).is_some() | self.asked.remove(&peer).is_some() {
+            self.fill(fx);
             self.tell(fx);
         }
-    }
-}
-
-impl Own {
-    fn is_fresh(&self, now: Time) -> bool {
-        self.at.is_some_and(|at| at.after_us(FRESH_US) > now)
-    }
-
-    /// A round trip took so long, µs.
-    fn add(&mut self, us: u64) {
-        self.rtts_us.push_back(u32::try_from(us).map_or(RTT_US_MAX, |us| us.min(RTT_US_MAX)));
-        if self.rtts_us.len() > WINDOW {
-            self.rtts_us.pop_front();
-        }
-    }
-
-    /// The median; of two in the middle the longer one.
-    fn rtt_us(&self) -> Option<u32> {
-        let mut sorted: Vec<u32> = self.rtts_us.iter().copied().collect();
-        sorted.sort_unstable();
-        sorted.get(sorted.len() / 2).copied()
     }
 }
 

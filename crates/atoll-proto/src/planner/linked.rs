@@ -29,8 +29,17 @@ const BYTES_MAX: u64 = 1 << 50;
 /// all, percent: speeds are measured no better, and a part has to be sent before it is of use.
 const GAIN_PERCENT: u64 = 10;
 
-/// The round trip between two nodes, µs, if it is known.
-pub type RoundTrip<'a> = &'a dyn Fn(NodeId, NodeId) -> Option<u32>;
+/// What is known of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkFigures {
+    /// There and back again, µs.
+    pub rtt_us: Option<u32>,
+    /// What it carries one way.
+    pub bytes_per_s: Option<u64>,
+}
+
+/// What is known of the link from the first node to the second.
+pub type KnownLinks<'a> = &'a dyn Fn(NodeId, NodeId) -> LinkFigures;
 
 /// Of many nodes those that are planned with, at most [`SURVEYED_MAX`], in the order of their ids:
 /// the fastest and the largest.
@@ -59,13 +68,13 @@ pub(super) fn by_time(
     (model, policy, need): (&ModelInfo, &PlanPolicy, &Need),
     owner: Candidate,
     others: &[Candidate],
-    rtt_us: RoundTrip<'_>,
+    known: KnownLinks<'_>,
 ) -> Result<Vec<Stage>, String> {
     if need.total_bytes() > BYTES_MAX {
         return Err("its size is absurd".to_owned());
     }
     let nodes: Vec<Candidate> = std::iter::once(owner).chain(considered(others)).collect();
-    let fleet = fleet(model, need, &nodes, rtt_us).map_err(|error| error.to_string())?;
+    let fleet = fleet(model, need, &nodes, known).map_err(|error| error.to_string())?;
     let positions = u64::from(context(model, policy));
     let asked = Policy {
         context: positions,
@@ -121,7 +130,7 @@ fn fleet(
     model: &ModelInfo,
     need: &Need,
     nodes: &[Candidate],
-    rtt_us: RoundTrip<'_>,
+    known: KnownLinks<'_>,
 ) -> Result<Fleet, atoll_plan::PlanError> {
     let kv_bytes_per_1024 = u64::from(model.kv_bytes_per_position) * 1024;
     let profile = |(i, node): (usize, &Candidate)| Node {
@@ -132,20 +141,18 @@ fn fleet(
         ..Node::new(&i.to_string(), node.memory_bytes.min(BYTES_MAX))
     };
     let mut fleet = Fleet::new(nodes.iter().enumerate().map(profile).collect(), 0)?;
-    let known = |a: usize, b: usize| {
-        rtt_us(nodes[a].node, nodes[b].node).map(|us| u64::from(us) * 1000 / 2)
-    };
-    let to_owner = |node: usize| match node {
-        0 => 0,
-        node => known(0, node).unwrap_or(UNKNOWN_ONE_WAY_NS),
-    };
+    let known = |from: usize, to: usize| known(nodes[from].node, nodes[to].node);
+    let one_way_ns = |link: LinkFigures| link.rtt_us.map(|us| u64::from(us) * 1000 / 2);
+    let to_owner = |node: usize| one_way_ns(known(0, node)).unwrap_or(UNKNOWN_ONE_WAY_NS);
     for (from, to) in (0..nodes.len()).flat_map(|a| (0..nodes.len()).map(move |b| (a, b))) {
         if from != to {
+            let link = known(from, to);
             let latency_ns = match (from, to) {
                 (0, node) | (node, 0) => to_owner(node),
-                (a, b) => known(a, b).unwrap_or_else(|| to_owner(a) + to_owner(b)),
+                (a, b) => one_way_ns(link).unwrap_or_else(|| to_owner(a) + to_owner(b)),
             };
-            fleet.connect(from, to, Link { latency_ns, bytes_per_s: UNKNOWN_BYTES_PER_S })?;
+            let bytes_per_s = link.bytes_per_s.unwrap_or(UNKNOWN_BYTES_PER_S).max(1);
+            fleet.connect(from, to, Link { latency_ns, bytes_per_s })?;
         }
     }
     Ok(fleet)

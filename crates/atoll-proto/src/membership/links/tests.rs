@@ -1,7 +1,9 @@
 use quickcheck::{Arbitrary, Gen, quickcheck};
 
+use super::probing::{FILLED, PROBES, WINDOW, Window};
 use super::*;
 use crate::io::Output;
+use crate::limits::FILLER_BYTES_MAX;
 use crate::planted::Planted;
 
 const fn id(byte: u8) -> NodeId {
@@ -19,16 +21,21 @@ struct Net {
     /// When, from whom, to whom, what.
     under_way: Vec<(Time, NodeId, NodeId, Survey)>,
     one_way_us: fn(u8, u8) -> u64,
+    bytes_per_s: fn(u8, u8) -> u64,
     sent: usize,
+    /// Of filler, by direction.
+    filler: BTreeMap<(u8, u8), usize>,
     /// They hear nothing.
     deaf: BTreeSet<NodeId>,
 }
 
 impl Net {
     fn new(n: u8, one_way_us: fn(u8, u8) -> u64) -> Self {
-        let nodes = (1..=n).map(|byte| (id(byte), Links::default())).collect();
+        let nodes = (1..=n).map(|byte| (id(byte), Links::new(id(byte)))).collect();
         let (under_way, deaf) = (Vec::new(), BTreeSet::new());
-        Self { now: Time(1_000), nodes, under_way, one_way_us, sent: 0, deaf }
+        let (bytes_per_s, filler) = ((|_, _| u64::MAX) as fn(u8, u8) -> u64, BTreeMap::new());
+        let (now, sent) = (Time(1_000), 0);
+        Self { now, nodes, under_way, one_way_us, bytes_per_s, sent, filler, deaf }
     }
 
     fn with(&mut self, node: NodeId, act: impl FnOnce(&mut Links, &mut Effects)) {
@@ -38,7 +45,13 @@ impl Net {
             let Output::Send { to, message: Message::Survey(survey) } = output else {
                 panic!("{output:?}");
             };
-            let at = self.now.after_us((self.one_way_us)(node.0[0], to.0[0]));
+            let pair = (node.0[0], to.0[0]);
+            let mut us = (self.one_way_us)(pair.0, pair.1);
+            if let Survey::Probe { filler, .. } = &survey {
+                us += filler.len() as u64 * 1_000_000 / (self.bytes_per_s)(pair.0, pair.1);
+                *self.filler.entry(pair).or_default() += filler.len();
+            }
+            let at = self.now.after_us(us);
             self.under_way.push((at, node, to, survey));
             self.sent += 1;
         }
@@ -71,9 +84,18 @@ impl Net {
         }
     }
 
-    fn rtt_us(&self, a: u8, b: u8) -> Option<u32> {
+    /// What the first node knows.
+    fn link(&self, from: u8, to: u8) -> LinkFigures {
         let owner = &self.nodes[&id(1)];
-        if a == 1 { owner.own_rtt_us(id(b)) } else { owner.said_rtt_us(id(a), id(b)) }
+        match (from, to) {
+            (1, _) => owner.to(id(to)),
+            (_, 1) => owner.from(id(from)),
+            _ => owner.between(id(from), id(to)),
+        }
+    }
+
+    fn rtt_us(&self, a: u8, b: u8) -> Option<u32> {
+        self.link(a, b).rtt_us
     }
 }
 
@@ -95,7 +117,7 @@ fn an_owner_learns_the_links_among_others() {
     assert_eq!(net.rtt_us(1, 4), Some(40_000));
     assert_eq!(net.rtt_us(4, 5), Some(200), "though both are far from the owner");
     assert_eq!(net.rtt_us(2, 5), Some(40_000));
-    assert!(net.now < Time(600_000), "{:?}", net.now);
+    assert!(net.now < Time(1_000).after_us(SURVEY_US), "{:?}", net.now);
 }
 
 #[test]
@@ -104,20 +126,22 @@ fn what_is_known_is_not_measured_again() {
     let nodes = ids(2..=4);
     net.survey(1, &nodes);
     net.run();
-    // Three pairs with the owner, three others from both ends; a question and an answer for each.
-    assert_eq!(net.sent, (3 + 2 * 3) * 2 * usize::from(PROBES) + 3 * 2);
+    // Six pairs from both ends, each way three filled probes; a question and an answer for each.
+    let round = 2 * usize::from(PROBES + FILLED);
+    assert_eq!(net.sent, 6 * 2 * round + 3 * 2);
+    assert!(net.filler.values().all(|bytes| *bytes == usize::from(FILLED) * FILLER_BYTES_MAX));
     let before = net.sent;
     net.survey(1, &nodes);
     net.survey(1, &ids(2..=3));
     assert_eq!(net.sent, before);
-    // Another owner needs but the links to the first, from both ends.
+    // Another owner is told at once.
     net.survey(2, &ids([1, 3, 4]));
     net.run();
-    let asked = 3 * 2 + 3 * 2 * usize::from(PROBES);
-    assert!(net.sent <= before + asked, "{} messages more", net.sent - before);
+    assert_eq!(net.sent, before + 3 * 2);
     net.now = net.now.after_us(FRESH_US);
     net.survey(1, &nodes);
-    assert!(net.sent > before + asked, "all of it is old");
+    net.run();
+    assert_eq!(net.sent, before + 6 * 2 + 6 * 2 * 2 * usize::from(PROBES), "but not filled again");
 }
 
 #[test]
@@ -125,8 +149,8 @@ fn a_survey_of_many_members_is_no_larger() {
     let mut net = Net::new(100, |_, _| 100);
     net.survey(1, &ids(2..=100));
     net.run();
-    let pairs = SURVEYED_MAX + SURVEYED_MAX * (SURVEYED_MAX - 1);
-    assert_eq!(net.sent, pairs * 2 * usize::from(PROBES) + 2 * SURVEYED_MAX);
+    let pairs = 2 * SURVEYED_MAX + SURVEYED_MAX * (SURVEYED_MAX - 1);
+    assert_eq!(net.sent, pairs * 2 * usize::from(PROBES + FILLED) + 2 * SURVEYED_MAX);
 }
 
 #[test]
@@ -138,8 +162,46 @@ fn who_does_not_answer_is_not_waited_for() {
     net.run();
     assert!(net.nodes[&id(1)].is_surveyed(net.now, &nodes));
     assert_eq!(net.now, Time(1_000).after_us(SURVEY_US));
-    assert_eq!((net.rtt_us(1, 3), net.rtt_us(2, 3)), (None, None));
+    let far = Some(700_000);
+    assert_eq!((net.rtt_us(1, 3), net.rtt_us(2, 3)), (far, far), "so long at least");
     assert_eq!((net.rtt_us(1, 2), net.rtt_us(2, 4)), (Some(200), Some(200)), "the others did");
+}
+
+/// To 3 as to all, but slowly; what 4 sends goes slowly to all.
+fn thin(from: u8, to: u8) -> u64 {
+    if from == 4 || to == 3 { 1_000_000 } else { 100_000_000 }
+}
+
+#[test]
+fn each_direction_is_measured_by_what_it_carries() {
+    let mut net = Net::new(4, |_, _| 5_000);
+    net.bytes_per_s = thin;
+    net.survey(1, &ids(2..=4));
+    net.run();
+    for (from, to) in [(1, 2), (1, 3), (2, 1), (4, 1), (2, 3), (3, 2), (4, 2), (2, 4)] {
+        let found = net.link(from, to).bytes_per_s.expect("it was measured");
+        let is = thin(from, to);
+        assert!(found.abs_diff(is) < is / 50, "{from} to {to}: {found}");
+    }
+    // Slower than a round is long: known to be no faster.
+    let mut net = Net::new(2, |_, _| 200);
+    net.bytes_per_s = |_, _| 1_000;
+    net.survey(1, &ids([2]));
+    net.run();
+    assert!(net.link(1, 2).bytes_per_s.is_some_and(|bytes_per_s| bytes_per_s < 20_000));
+}
+
+#[test]
+fn an_hour_of_surveys_costs_no_pair_a_mebibyte() {
+    let mut net = Net::new(3, |_, _| 300);
+    for _ in 0..120 {
+        net.survey(1, &ids(2..=3));
+        net.survey(3, &ids(1..=2));
+        net.run();
+        net.now = net.now.after_us(30_000_000);
+    }
+    assert!(net.now > Time(3_600_000_000));
+    assert!(net.filler.values().all(|bytes| *bytes <= 256 << 10), "{:?}", net.filler);
 }
 
 #[test]
@@ -158,19 +220,19 @@ fn who_leaves_is_not_waited_for() {
 
 #[test]
 fn one_late_answer_changes_nothing() {
-    let mut own = Own::default();
-    [300, 900_000, 310, 290, 305].into_iter().for_each(|us| own.add(us));
-    assert_eq!(own.rtt_us(), Some(305));
+    let mut window = Window::default();
+    [300, 900_000, 310, 290, 305].into_iter().for_each(|us| window.add(us));
+    assert_eq!(window.median(), Some(305));
     // What was true long ago is forgotten.
-    (0..WINDOW).for_each(|_| own.add(7_000));
-    assert_eq!((own.rtt_us(), own.rtts_us.len()), (Some(7_000), WINDOW));
-    own.add(u64::MAX);
-    assert_eq!(own.rtts_us.back(), Some(&RTT_US_MAX));
+    (0..WINDOW).for_each(|_| window.add(7_000));
+    assert_eq!((window.median(), window.0.len()), (Some(7_000), WINDOW));
+    window.add(u64::MAX);
+    assert_eq!(window.0.back(), Some(&RTT_US_MAX));
 }
 
 #[test]
 fn nobody_is_believed_more_than_asked_for() {
-    let reach = |byte, rtt_us| Reach { node: id(byte), rtt_us };
+    let reach = |byte, rtt_us| Reach { node: id(byte), rtt_us, bytes_per_s: u64::MAX };
     let mut net = Net::new(4, |_, _| 100);
     let nodes = ids(2..=3);
     net.survey(1, &nodes);
@@ -180,14 +242,16 @@ fn nobody_is_believed_more_than_asked_for() {
         let anybody = |_: &NodeId| true;
         links.received(fx, anybody, id(4), &told(ask, vec![reach(2, 1)]));
         links.received(fx, anybody, id(2), &told(ask.wrapping_sub(1), vec![reach(3, 1)]));
-        assert_eq!(links.said_rtt_us(id(2), id(3)), None, "not asked, or not this");
+        assert_eq!(links.between(id(2), id(3)).rtt_us, None, "not asked, or not this");
         links.received(fx, anybody, id(2), &told(ask, vec![reach(3, 1), reach(4, 1)]));
-        assert_eq!(links.said_rtt_us(id(2), id(4)), None, "not asked about");
+        assert_eq!(links.between(id(2), id(4)).rtt_us, None, "not asked about");
         links.received(fx, anybody, id(2), &told(ask, vec![reach(3, 9)]));
-        assert_eq!(links.said_rtt_us(id(2), id(3)), Some(1), "it has said so");
+        assert_eq!(links.between(id(2), id(3)).rtt_us, Some(1), "it has said so");
         let other = links.asked[&id(3)].ask;
         links.received(fx, anybody, id(3), &told(other, vec![reach(2, u32::MAX)]));
-        assert_eq!(links.said_rtt_us(id(2), id(3)), Some(RTT_US_MAX), "the longer way counts");
+        let link = links.between(id(2), id(3));
+        assert_eq!(link.rtt_us, Some(RTT_US_MAX), "the longer way counts");
+        assert_eq!(link.bytes_per_s, Some(BYTES_PER_S_MAX));
     });
 }
 
@@ -201,10 +265,10 @@ fn an_echo_counts_once_and_only_of_the_latest_probe() {
         for wrong in [probe.wrapping_sub(1), probe + 9] {
             links.received(fx, |_| true, id(2), &Survey::Echo(wrong));
         }
-        assert!(links.own_rtt_us(id(2)).is_none());
+        assert!(links.to(id(2)).rtt_us.is_none());
         (0..3).for_each(|_| links.received(fx, |_| true, id(2), &Survey::Echo(probe)));
-        assert_eq!((links.own_rtt_us(id(2)), links.own[&id(2)].rtts_us.len()), (Some(500), 1));
-        assert_eq!(links.rounds[&id(2)].left, PROBES - 1);
+        assert_eq!((links.to(id(2)).rtt_us, links.own[&id(2)].small.0.len()), (Some(500), 1));
+        assert_eq!(links.rounds[&id(2)].small_left, PROBES - 1);
     });
 }
 
@@ -217,12 +281,13 @@ impl Arbitrary for Any {
         let nodes = || ids(0..40).into_iter();
         let number = u32::arbitrary(g) % 200;
         let survey = match u8::arbitrary(g) % 4 {
-            0 => Survey::Probe(number),
+            0 => Survey::Probe { probe: number, filler: vec![1; 9] },
             1 => Survey::Echo(number),
             2 => Survey::Ask { ask: number, nodes: nodes().collect() },
             _ => {
-                let rtt_us = u32::arbitrary(g);
-                let reaches = nodes().map(|node| Reach { node, rtt_us }).collect();
+                let (rtt_us, bytes_per_s) = (u32::arbitrary(g), u64::arbitrary(g));
+                let reach = |node| Reach { node, rtt_us, bytes_per_s };
+                let reaches = nodes().map(reach).collect();
                 Survey::Told { ask: number, reaches }
             }
         };
@@ -232,7 +297,7 @@ impl Arbitrary for Any {
 
 quickcheck! {
     fn what_strangers_say_is_bounded(said: Vec<(u16, Any)>) -> bool {
-        let links = &mut Links::default();
+        let links = &mut Links::new(id(0));
         let fx = &mut Effects::new(Time(0), Planted::default());
         links.survey(fx, &ids(1..=16));
         said.iter().all(|(after_us, Any(from, survey))| {
@@ -245,8 +310,8 @@ quickcheck! {
             }
             let sizes = [links.own.len(), links.rounds.len(), links.askers.len(), links.said.len()];
             answers <= 2 * SURVEYED_MAX && sizes.iter().all(|size| *size <= 20)
-                && links.own.values().all(|own| own.rtts_us.len() <= WINDOW)
-                && links.said.values().all(|said| said.rtts_us.len() <= SURVEYED_MAX)
+                && links.own.values().all(|own| own.small.0.len().max(own.filled.0.len()) <= WINDOW)
+                && links.said.values().all(|said| said.links.len() <= SURVEYED_MAX)
         })
     }
 }

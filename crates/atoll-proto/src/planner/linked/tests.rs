@@ -38,8 +38,20 @@ fn check(
     rtt_us: impl Fn(u8, u8) -> Option<u32>,
     expected: &[(u8, usize)],
 ) {
-    let rtt_us = |a: NodeId, b: NodeId| rtt_us(a.0[0].min(b.0[0]), a.0[0].max(b.0[0]));
-    let placed = place_linked(&model(), &policy(), owner, others, &rtt_us).unwrap();
+    let known = |a: NodeId, b: NodeId| LinkFigures {
+        rtt_us: rtt_us(a.0[0].min(b.0[0]), a.0[0].max(b.0[0])),
+        bytes_per_s: None,
+    };
+    check_known(owner, others, &known, expected);
+}
+
+fn check_known(
+    owner: Candidate,
+    others: &[Candidate],
+    known: KnownLinks<'_>,
+    expected: &[(u8, usize)],
+) {
+    let placed = place_linked(&model(), &policy(), owner, others, known).unwrap();
     let mut placed: Vec<_> =
         placed.iter().map(|stage| (stage.node.0[0], stage.layers.len())).collect();
     // Without the owner both ways around are equal.
@@ -75,6 +87,23 @@ fn a_long_way_is_avoided() {
 }
 
 #[test]
+fn a_thin_link_is_avoided() {
+    // A row of 2,048 bytes takes 20 ms into the third, at first, and then out of it.
+    let others = [candidate(2, 6, 100), candidate(3, 9, 150)];
+    let owner = candidate(OWNER, 6, 100);
+    let thin = |from: u8, to: u8| {
+        move |a: NodeId, b: NodeId| {
+            let is_thin = (from == 0 || a.0[0] == from) && (to == 0 || b.0[0] == to);
+            let bytes_per_s = Some(if is_thin { 50_000 } else { 100_000_000 });
+            LinkFigures { rtt_us: Some(200), bytes_per_s }
+        }
+    };
+    check_known(owner, &others, &thin(9, 9), &[(1, 3), (3, 9)]);
+    check_known(owner, &others, &thin(0, 3), &[(1, 6), (2, 6)]);
+    check_known(owner, &others, &thin(3, 0), &[(1, 6), (2, 6)]);
+}
+
+#[test]
 fn nodes_near_each_other_follow_each_other() {
     // 2 and 3 in the owner's room, 4 and 5 in another; each holds three layers.
     let others: Vec<_> = [2, 4, 3, 5].map(|byte| candidate(byte, 3, 100)).into();
@@ -98,7 +127,7 @@ fn what_was_not_measured_is_assumed() {
 fn a_rule_and_a_number_of_stages_stand_as_they_are() {
     let (owner, others) = (candidate(OWNER, 12, 100), [candidate(2, 12, 300)]);
     let two = PlanPolicy { stages: Some(2), ..policy() };
-    let far = |_, _| Some(1_000_000);
+    let far = |_, _| LinkFigures { rtt_us: Some(1_000_000), bytes_per_s: Some(1) };
     let linked = place_linked(&model(), &two, owner, &others, &far);
     assert_eq!(linked, place(&model(), &two, owner, &others));
     assert_eq!(linked.unwrap().len(), 2);
@@ -115,7 +144,8 @@ fn of_many_nodes_the_fastest_and_the_largest_are_looked_at() {
     let small: Vec<_> = (2..30).map(|i| candidate(i, 1, 100)).collect();
     let wide = ModelInfo { layer_bytes: vec![1_000_000; 20], ..model() };
     let owner = candidate(OWNER, 1, 100);
-    let placed = place_linked(&wide, &policy(), owner, &small, &|_, _| None).unwrap();
+    let placed =
+        place_linked(&wide, &policy(), owner, &small, &|_, _| LinkFigures::default()).unwrap();
     assert_eq!(placed.len(), 20);
 }
 
@@ -131,7 +161,7 @@ fn absurd_figures_do_not_overflow() {
     let owner = Candidate { memory_bytes: u64::MAX, ..candidate(OWNER, 0, 0) };
     let other = Candidate { weight_bytes_per_s: u64::MAX, ..owner };
     let other = Candidate { node: NodeId([2; 32]), ..other };
-    let far = |_, _| Some(u32::MAX);
+    let far = |_, _| LinkFigures { rtt_us: Some(u32::MAX), bytes_per_s: Some(0) };
     let placed = place_linked(&huge, &policy, owner, &[other], &far);
     assert_eq!(placed, place(&huge, &policy, owner, &[other]));
     let empty = ModelInfo { layer_bytes: vec![0; 3], embed_bytes: 0, ..model() };
@@ -142,7 +172,7 @@ fn absurd_figures_do_not_overflow() {
 fn fleet_of(
     nodes: &[(u8, u8)],
     rtts_us: &[u16],
-) -> (Vec<Candidate>, impl Fn(NodeId, NodeId) -> Option<u32>) {
+) -> (Vec<Candidate>, impl Fn(NodeId, NodeId) -> LinkFigures) {
     let others = (2..)
         .zip(nodes.iter().take(8))
         .map(|(i, (layers, speed))| candidate(i, u64::from(layers % 8), u64::from(*speed) + 1));
@@ -150,7 +180,9 @@ fn fleet_of(
     let rtt_us = move |a: NodeId, b: NodeId| {
         let (a, b) = (usize::from(a.0[0].min(b.0[0])), usize::from(a.0[0].max(b.0[0])));
         let us = rtts_us.get((a * 7 + b * 3) % rtts_us.len().max(1)).copied();
-        us.filter(|us| us % 5 != 0).map(|us| u32::from(us) * 10)
+        let us = us.filter(|us| us % 5 != 0).map(u32::from);
+        let bytes_per_s = us.filter(|us| us % 3 != 0).map(|us| u64::from(us) * 1_000);
+        LinkFigures { rtt_us: us.map(|us| us * 10), bytes_per_s }
     };
     (others.collect(), rtt_us)
 }
@@ -193,8 +225,8 @@ quickcheck! {
     }
 }
 
-fn token_ns(need: &Need, nodes: &[Candidate], rtt_us: RoundTrip<'_>, stages: &[Stage]) -> u64 {
-    let fleet = fleet(&model(), need, nodes, rtt_us).unwrap();
+fn token_ns(need: &Need, nodes: &[Candidate], known: KnownLinks<'_>, stages: &[Stage]) -> u64 {
+    let fleet = fleet(&model(), need, nodes, known).unwrap();
     let stages = stages.iter().map(|stage| {
         let layers = usize::from(stage.layers.start)..usize::from(stage.layers.end);
         let node = nodes.iter().position(|node| node.node == stage.node).unwrap();
