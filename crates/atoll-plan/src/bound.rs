@@ -130,7 +130,8 @@ impl Relaxed {
         self.sums[i * (self.n_layers + 1) + layer]
     }
 
-    fn furthest(&self, i: usize, start: usize) -> usize {
+    /// The furthest end of a stage that starts there.
+    pub(crate) fn furthest(&self, i: usize, start: usize) -> usize {
         usize::from(self.ends[i * self.n_layers + start])
     }
 
@@ -221,9 +222,19 @@ impl Relaxed {
 
     /// Per alive node: what no placement that uses it can beat, ns.
     pub(crate) fn through(&self, costs: &Costs) -> Vec<i64> {
+        let rows = costs.ends.iter().zip(self.rest());
+        let sums: Vec<i64> = rows.map(|(end, rest)| end.saturating_add(rest)).collect();
+        let least = |row: &[i64]| row.iter().copied().min().unwrap_or(FAR);
+        let least = sums.chunks(self.n_layers + 1).map(least);
+        least.map(|cost| cost.min(FAR).saturating_sub(self.paid_back)).collect()
+    }
+
+    /// Per alive node and boundary, `(m, n_layers + 1)`: the cheapest that can follow a stage which
+    /// ends there.
+    pub(crate) fn rest(&self) -> Vec<i64> {
         let (m, n_layers) = (self.alive.len(), self.n_layers);
+        let mut rest = vec![FAR; m * (n_layers + 1)];
         let mut after = vec![FAR; m];
-        let mut through = vec![FAR; m];
         // Per node, from the last layer down: what follows a stage that starts there.
         let mut open: Vec<VecDeque<(i64, usize)>> = vec![VecDeque::new(); m];
         let mut start_costs = vec![FAR; m];
@@ -234,8 +245,7 @@ impl Relaxed {
                 self.after_all(&start_costs, &mut after);
             }
             for i in 0..m {
-                let end = costs.ends[i * (n_layers + 1) + l];
-                through[i] = through[i].min(end.saturating_add(after[i]));
+                rest[i * (n_layers + 1) + l] = after[i];
                 let open = &mut open[i];
                 if after[i] < FAR {
                     let ended = after[i] + self.sum(i, l);
@@ -253,7 +263,29 @@ impl Relaxed {
                     .map_or(FAR, |&(ended, _)| ended - self.sum(i, l - 1) + self.stage[i]);
             }
         }
-        through.iter().map(|cost| cost.saturating_sub(self.paid_back)).collect()
+        rest
+    }
+
+    /// What a stage costs on an alive node, beside the hop to it.
+    pub(crate) fn stage(&self, i: usize, start: usize, end: usize) -> i64 {
+        self.stage[i] + self.sum(i, end) - self.sum(i, start)
+    }
+
+    /// What a hop costs between alive nodes, from the owner or back to it; `None`: no link.
+    pub(crate) fn hop(&self, from: Option<usize>, to: Option<usize>) -> Option<i64> {
+        let m = self.alive.len();
+        let cost = match (from, to) {
+            (Some(from), Some(to)) => self.hops[from * m + to],
+            (None, Some(to)) => self.from_owner[to],
+            (Some(from), None) => self.to_owner[from],
+            (None, None) => FAR,
+        };
+        (cost < FAR).then_some(cost)
+    }
+
+    /// What the prices pay back, less embedding and head, ns.
+    pub(crate) const fn paid_back(&self) -> i64 {
+        self.paid_back
     }
 
     /// The cheapest continuation after a stage ends, for each node.

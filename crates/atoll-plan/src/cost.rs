@@ -3,7 +3,7 @@
 //! Planner, policies that it is compared with, and `atoll plan` all use [`predict`].
 
 use crate::placement::{Placement, Stage};
-use crate::query::Query;
+use crate::query::{Query, STAGES_MAX};
 
 /// What a placement takes, piece by piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,10 +23,15 @@ pub struct Prediction {
 /// One token through one layer of a node, at the policy's position, ns.
 #[must_use]
 pub fn layer_ns(query: &Query<'_>, node: usize, layer: usize, variant: usize) -> u64 {
-    let profile = &query.fleet.nodes()[node];
     let permille = query.model.layers[layer].variants[variant].time_permille;
-    let read_ns = profile.kv_ns_per_1024.saturating_mul(query.policy.positions) / 1024;
-    (profile.layer_ns * permille / 1000).saturating_add(read_ns)
+    let weights_ns = query.fleet.nodes()[node].layer_ns * permille / 1000;
+    weights_ns.saturating_add(read_ns(query, node))
+}
+
+/// Reading one session's cache of one layer, ns.
+fn read_ns(query: &Query<'_>, node: usize) -> u64 {
+    let profile = &query.fleet.nodes()[node];
+    profile.kv_ns_per_1024.saturating_mul(query.policy.positions) / 1024
 }
 
 /// A frame with one row from one node to another, ns; 0 inside one node, `None` without a link.
@@ -35,7 +40,13 @@ pub fn hop_ns(query: &Query<'_>, from: usize, to: usize, codec: usize) -> Option
     rows_ns(query, (from, to), codec, 1)
 }
 
-fn rows_ns(query: &Query<'_>, (from, to): (usize, usize), codec: usize, rows: u64) -> Option<u64> {
+/// As [`hop_ns`], with `rows` rows.
+pub(crate) fn rows_ns(
+    query: &Query<'_>,
+    (from, to): (usize, usize),
+    codec: usize,
+    rows: u64,
+) -> Option<u64> {
     if from == to {
         return Some(0);
     }
@@ -130,55 +141,125 @@ pub fn first_token_ns(query: &Query<'_>, placement: &Placement) -> Option<u64> {
     Some(done_at.saturating_add(hop_ns(query, u, v, codec)?).saturating_add(owner.head_ns))
 }
 
-/// Tokens that `users` sessions get together in 1,000 s; `None`: a hop without a link.
+/// Groups of sessions that are under way at once, at most: as many as a plan has stages.
+pub const GROUPS_MAX: u64 = STAGES_MAX as u64;
+
+/// How sessions go around a ring together, and what holds them up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Round {
+    /// Groups under way, one behind the other.
+    pub groups: u64,
+    /// Sessions of a group, which are one batch at every stage.
+    pub rows: u64,
+    /// One group's way around, ns.
+    pub way_ns: u64,
+    /// What the busiest node or link needs for one group, ns.
+    pub busiest_ns: u64,
+    /// Which that is.
+    pub busiest: Busiest,
+    /// Until each session has its next token, ns.
+    pub round_ns: u64,
+}
+
+/// What has most to do in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Busiest {
+    /// A node.
+    Node(usize),
+    /// The link from one node to another.
+    Link(usize, usize),
+}
+
+/// The shortest round of `users` sessions; `None`: a hop without a link.
 ///
 /// The sessions go around in groups, each group one batch at every stage: more groups keep more
 /// stages busy, fewer read the weights less often. The best number of groups counts. A round takes
 /// as long as one group's way, or as the busiest node or link needs for all groups.
 #[must_use]
-pub fn tokens_per_1000_s(query: &Query<'_>, placement: &Placement, users: u64) -> Option<u64> {
-    let users = users.max(1);
-    let most = users.min(4 * placement.stages.len() as u64);
-    let mut best = 0;
-    for groups in 1..=most {
-        let round_ns = round_ns(query, placement, groups, users.div_ceil(groups))?.max(1);
-        best = best.max(u128::from(users) * 1_000_000_000_000 / u128::from(round_ns));
-    }
-    Some(u64::try_from(best).unwrap_or(u64::MAX))
-}
-
-/// One round of `groups` groups of `rows` sessions each, ns.
-fn round_ns(query: &Query<'_>, placement: &Placement, groups: u64, rows: u64) -> Option<u64> {
-    let owner = query.fleet.owner();
-    let mut busy_ns = vec![0_u64; query.fleet.nodes().len()];
-    busy_ns[owner] = batch_ns(query, owner, ends_ns(query), rows);
-    let mut way_ns = busy_ns[owner];
-    for stage in &placement.stages {
-        let node = &query.fleet.nodes()[stage.node];
-        let read_ns = node.kv_ns_per_1024.saturating_mul(query.policy.positions) / 1024;
-        let layers = stage.layers.clone().zip(&stage.variants).map(|(layer, &variant)| {
-            let weights_ns = layer_ns(query, stage.node, layer, variant) - read_ns;
-            batch_ns(query, stage.node, weights_ns, rows)
-                .saturating_add(read_ns.saturating_mul(rows))
-        });
-        let took = layers.fold(node.stage_ns, u64::saturating_add);
-        busy_ns[stage.node] = busy_ns[stage.node].saturating_add(took);
-        way_ns = way_ns.saturating_add(took);
-    }
-    let mut busiest_ns = busy_ns.into_iter().max().unwrap_or(0);
-    let ring = placement.ring(owner);
-    for (pair, &codec) in ring.windows(2).zip(&placement.codecs) {
-        way_ns = way_ns.saturating_add(rows_ns(query, (pair[0], pair[1]), codec, rows)?);
-        if let Some(link) = query.fleet.link(pair[0], pair[1]) {
-            let bytes = query.model.frame_bytes(codec, rows);
-            busiest_ns = busiest_ns.max(link.transfer_ns(bytes));
+pub fn round(query: &Query<'_>, placement: &Placement, users: u64) -> Option<Round> {
+    let mut best: Option<Round> = None;
+    for (groups, rows) in loads(users) {
+        let found = round_of(query, placement, groups, rows)?;
+        if best.is_none_or(|best| found.round_ns < best.round_ns) {
+            best = Some(found);
         }
     }
-    Some(way_ns.max(busiest_ns.saturating_mul(groups)))
+    best
+}
+
+/// Tokens that `users` sessions get together in 1,000 s; `None`: a hop without a link.
+#[must_use]
+pub fn tokens_per_1000_s(query: &Query<'_>, placement: &Placement, users: u64) -> Option<u64> {
+    let round_ns = round(query, placement, users)?.round_ns.max(1);
+    let tokens = u128::from(users.max(1)) * 1_000_000_000_000 / u128::from(round_ns);
+    Some(u64::try_from(tokens).unwrap_or(u64::MAX))
+}
+
+/// Numbers of groups and sessions in each, of every size of a group the fewest groups.
+pub(crate) fn loads(users: u64) -> Vec<(u64, u64)> {
+    let users = users.max(1);
+    let all = (1..=users.min(GROUPS_MAX)).map(|groups| (groups, users.div_ceil(groups)));
+    let mut loads: Vec<(u64, u64)> = all.collect();
+    loads.dedup_by_key(|load| load.1);
+    loads
+}
+
+/// One round of `groups` groups of `rows` sessions each.
+fn round_of(query: &Query<'_>, placement: &Placement, groups: u64, rows: u64) -> Option<Round> {
+    let owner = query.fleet.owner();
+    let ends_ns = batch_ns(query, owner, ends_ns(query), rows);
+    let (mut way_ns, mut busiest_ns, mut busiest) = (ends_ns, ends_ns, Busiest::Node(owner));
+    for stage in &placement.stages {
+        let layers = stage.layers.clone().zip(&stage.variants);
+        let times =
+            layers.map(|(layer, &variant)| layer_rows_ns(query, stage.node, layer, variant, rows));
+        let took = times.fold(query.fleet.nodes()[stage.node].stage_ns, u64::saturating_add);
+        let own_ns = if stage.node == owner { ends_ns } else { 0 };
+        let busy_ns = took.saturating_add(own_ns);
+        if busy_ns > busiest_ns {
+            (busiest_ns, busiest) = (busy_ns, Busiest::Node(stage.node));
+        }
+        way_ns = way_ns.saturating_add(took);
+    }
+    let ring = placement.ring(owner);
+    for (pair, &codec) in ring.windows(2).zip(&placement.codecs) {
+        let (from, to) = (pair[0], pair[1]);
+        way_ns = way_ns.saturating_add(rows_ns(query, (from, to), codec, rows)?);
+        let busy_ns = transfer_ns(query, (from, to), codec, rows);
+        if busy_ns > busiest_ns {
+            (busiest_ns, busiest) = (busy_ns, Busiest::Link(from, to));
+        }
+    }
+    let round_ns = way_ns.max(busiest_ns.saturating_mul(groups));
+    Some(Round { groups, rows, way_ns, busiest_ns, busiest, round_ns })
+}
+
+/// How long a frame with `rows` rows takes the link, ns; 0 inside one node or without a link.
+pub(crate) fn transfer_ns(
+    query: &Query<'_>,
+    (from, to): (usize, usize),
+    codec: usize,
+    rows: u64,
+) -> u64 {
+    let link = if from == to { None } else { query.fleet.link(from, to) };
+    link.map_or(0, |link| link.transfer_ns(query.model.frame_bytes(codec, rows)))
+}
+
+/// `rows` sessions in one pass through one layer of a node, at the policy's position, ns.
+pub(crate) fn layer_rows_ns(
+    query: &Query<'_>,
+    node: usize,
+    layer: usize,
+    variant: usize,
+    rows: u64,
+) -> u64 {
+    let read_ns = read_ns(query, node);
+    let weights_ns = layer_ns(query, node, layer, variant) - read_ns;
+    batch_ns(query, node, weights_ns, rows).saturating_add(read_ns.saturating_mul(rows))
 }
 
 /// What takes `one_ns` for one row, for `rows` in one pass, ns: each further row adds its share.
-fn batch_ns(query: &Query<'_>, node: usize, one_ns: u64, rows: u64) -> u64 {
+pub(crate) fn batch_ns(query: &Query<'_>, node: usize, one_ns: u64, rows: u64) -> u64 {
     let node = &query.fleet.nodes()[node];
     let (more, beside) = (u128::from(node.batch_layer_ns), u128::from(node.layer_ns.max(1)));
     let further = u128::from(one_ns) * more / beside * u128::from(rows - 1);

@@ -201,7 +201,8 @@ fn longer(tables: &Tables, node: usize, layer: usize, found: &[Variants]) -> Vec
             let time = before.time + tables.times(node, layer)[variant];
             let beaten =
                 |other: &Variants| other.bytes <= bytes && other.time <= time && other.loss <= loss;
-            if bytes > tables.memory[node] || loss > tables.loss_max || next.iter().any(beaten) {
+            let fits = bytes <= tables.memory[node] && time <= tables.stage_max[node];
+            if !fits || loss > tables.loss_max || next.iter().any(beaten) {
                 continue;
             }
             next.retain(|v| !(bytes <= v.bytes && time <= v.time && loss <= v.loss));

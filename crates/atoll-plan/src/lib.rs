@@ -20,12 +20,15 @@
 //! ```
 
 mod bound;
+pub mod conflict;
 pub mod cost;
 mod error;
 mod exact;
 pub mod explain;
 pub mod file;
 pub mod fleet;
+mod labels;
+mod mix;
 pub mod model;
 mod order;
 pub mod placement;
@@ -33,8 +36,10 @@ mod polish;
 mod prices;
 mod query;
 pub mod ribbon;
+pub mod rings;
 mod search;
 mod tables;
+mod throughput;
 
 pub use cost::Prediction;
 pub use error::PlanError;
@@ -42,5 +47,5 @@ pub use file::FleetFile;
 pub use fleet::{Fleet, Link, Node};
 pub use model::{Codec, Layer, Model, Variant};
 pub use placement::{Placement, Stage};
-pub use query::{Pin, Policy, Query, STAGES_MAX};
+pub use query::{Objective, Pin, Policy, Query, STAGES_MAX};
 pub use search::{Found, plan};

@@ -1,75 +1,39 @@
 //! The best boundaries for nodes in a given order, some of which may be left out.
 
+use crate::mix::Mix;
 use crate::placement::{Placement, Stage};
 use crate::prices;
 use crate::query::STAGES_MAX;
 use crate::tables::{NEVER, Tables};
 
-/// Memory prices that are tried for a node, as multiples of its time for all layers, in powers of
-/// four: where memory is short, lighter variants are taken.
-const MEMORY_LEVELS: u32 = 6;
-
 /// What ranges of layers cost on one node under a price of loss.
 #[derive(Debug)]
 pub(crate) struct Menu {
-    /// From the fastest variants to the smallest.
-    levels: Vec<Level>,
-    memory: u64,
-}
-
-#[derive(Debug)]
-struct Level {
-    /// Cost of layers `0..i`.
+    n_layers: usize,
+    /// Per start and end; [`NEVER`]: it does not fit.
     costs: Vec<u64>,
-    /// Bytes of layers `0..i`.
-    bytes: Vec<u64>,
-    /// Of each layer.
-    variants: Vec<usize>,
 }
 
 impl Menu {
     fn new(tables: &Tables, node: usize, loss_price: u64) -> Self {
-        let variants = tables.variants.iter().map(Vec::len).max().unwrap_or(1);
-        let all: u64 = (0..tables.n_layers).map(|layer| tables.times(node, layer)[0]).sum();
-        let n_levels = if variants == 1 { 1 } else { MEMORY_LEVELS };
-        let prices = (0..n_levels).map(|level| match level {
-            0 => 0,
-            level => (all << (2 * level) >> 4).clamp(1, prices::PRICE_MAX),
-        });
-        let levels =
-            prices.filter_map(|price| Level::new(tables, node, price, loss_price)).collect();
-        Self { levels, memory: tables.memory[node] }
-    }
-
-    /// Cost and level of a range, if it fits.
-    fn range(&self, start: usize, end: usize) -> Option<(u64, usize)> {
-        let fits = |level: &Level| level.bytes[end] - level.bytes[start] <= self.memory;
-        let level = self.levels.iter().position(fits)?;
-        let costs = &self.levels[level].costs;
-        Some((costs[end] - costs[start], level))
-    }
-}
-
-impl Level {
-    /// `None`: a layer has no variant that may be taken here.
-    fn new(tables: &Tables, node: usize, memory_price: u64, loss_price: u64) -> Option<Self> {
         let n_layers = tables.n_layers;
-        let mut level = Self { costs: vec![0], bytes: vec![0], variants: vec![] };
-        let (mut costs, mut bytes) = (0, 0);
-        for layer in 0..n_layers {
-            let at = (node, layer);
-            let found = prices::cheapest(tables, at, (memory_price, loss_price));
-            // A layer that does not fit at all stands in no range: furthest() ends before it.
-            let variant = found.map_or(0, |found| found.3);
-            let (layer_bytes, loss) = tables.variants[layer][variant];
-            let loss = prices::share(loss, tables.loss_max)?;
-            costs += tables.times(node, layer)[variant] + prices::cost(loss, loss_price);
-            bytes += layer_bytes;
-            level.costs.push(costs);
-            level.bytes.push(bytes);
-            level.variants.push(variant);
+        let mut costs = vec![NEVER; n_layers * (n_layers + 1)];
+        for start in 0..n_layers {
+            let mut mix = Mix::new(tables, node, start, loss_price);
+            for end in start + 1..=tables.furthest(node, start) {
+                if !mix.lengthen() {
+                    break;
+                }
+                costs[start * (n_layers + 1) + end] = mix.cost;
+            }
         }
-        Some(level)
+        Self { n_layers, costs }
+    }
+
+    /// Cost of a range, if it fits.
+    fn range(&self, start: usize, end: usize) -> Option<u64> {
+        let cost = self.costs[start * (self.n_layers + 1) + end];
+        (cost < NEVER).then_some(cost)
     }
 }
 
@@ -82,8 +46,8 @@ pub(crate) struct Orders<'a> {
     menus: Vec<Option<Menu>>,
 }
 
-/// Stages in an order: node, start, end, level of variants.
-type Stages = Vec<(usize, usize, usize, usize)>;
+/// Stages in an order: node, start, end.
+type Stages = Vec<(usize, usize, usize)>;
 
 /// The best way so far to a boundary: cost, stages, place in the order of the stage before, start.
 type Cell = (u64, usize, usize, usize);
@@ -129,7 +93,7 @@ impl<'a> Orders<'a> {
                 }
                 let furthest = tables.furthest(node, start);
                 for (end, cell) in row.iter_mut().enumerate().take(furthest + 1).skip(start + 1) {
-                    let Some((range, _)) = menu.range(start, end) else { break };
+                    let Some(range) = menu.range(start, end) else { break };
                     let cost = cost + tables.stage_ns[node] + range;
                     if cost < cell.0 {
                         *cell = (cost, stages + 1, before, start);
@@ -148,9 +112,7 @@ impl<'a> Orders<'a> {
         let (mut stages, mut end) = (Vec::new(), n_layers);
         while end > 0 {
             let (_, _, before, start) = rows[last][end];
-            let menu = self.menus[order[last]].as_ref().expect("looked up above");
-            let (_, level) = menu.range(start, end)?;
-            stages.push((order[last], start, end, level));
+            stages.push((order[last], start, end));
             (last, end) = (before, start);
         }
         stages.reverse();
@@ -161,9 +123,11 @@ impl<'a> Orders<'a> {
     pub(crate) fn placement(&self, stages: &Stages) -> Placement {
         let (tables, price) = (self.tables, self.loss_price);
         let mut from = tables.owner;
-        let with_codecs = stages.iter().map(|&(node, start, end, level)| {
-            let menu = self.menus[node].as_ref().expect("it was planned with");
-            let variants = menu.levels[level].variants[start..end].to_vec();
+        let with_codecs = stages.iter().map(|&(node, start, end)| {
+            let mut mix = Mix::new(tables, node, start, price);
+            let fits = (start..end).all(|_| mix.lengthen());
+            debug_assert!(fits, "it was planned with");
+            let variants = mix.variants;
             let (_, _, codec) = prices::cheapest_hop(tables, (from, node), price);
             from = node;
             (Stage { node, layers: start..end, variants }, codec)

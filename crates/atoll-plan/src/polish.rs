@@ -1,6 +1,6 @@
 //! Single variants and codecs of a placement, changed as long as that makes it faster.
 
-use crate::placement::Placement;
+use crate::placement::{Placement, Stage};
 use crate::tables::Tables;
 
 /// One change of a placement.
@@ -30,18 +30,72 @@ pub(crate) fn time_and_loss(tables: &Tables, placement: &Placement) -> (u64, u64
     (time, loss)
 }
 
+/// Bytes and time of a stage.
+fn size(tables: &Tables, stage: &Stage) -> (u64, u64) {
+    let layers = stage.layers.clone().zip(&stage.variants);
+    layers.fold((0, tables.stage_ns[stage.node]), |(bytes, time), (layer, &variant)| {
+        let more = (tables.variants[layer][variant].0, tables.times(stage.node, layer)[variant]);
+        (bytes + more.0, time + more.1)
+    })
+}
+
+/// Takes, one after another, the change that costs least time for the loss it saves, until the
+/// loss is allowed or nothing is left to change.
+pub(crate) fn mend(tables: &Tables, placement: &mut Placement) {
+    let (_, mut loss) = time_and_loss(tables, placement);
+    let ring = placement.ring(tables.owner);
+    while loss > tables.loss_max {
+        let mut best: Option<(u64, u64, Place, usize)> = None;
+        let mut offer = |costs: u64, saved: u64, place: Place, option: usize| {
+            let is_better = best.is_none_or(|(least, most, ..)| {
+                u128::from(costs) * u128::from(most) < u128::from(least) * u128::from(saved)
+            });
+            if is_better {
+                best = Some((costs, saved, place, option));
+            }
+        };
+        for (s, stage) in placement.stages.iter().enumerate() {
+            let (bytes, time) = size(tables, stage);
+            for (i, (layer, &variant)) in stage.layers.clone().zip(&stage.variants).enumerate() {
+                let times = tables.times(stage.node, layer);
+                let (old_bytes, old_loss) = tables.variants[layer][variant];
+                for (option, &(new_bytes, new_loss)) in tables.variants[layer].iter().enumerate() {
+                    let fits = bytes - old_bytes + new_bytes <= tables.memory[stage.node]
+                        && time - times[variant] + times[option] <= tables.stage_max[stage.node];
+                    if new_loss < old_loss && fits {
+                        let costs = times[option].saturating_sub(times[variant]);
+                        offer(costs, old_loss - new_loss, Place::Layer(s, i), option);
+                    }
+                }
+            }
+        }
+        for (h, pair) in ring.windows(2).enumerate().filter(|(_, pair)| pair[0] != pair[1]) {
+            let old = placement.codecs[h];
+            let (old_ns, old_loss) = (tables.hop(old, pair[0], pair[1]), tables.codec_loss[old]);
+            for (option, choice) in tables.hop_choices(pair[0], pair[1]) {
+                if choice.loss < old_loss {
+                    let costs = choice.time.saturating_sub(old_ns);
+                    offer(costs, old_loss - choice.loss, Place::Hop(h), option);
+                }
+            }
+        }
+        let Some((_, saved, place, option)) = best else { return };
+        loss -= saved;
+        match place {
+            Place::Hop(h) => placement.codecs[h] = option,
+            Place::Layer(s, i) => placement.stages[s].variants[i] = option,
+        }
+    }
+}
+
 /// Takes, one after another, the change that saves most time for its loss, while memory and loss
 /// allow it.
 pub(crate) fn polish(tables: &Tables, placement: &mut Placement) {
     let (_, mut loss) = time_and_loss(tables, placement);
-    let mut bytes: Vec<u64> = placement
-        .stages
-        .iter()
-        .map(|stage| {
-            let layers = stage.layers.clone().zip(&stage.variants);
-            layers.map(|(layer, &variant)| tables.variants[layer][variant].0).sum()
-        })
-        .collect();
+    if loss > tables.loss_max {
+        return;
+    }
+    let mut bytes: Vec<u64> = placement.stages.iter().map(|stage| size(tables, stage).0).collect();
     let ring = placement.ring(tables.owner);
     // Every change saves at least 1 ns, but a placement has only so many.
     for _ in 0..8 * tables.n_layers {

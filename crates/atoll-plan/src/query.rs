@@ -19,6 +19,17 @@ pub struct Pin {
     pub node: usize,
 }
 
+/// For what a plan is judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Objective {
+    /// The least time per token of one session that is alone.
+    #[default]
+    Latency,
+    /// The least time per token of each of [`Policy::sessions`] at once, and so the most tokens
+    /// per second of all of them.
+    Throughput,
+}
+
 /// What a plan must heed, and for what it is judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -26,6 +37,8 @@ pub struct Policy {
     pub context: u64,
     /// Sessions at once that memory is kept for, at least 1.
     pub sessions: u64,
+    /// For what it is judged.
+    pub objective: Objective,
     /// Positions in the cache when the time per token is predicted.
     pub positions: u64,
     /// Tokens of the prompt for which the first token's time is predicted, at least 1.
@@ -45,6 +58,7 @@ impl Default for Policy {
         Self {
             context: 2048,
             sessions: 1,
+            objective: Objective::Latency,
             positions: 512,
             prompt_tokens: 512,
             chunk_rows: 128,

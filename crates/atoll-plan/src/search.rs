@@ -7,12 +7,14 @@ use crate::bound::{Relaxed, Way};
 use crate::cost::{self, Prediction};
 use crate::error::PlanError;
 use crate::exact::{self, LAYERS_EXACT, NODES_EXACT, PLAIN_LAYERS_EXACT};
+use crate::labels::{self, Looked};
 use crate::order::Orders;
-use crate::placement::Placement;
+use crate::placement::{Placement, Stage};
 use crate::polish;
 use crate::prices::{PRICE_MAX, Prices};
-use crate::query::Query;
+use crate::query::{Objective, Query};
 use crate::tables::{NEVER, Tables};
+use crate::throughput;
 
 /// Rounds of prices at most.
 const ROUNDS_MAX: u64 = 150;
@@ -20,6 +22,8 @@ const ROUNDS_MAX: u64 = 150;
 const WORK_MAX: u64 = 1_200_000_000;
 /// Of these, per node and layer of a small fleet.
 const WORK_PER_NODE_LAYER: u64 = 25_000;
+/// How much more a search may take where layers have variants or hops codecs.
+const WORK_VARIANTS: u64 = 4;
 /// Nodes of one order that is looked at.
 const ORDER_MAX: usize = 96;
 /// Nodes that are tried at every place of an order.
@@ -32,40 +36,72 @@ pub struct Found {
     pub placement: Placement,
     /// What it takes.
     pub prediction: Prediction,
-    /// No plan takes less per token than this, ns.
+    /// What was to be the least: the time per token of a session that is alone, or of each of the
+    /// policy's sessions at once, ns.
+    pub aim_ns: u64,
+    /// No plan takes less of it than this, ns.
     pub bound_ns: u64,
 }
 
-/// The placement with the least time per token that keeps to the query's limits: the least of all
-/// for up to 6 nodes, else one that is at most `bound_ns` away from it.
+/// The placement with the least time per token, alone or of each session by the policy's objective,
+/// that keeps to the query's limits: the least of all for up to 6 nodes, else one that is at most
+/// `bound_ns` away from it.
 ///
 /// # Errors
 /// [`PlanError`] if the query contradicts itself or nothing was found that holds the model.
 pub fn plan(query: &Query<'_>) -> Result<Found, PlanError> {
-    let tables = Tables::new(query)?;
-    let plain = tables.codec_loss.len() == 1 && tables.variants.iter().all(|of| of.len() == 1);
-    let layers_exact = if plain { PLAIN_LAYERS_EXACT } else { LAYERS_EXACT };
-    let exact = tables.n <= NODES_EXACT && tables.n_layers <= layers_exact;
-    let (placement, bound) = if exact { (exact::search(&tables), 0) } else { approximate(&tables) };
+    let (placement, bound_ns) = match query.policy.objective {
+        Objective::Latency => {
+            let tables = Tables::new(query, 1)?;
+            solve(&tables, None)
+        }
+        Objective::Throughput => throughput::search(query)?,
+    };
     let placement = placement.ok_or(PlanError::NoOrder)?;
     debug_assert_eq!(placement.check(query), Ok(()), "a plan keeps to its limits");
     let prediction = cost::predict(query, &placement).expect("a plan has its links");
-    let token_ns = prediction.token_ns;
-    let bound_ns = if exact { token_ns } else { bound };
-    Ok(Found { placement, prediction, bound_ns })
+    let aim_ns = match query.policy.objective {
+        Objective::Latency => prediction.token_ns,
+        Objective::Throughput => throughput::round_ns(query, &placement),
+    };
+    Ok(Found { placement, prediction, aim_ns, bound_ns })
+}
+
+/// A placement with little time for one pass, and what none can beat, ns; [`NEVER`] if there is
+/// none. The least of all where the fleet is small; else the search ends when a placement takes
+/// at most `enough_ns`, or none can.
+pub(crate) fn solve(tables: &Tables, enough_ns: Option<u64>) -> (Option<Placement>, u64) {
+    if is_exact(tables) {
+        let found = exact::search(tables);
+        let time = found.as_ref().map(|placement| polish::time_and_loss(tables, placement).0);
+        return (found, time.unwrap_or(NEVER));
+    }
+    approximate(tables, enough_ns)
+}
+
+/// Whether every state is looked at.
+pub(crate) fn is_exact(tables: &Tables) -> bool {
+    let layers_max = if is_plain(tables) { PLAIN_LAYERS_EXACT } else { LAYERS_EXACT };
+    tables.n <= NODES_EXACT && tables.n_layers <= layers_max
+}
+
+/// Whether there is but one variant of each layer, and one codec.
+fn is_plain(tables: &Tables) -> bool {
+    tables.codec_loss.len() == 1 && tables.variants.iter().all(|of| of.len() == 1)
 }
 
 /// A good placement, and what none can beat, ns.
-fn approximate(tables: &Tables) -> (Option<Placement>, u64) {
-    let mut search = Search::new(tables);
+fn approximate(tables: &Tables, enough_ns: Option<u64>) -> (Option<Placement>, u64) {
+    let mut search = Search::new(tables, enough_ns);
     search.run();
-    // Nodes were dropped that no better plan could use: of those plans the best is the bound.
-    let bound = search.best.as_ref().map_or(search.bound, |(time, _)| search.bound.min(*time));
+    // Nodes were dropped that no better plan could use: what such a plan must beat is the bound.
+    let bound = search.bound.min(search.to_beat().unwrap_or(NEVER));
     (search.best.map(|(_, placement)| placement), bound)
 }
 
 struct Search<'a> {
     tables: &'a Tables,
+    enough_ns: Option<u64>,
     best: Option<(u64, Placement)>,
     bound: u64,
     /// Alive nodes, those of the best ways first.
@@ -75,11 +111,12 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(tables: &'a Tables) -> Self {
+    fn new(tables: &'a Tables, enough_ns: Option<u64>) -> Self {
         let size = (tables.n * tables.n_layers) as u64;
-        let work_left = (size * WORK_PER_NODE_LAYER).min(WORK_MAX);
-        let (best, bound) = (None, tables.ends_ns);
-        Self { tables, best, bound, pool: Vec::new(), work_left, tried: BTreeSet::new() }
+        let more = if is_plain(tables) { 1 } else { WORK_VARIANTS };
+        let work_left = (size * WORK_PER_NODE_LAYER).min(WORK_MAX) * more;
+        let (best, bound, tried) = (None, tables.ends_ns, BTreeSet::new());
+        Self { tables, enough_ns, best, bound, pool: Vec::new(), work_left, tried }
     }
 
     fn run(&mut self) {
@@ -87,32 +124,50 @@ impl<'a> Search<'a> {
         for order in self.first_orders() {
             self.try_order(&mut plain, &order);
         }
-        let prices = self.raise_bound(&mut plain);
-        if self.is_proven() {
+        if self.is_done() {
+            return;
+        }
+        let (prices, mut relaxed) = self.raise_bound(&mut plain);
+        if self.is_done() {
             return;
         }
         let lossy = self.tables.codec_loss.iter().any(|loss| *loss > 0)
             || self.tables.variants.iter().flatten().any(|(_, loss)| *loss > 0);
-        let mut loss_prices = vec![prices.loss];
-        if lossy {
-            let all: u64 = (0..self.tables.n_layers)
-                .map(|layer| self.tables.times(self.tables.owner, layer)[0])
-                .sum();
-            let base = prices.loss.max(all / 16);
-            loss_prices.extend([2, 4, 1, 8, 16].map(|factor| base * factor / 2));
-            loss_prices.extend([all * 16, all * 256]);
+        if !lossy {
+            self.change_orders(&mut plain);
+            if !self.is_done() && is_plain(self.tables) {
+                relaxed.price(self.tables, &prices);
+                self.look_at_the_rest(&relaxed);
+            }
+            return;
         }
-        for price in loss_prices {
+        let all: u64 = (0..self.tables.n_layers)
+            .map(|layer| self.tables.times(self.tables.owner, layer)[0])
+            .sum();
+        let base = prices.loss.max(all / 16);
+        let loss_prices = [2, 4, 1, 8, 16].map(|factor| base * factor / 2);
+        // Orders of the cheapest ways were judged as if loss cost nothing.
+        let ways: Vec<Vec<usize>> = self.tried.iter().cloned().collect();
+        for price in [prices.loss].into_iter().chain(loss_prices).chain([all * 16, all * 256, 0]) {
             let mut orders = Orders::new(self.tables, price.min(PRICE_MAX));
-            for order in self.first_orders() {
-                self.try_order(&mut orders, &order);
+            for order in self.first_orders().iter().chain(&ways) {
+                self.try_order(&mut orders, order);
             }
             self.change_orders(&mut orders);
         }
     }
 
-    fn is_proven(&self) -> bool {
-        self.best.as_ref().is_some_and(|(time, _)| *time <= self.bound)
+    /// The time that a plan must stay below to be of any use, ns.
+    fn to_beat(&self) -> Option<u64> {
+        let best = self.best.as_ref().map(|(time, _)| *time);
+        best.into_iter().chain(self.enough_ns.map(|enough| enough + 1)).min()
+    }
+
+    /// Whether the best is proven or good enough, or nothing can be.
+    fn is_done(&self) -> bool {
+        let best = self.best.as_ref().map(|(time, _)| *time);
+        let enough = best.zip(self.enough_ns).is_some_and(|(best, enough)| best <= enough);
+        enough || self.to_beat().is_some_and(|to_beat| to_beat <= self.bound)
     }
 
     fn spend(&mut self, work: usize) -> bool {
@@ -130,6 +185,7 @@ impl<'a> Search<'a> {
         }
         let Some((_, stages)) = orders.best(order) else { return false };
         let mut placement = orders.placement(&stages);
+        polish::mend(self.tables, &mut placement);
         polish::polish(self.tables, &mut placement);
         let (time, loss) = polish::time_and_loss(self.tables, &placement);
         let better = self.best.as_ref().is_none_or(|(best, _)| time < *best);
@@ -179,7 +235,7 @@ impl<'a> Search<'a> {
 
     /// Raises the bound by prices, and plans with the order of each way that it meets; nodes that
     /// no better plan can use are dropped.
-    fn raise_bound(&mut self, orders: &mut Orders<'_>) -> Prices {
+    fn raise_bound(&mut self, orders: &mut Orders<'_>) -> (Prices, Relaxed) {
         let tables = self.tables;
         let mut relaxed = Relaxed::new(tables);
         let mut prices = Prices::free(tables.n);
@@ -192,7 +248,11 @@ impl<'a> Search<'a> {
             }
             relaxed.price(tables, &prices);
             let costs = relaxed.forward();
-            let Some(way) = relaxed.way(&costs) else { break };
+            let Some(way) = relaxed.way(&costs) else {
+                // Nothing is left that could beat the best, or nothing at all.
+                self.bound = self.bound.max(self.to_beat().unwrap_or(NEVER));
+                break;
+            };
             if way.bound > best_bound {
                 (best_bound, best_prices, idle) = (way.bound, prices.clone(), 0);
                 self.bound = self.bound.max(u64::try_from(way.bound).unwrap_or(0));
@@ -207,10 +267,10 @@ impl<'a> Search<'a> {
             if self.tried.insert(order.clone()) {
                 self.try_order(orders, &order);
             }
-            if self.is_proven() || idle > 40 {
+            if self.is_done() || idle > 40 {
                 break;
             }
-            let best = self.best.as_ref().map(|(time, _)| i64::try_from(*time).unwrap_or(i64::MAX));
+            let best = self.to_beat().map(|time| i64::try_from(time).unwrap_or(i64::MAX));
             if let Some(best) = best
                 && (round % 8 == 0 || way.bound == best_bound && round % 2 == 0)
                 && self.spend(m * m * tables.n_layers)
@@ -232,7 +292,23 @@ impl<'a> Search<'a> {
             let aim = best.unwrap_or(way.bound.max(1).saturating_mul(3) / 2);
             relaxed.improve(&mut prices, &way, aim, permille);
         }
-        best_prices
+        (best_prices, relaxed)
+    }
+
+    /// Looks at every way that could still beat the best, if they are few: then it is proven.
+    fn look_at_the_rest(&mut self, relaxed: &Relaxed) {
+        let Some(to_beat) = self.to_beat() else { return };
+        let tables = self.tables;
+        match labels::search(tables, relaxed, to_beat, |work| self.spend(work)) {
+            Looked::TooMuch => {}
+            Looked::Nothing => self.bound = self.bound.max(to_beat),
+            Looked::Better(stages) => {
+                let placement = plain_placement(&stages);
+                let (time, _) = polish::time_and_loss(tables, &placement);
+                self.bound = self.bound.max(time);
+                self.best = Some((time, placement));
+            }
+        }
     }
 
     fn rank(&mut self, relaxed: &Relaxed, through: &[i64]) {
@@ -255,11 +331,19 @@ impl<'a> Search<'a> {
                     break;
                 }
             }
-            if !better || self.is_proven() {
+            if !better || self.is_done() {
                 return;
             }
         }
     }
+}
+
+/// The placement of these stages in the first variants and codec.
+fn plain_placement(stages: &[(usize, usize, usize)]) -> Placement {
+    let stages = stages.iter().map(|&(node, start, end)| {
+        (Stage { node, layers: start..end, variants: vec![0; end - start] }, 0)
+    });
+    Tables::placement(stages.collect(), 0)
 }
 
 /// Nodes in the order of their first stages.

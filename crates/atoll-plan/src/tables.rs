@@ -45,14 +45,18 @@ pub(crate) struct Tables {
     allowed: Vec<u16>,
     /// Per node, layer and variant: ns.
     times: Vec<Vec<Vec<u64>>>,
+    /// Sessions in one pass.
+    rows: u64,
+    /// Per node: what one stage may take at most, ns.
+    pub(crate) stage_max: Vec<u64>,
 }
 
 impl Tables {
-    /// Looks everything up.
+    /// Looks everything up for passes of `rows` sessions.
     ///
     /// # Errors
     /// [`PlanError`] if the query contradicts itself or memory cannot suffice in sum.
-    pub(crate) fn new(query: &Query<'_>) -> Result<Self, PlanError> {
+    pub(crate) fn new(query: &Query<'_>, rows: u64) -> Result<Self, PlanError> {
         query.check()?;
         let (n, n_layers) = (query.fleet.nodes().len(), query.model.layers.len());
         let n_codecs = query.model.codecs.len();
@@ -73,7 +77,8 @@ impl Tables {
             }))
             .collect();
         let hop = |codec, u, v| {
-            let ns = if u == v && codec > 0 { None } else { cost::hop_ns(query, u, v, codec) };
+            let hop = cost::rows_ns(query, (u, v), codec, rows);
+            let ns = if u == v && codec > 0 { None } else { hop };
             ns.map_or(NEVER, |ns| ns.min(NEVER))
         };
         let hops = (0..n_codecs)
@@ -84,7 +89,7 @@ impl Tables {
             .collect();
         let time = |node, layer: usize| {
             let variants = 0..query.model.layers[layer].variants.len();
-            variants.map(|variant| cost::layer_ns(query, node, layer, variant)).collect()
+            variants.map(|variant| cost::layer_rows_ns(query, node, layer, variant, rows)).collect()
         };
         let times = (0..n).map(|v| (0..n_layers).map(|layer| time(v, layer)).collect()).collect();
         let tables = Self {
@@ -92,7 +97,7 @@ impl Tables {
             n_layers,
             owner: query.fleet.owner(),
             loss_max: query.policy.loss_max,
-            ends_ns: cost::ends_ns(query),
+            ends_ns: cost::batch_ns(query, query.fleet.owner(), cost::ends_ns(query), rows),
             memory: (0..n).map(|v| query.layer_memory_bytes(v)).collect(),
             stage_ns: query.fleet.nodes().iter().map(|node| node.stage_ns).collect(),
             variants,
@@ -101,9 +106,59 @@ impl Tables {
             codec_loss: query.model.codecs.iter().map(|codec| codec.loss).collect(),
             allowed: runs(query),
             times,
+            rows,
+            stage_max: vec![u64::MAX; n],
         };
         tables.check_room(query)?;
         Ok(tables)
+    }
+
+    /// The same for plans of which no node and no link is busy for longer than `busiest_ns` with
+    /// one pass.
+    pub(crate) fn limited(&self, query: &Query<'_>, busiest_ns: u64) -> Self {
+        let (n, n_layers) = (self.n, self.n_layers);
+        let own = |v| if v == self.owner { self.ends_ns } else { 0 };
+        let stage_max: Vec<u64> = (0..n).map(|v| busiest_ns.saturating_sub(own(v))).collect();
+        let mut allowed = self.allowed.clone();
+        for v in 0..n {
+            // A stage as fast as it can be, from where it starts: two ends that move along.
+            let fastest = |layer| self.times(v, layer).iter().copied().min().unwrap_or(0);
+            let (mut end, mut took) = (0, self.stage_ns[v]);
+            for start in 0..n_layers {
+                while end < n_layers && took.saturating_add(fastest(end)) <= stage_max[v] {
+                    took += fastest(end);
+                    end += 1;
+                }
+                let run = &mut allowed[v * n_layers + start];
+                *run = (*run).min(u16::try_from(end - start).expect("layers are few"));
+                if end == start {
+                    end += 1;
+                } else {
+                    took -= fastest(start);
+                }
+            }
+        }
+        let mut hops = self.hops.clone();
+        for (codec, hops) in hops.iter_mut().enumerate() {
+            for (pair, hop) in hops.iter_mut().enumerate() {
+                let busy_ns = cost::transfer_ns(query, (pair / n, pair % n), codec, self.rows);
+                if busy_ns > busiest_ns {
+                    *hop = NEVER;
+                }
+            }
+        }
+        Self {
+            hops,
+            allowed,
+            stage_max,
+            memory: self.memory.clone(),
+            stage_ns: self.stage_ns.clone(),
+            variants: self.variants.clone(),
+            bytes_min: self.bytes_min.clone(),
+            codec_loss: self.codec_loss.clone(),
+            times: self.times.clone(),
+            ..*self
+        }
     }
 
     fn check_room(&self, query: &Query<'_>) -> Result<(), PlanError> {

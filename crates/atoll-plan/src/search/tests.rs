@@ -69,9 +69,9 @@ fn compare(seed: u64, lossy: bool) -> Option<u64> {
     let model = model(&mut random, n_layers, lossy);
     let policy = Policy { loss_max: if lossy { 150 } else { 0 }, ..Policy::default() };
     let query = Query { fleet: &fleet, model: &model, policy: &policy };
-    let Ok(tables) = Tables::new(&query) else { return None };
+    let Ok(tables) = Tables::new(&query, 1) else { return None };
     let best = exact::search(&tables);
-    let (found, bound) = approximate(&tables);
+    let (found, bound) = approximate(&tables, None);
     let Some(best) = best else {
         assert_eq!(found, None, "seed {seed}: there is no placement");
         return None;
