@@ -17,7 +17,7 @@ pub(crate) use compress::CompressArgs;
 pub(crate) use embed::EmbedArgs;
 pub(crate) use generation::GenerationArgs;
 pub(crate) use parse::{ApiAddress, byte_size};
-pub(crate) use plan::PlanArgs;
+pub(crate) use plan::{PlanArgs, PlanObjective};
 pub(crate) use sim::{
     CalibrateArgs, ExplainArgs, ReplayArgs, ShrinkArgs, SimArgs, SimBenchArgs, SimCommand,
     SimRunArgs, SwarmArgs,

@@ -3,7 +3,16 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+
+/// For what a plan is judged
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlanObjective {
+    /// The least time per token of one user who is alone
+    Latency,
+    /// The most tokens per second of all --users together
+    Throughput,
+}
 
 /// `atoll plan`
 #[derive(Args, Debug)]
@@ -27,6 +36,9 @@ pub(crate) struct PlanArgs {
     #[arg(long, default_value_t = 1, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub(crate) users: u64,
+    /// For what the plan is to be the best
+    #[arg(long, value_enum, default_value_t = PlanObjective::Latency, value_name = "WHAT")]
+    pub(crate) objective: PlanObjective,
     /// Positions in the cache at which a token's time is predicted
     #[arg(long, default_value_t = 512, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u64).range(0..=16_777_216))]

@@ -9,12 +9,12 @@ use std::path::Path;
 
 use atoll_model::{ChatTemplate, Manifest, ModelError};
 use atoll_plan::{
-    Codec, Fleet, FleetFile, Layer, Model, Pin, PlanError, Policy, Query, Variant, explain, plan,
-    ribbon,
+    Codec, Fleet, FleetFile, Layer, Model, Objective, Pin, PlanError, Policy, Query, Variant,
+    conflict, explain, plan, ribbon,
 };
 
 use self::report::Report;
-use crate::args::PlanArgs;
+use crate::args::{PlanArgs, PlanObjective};
 use crate::exit::Failure;
 use crate::local;
 use crate::output;
@@ -29,13 +29,22 @@ pub(crate) fn run(settings: &Settings, args: &PlanArgs) -> Result<(), Failure> {
     let asked = Asked::new(settings, args, &file)?;
     let policy = policy(args, &file, &asked.fleet)?;
     let query = Query { fleet: &asked.fleet, model: &asked.model, policy: &policy };
-    let found = plan(&query).map_err(|error| shorter(&query, error))?;
+    let found = plan(&query).map_err(|error| in_the_way(&query, error))?;
     let left_out = explain::left_out(&query, &found, args.explain);
     if let Some(path) = &args.svg {
         let svg = ribbon::svg(&query, &found);
         fs::write(path, svg).map_err(|error| Failure::io("write", path, &error))?;
     }
-    let report = Report::new(&query, &found, &left_out, args.users);
+    let mut report = Report::new(&query, &found, &left_out);
+    if args.explain && args.users > 1 {
+        let objective = match policy.objective {
+            Objective::Latency => Objective::Throughput,
+            Objective::Throughput => Objective::Latency,
+        };
+        let policy = Policy { objective, ..policy.clone() };
+        let other = plan(&Query { policy: &policy, ..query })?;
+        report.compare(&Report::new(&Query { policy: &policy, ..query }, &other, &[]));
+    }
     if settings.json { output::json(&report) } else { output::line_out(&report.text(args.explain)) }
 }
 
@@ -137,6 +146,10 @@ fn policy(args: &PlanArgs, file: &FleetFile, fleet: &Fleet) -> Result<Policy, Fa
     Ok(Policy {
         context: args.ctx,
         sessions: args.users,
+        objective: match args.objective {
+            PlanObjective::Latency => Objective::Latency,
+            PlanObjective::Throughput => Objective::Throughput,
+        },
         positions: args.positions.min(args.ctx),
         prompt_tokens: args.prompt.min(args.ctx),
         excluded,
@@ -146,10 +159,24 @@ fn policy(args: &PlanArgs, file: &FleetFile, fleet: &Fleet) -> Result<Policy, Fa
     })
 }
 
-/// The failure, with the context that would do if one would.
-fn shorter(query: &Query<'_>, error: PlanError) -> Failure {
+/// The failure, with what cannot be kept together, and the context that would do if one would.
+fn in_the_way(query: &Query<'_>, error: PlanError) -> Failure {
     let no_room = matches!(error, PlanError::NoRoom { .. } | PlanError::NoOrder);
-    let failure = Failure::from(error);
+    let no_pins = matches!(error, PlanError::PinsConflict { .. } | PlanError::PinExcluded { .. });
+    let cause = error.to_string();
+    let mut failure = Failure::from(error);
+    if no_room || no_pins {
+        let wishes = conflict::conflict(query).map_or(vec![], |found| found.wishes);
+        let words: Vec<String> = wishes.iter().map(|wish| wish.text(query)).collect();
+        match words.as_slice() {
+            [] => {}
+            [one] => failure = failure.because(format!("{cause}; it cannot keep to: {one}")),
+            more => {
+                let more = more.join("; ");
+                failure = failure.because(format!("{cause}; it cannot keep together: {more}"));
+            }
+        }
+    }
     let mut context = query.policy.context / 2;
     while no_room && context >= 16 {
         let policy = Policy { context, ..query.policy.clone() };

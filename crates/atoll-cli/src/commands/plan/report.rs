@@ -1,8 +1,9 @@
 //! What `atoll plan` prints.
 
 use atoll_plan::Found;
+use atoll_plan::cost::{self, Busiest};
 use atoll_plan::explain::LeftOut;
-use atoll_plan::{Placement, Query, cost};
+use atoll_plan::{Objective, Placement, Query};
 use serde::Serialize;
 
 use crate::output::bytes_text;
@@ -17,11 +18,23 @@ pub(super) struct Report {
     head: String,
     hops: Vec<Hop>,
     predicted: Predicted,
-    /// No plan takes less per token.
+    /// For what the plan is the best: `latency` or `throughput`.
+    objective: &'static str,
+    /// No plan takes less per token, alone or as one of all users.
     bound_tpot_s: f64,
     /// Divergence that variants cost, nats.
     loss_nats: f64,
     left_out: Vec<Left>,
+    /// With `--explain` and several users: what the plan for the other objective takes.
+    instead: Option<Instead>,
+}
+
+#[derive(Debug, Serialize)]
+struct Instead {
+    objective: &'static str,
+    nodes: Vec<String>,
+    tpot_s: f64,
+    users_tpot_s: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,6 +62,13 @@ struct Predicted {
     ttft_s: f64,
     tokens_per_s: f64,
     users: u64,
+    /// Until each of them has its next token.
+    users_tpot_s: f64,
+    /// They go around in so many groups.
+    groups: u64,
+    /// What has most to do in a round, and which part of the round.
+    busiest: String,
+    busiest_share: f64,
     /// Of `tpot_s`: embedding and head.
     ends_s: f64,
 }
@@ -65,7 +85,7 @@ fn seconds(ns: u64) -> f64 {
 }
 
 impl Report {
-    pub(super) fn new(query: &Query<'_>, found: &Found, left_out: &[LeftOut], users: u64) -> Self {
+    pub(super) fn new(query: &Query<'_>, found: &Found, left_out: &[LeftOut]) -> Self {
         let (fleet, model) = (query.fleet, query.model);
         let name = |node: usize| fleet.nodes()[node].name.clone();
         let (placement, prediction) = (&found.placement, &found.prediction);
@@ -92,7 +112,9 @@ impl Report {
             frame_bytes: if pair[0] == pair[1] { 0 } else { model.frame_bytes(codec, 1) },
             predicted_s: seconds(ns),
         });
-        let tokens = cost::tokens_per_1000_s(query, placement, users).unwrap_or(0);
+        let users = query.policy.sessions;
+        let round = cost::round(query, placement, users).expect("a plan has its links");
+        let round_ns = round.round_ns.max(1);
         Self {
             schema: "atoll.plan/1",
             model: model.name.clone(),
@@ -103,9 +125,20 @@ impl Report {
             predicted: Predicted {
                 tpot_s: seconds(prediction.token_ns),
                 ttft_s: seconds(prediction.first_token_ns),
-                tokens_per_s: tokens as f64 / 1000.0,
+                tokens_per_s: users as f64 / seconds(round_ns),
                 users,
+                users_tpot_s: seconds(round_ns),
+                groups: round.groups,
+                busiest: match round.busiest {
+                    Busiest::Node(node) => name(node),
+                    Busiest::Link(from, to) => format!("{} to {}", name(from), name(to)),
+                },
+                busiest_share: (round.busiest_ns * round.groups) as f64 / round_ns as f64,
                 ends_s: seconds(prediction.ends_ns),
+            },
+            objective: match query.policy.objective {
+                Objective::Latency => "latency",
+                Objective::Throughput => "throughput",
             },
             bound_tpot_s: seconds(found.bound_ns),
             loss_nats: placement.loss(query) as f64 / 1e6,
@@ -117,7 +150,18 @@ impl Report {
                     change: left.change.map(|change| change.to_string()),
                 })
                 .collect(),
+            instead: None,
         }
+    }
+
+    /// Puts the plan for the other objective beside this one.
+    pub(super) fn compare(&mut self, other: &Self) {
+        self.instead = Some(Instead {
+            objective: other.objective,
+            nodes: other.stages.iter().map(|stage| stage.node.clone()).collect(),
+            tpot_s: other.predicted.tpot_s,
+            users_tpot_s: other.predicted.users_tpot_s,
+        });
     }
 
     pub(super) fn text(&self, explained: bool) -> String {
@@ -144,14 +188,40 @@ impl Report {
             "hop",
             ms(back.map_or(0.0, |hop| hop.predicted_s)),
         ));
+        let bound = format!(" (no plan takes less than {})", ms(self.bound_tpot_s));
+        let (alone, together) = if self.objective == "latency" {
+            (bound, String::new())
+        } else {
+            (String::new(), bound)
+        };
         lines.push(format!(
-            "one token {} (no plan takes less than {}), first token {}, {:.2} tokens/s for {}",
+            "one token {}{alone}, first token {}, {:.2} tokens/s for {}",
             ms(predicted.tpot_s),
-            ms(self.bound_tpot_s),
             ms(predicted.ttft_s),
             predicted.tokens_per_s,
             predicted.users,
         ));
+        if predicted.users > 1 {
+            lines.push(format!(
+                "{} users at once in {} groups: each has a token every {}{together}; {} is busy \
+                 for {:.0} % of that",
+                predicted.users,
+                predicted.groups,
+                ms(predicted.users_tpot_s),
+                predicted.busiest,
+                predicted.busiest_share * 100.0,
+            ));
+        }
+        if let Some(instead) = &self.instead {
+            lines.push(format!(
+                "the plan for {} instead: {}; one token {}, each of {} users one every {}",
+                instead.objective,
+                instead.nodes.join(", "),
+                ms(instead.tpot_s),
+                predicted.users,
+                ms(instead.users_tpot_s),
+            ));
+        }
         if self.stages.len() == 1 && !self.left_out.is_empty() {
             lines.push("one node alone is fastest".to_owned());
         }
