@@ -6,6 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use atoll_plan::FleetFile;
+use atoll_plan::file::{ModelEntry, NodeEntry};
 use atoll_sim::Random;
 
 /// The seed of the corpus that is kept.
@@ -192,6 +194,32 @@ fn fleet(kind: &Kind, number: usize, random: &mut Random) -> String {
     let readable = |model: &&&ModelKind| compute_s(&groups, model) <= READABLE_S;
     let model = fitting.iter().rev().find(readable).unwrap_or(&fitting[0]);
     text(kind, &groups, origin, model, zones, random)
+}
+
+/// The smallest of the usual models that no node of a fleet holds alone, if at most 80 % of the
+/// fleet's memory do: what a mesh is made for.
+pub(super) fn larger(file: &FleetFile) -> Option<ModelEntry> {
+    let memory = |node: &NodeEntry| (node.memory_bytes, node.count.unwrap_or(1) as u64);
+    let all: u64 = file.node.iter().map(memory).map(|(bytes, count)| bytes * count).sum();
+    let most = file.node.iter().map(|node| node.memory_bytes).max()?;
+    let own = file.node.iter().find(|node| file.origin.starts_with(&node.name))?.memory_bytes;
+    let fits = |model: &&ModelKind| {
+        let &&(_, layers, layer_bytes, _, kv_bytes, embed, head) = model;
+        let bytes = layers * (layer_bytes + kv_bytes * 2048);
+        bytes > most && bytes + embed + head <= all / 10 * 8 && (embed + head) * 2 <= own
+    };
+    let &(name, layers, layer_bytes, row_values, kv_bytes, embed_bytes, head_bytes) =
+        MODELS.iter().find(fits)?;
+    Some(ModelEntry {
+        name: name.to_owned(),
+        layers: usize::try_from(layers).ok()?,
+        layer_bytes,
+        row_values,
+        kv_bytes_per_position: kv_bytes,
+        embed_bytes,
+        head_bytes,
+        variant: Vec::new(),
+    })
 }
 
 /// Seconds of one token if the fastest devices are filled first and links take no time.

@@ -8,17 +8,18 @@ use std::cmp::Reverse;
 
 use atoll_plan::{Placement, Query, Stage};
 
-/// A rule: a placement, if it finds one.
-pub(super) type Rule = fn(&Query<'_>) -> Option<Placement>;
+/// A rule: its placements, if it finds any. Several are rings beside each other, among which
+/// users are shared out.
+pub(super) type Rule = fn(&Query<'_>) -> Vec<Placement>;
 
 /// The rules by their systems' names.
 pub(super) const POLICIES: &[(&str, Rule)] = &[
-    ("exo", exo),
-    ("cake", cake),
-    ("llama.cpp", llama_cpp),
+    ("exo", |query| exo(query).into_iter().collect()),
+    ("cake", |query| cake(query).into_iter().collect()),
+    ("llama.cpp", |query| llama_cpp(query).into_iter().collect()),
     ("parallax", parallax),
-    ("prima.cpp", prima),
-    ("mesh-llm", mesh_llm),
+    ("prima.cpp", |query| prima(query).into_iter().collect()),
+    ("mesh-llm", |query| mesh_llm(query).into_iter().collect()),
 ];
 
 /// How many layers each node has room for.
@@ -109,10 +110,10 @@ fn llama_cpp(query: &Query<'_>) -> Option<Placement> {
 }
 
 /// Parallax: pipelines of as few stages as memory allows, as many as pay (k²/s at most); in each,
-/// layers in proportion to operations per second; a request takes the fastest of them. Its
+/// layers in proportion to operations per second; a request takes the fastest that is free. Its
 /// dynamic programming over capacities is done here by filling the largest nodes first and
 /// closing each pipeline with the smallest node that completes it.
-fn parallax(query: &Query<'_>) -> Option<Placement> {
+fn parallax(query: &Query<'_>) -> Vec<Placement> {
     let (rooms, n_layers) = (rooms(query), query.model.layers.len());
     let mut left = by_memory(query);
     let mut pipelines: Vec<Vec<usize>> = Vec::new();
@@ -135,15 +136,11 @@ fn parallax(query: &Query<'_>) -> Option<Placement> {
         stages += pipeline.len();
         ((i + 1) * (i + 1), stages)
     });
-    let (k, _) = worth
-        .enumerate()
-        .max_by(|(_, (a, s)), (_, (b, t))| (a * t).cmp(&(b * s)))
-        .map(|(i, worth)| (i + 1, worth))?;
+    let best = worth.enumerate().max_by(|(_, (a, s)), (_, (b, t))| (a * t).cmp(&(b * s)));
+    let k = best.map_or(0, |(i, _)| i + 1);
     let flops = |v: usize| 1_000_000_000_000 / query.fleet.nodes()[v].prefill_layer_ns.max(1);
     let placed = pipelines[..k].iter().filter_map(|order| shared(query, order, flops));
-    placed.min_by_key(|placement| {
-        atoll_plan::cost::predict(query, placement).map_or(u64::MAX, |found| found.token_ns)
-    })
+    placed.collect()
 }
 
 /// prima.cpp with its network term of 0: the least time of computing alone, which fills the
@@ -200,26 +197,38 @@ mod tests {
         }
         let (model, policy) = (Model::uniform("m", 12, 1000, 8), Policy::default());
         let query = Query { fleet: &fleet, model: &model, policy: &policy };
-        let found: Option<Vec<(usize, usize)>> = rule(&query).map(|placement| {
+        let placed = rule(&query);
+        let found = placed.iter().min_by_key(|placement| {
             assert_eq!(placement.check(&query), Ok(()));
-            placement.stages.iter().map(|stage| (stage.node, stage.layers.len())).collect()
+            atoll_plan::cost::predict(&query, placement).map(|found| found.token_ns)
         });
-        assert_eq!(found.unwrap_or_default(), expected);
+        let stages = found.map_or(&[][..], |placement| placement.stages.as_slice());
+        let stages: Vec<(usize, usize)> =
+            stages.iter().map(|stage| (stage.node, stage.layers.len())).collect();
+        assert_eq!(stages, expected);
     }
 
     #[test]
     fn rules_do_what_is_known_of_them() {
         let uneven = [(4, 100), (12, 900), (8, 300)];
-        check(exo, &uneven, &[(1, 12)]);
-        check(exo, &[(4, 100), (8, 900), (8, 300)], &[(1, 6), (2, 6)]);
-        check(cake, &uneven, &[(0, 2), (1, 6), (2, 4)]);
-        check(llama_cpp, &uneven, &[(1, 6), (2, 4), (0, 2)]);
-        check(prima, &uneven, &[(0, 4), (2, 8)]);
-        check(mesh_llm, &uneven, &[(1, 12)]);
-        check(mesh_llm, &[(12, 900), (12, 100)], &[(0, 12)]);
-        check(mesh_llm, &[(6, 100), (9, 900), (8, 300)], &[(1, 6), (2, 6)]);
+        check(|query| exo(query).into_iter().collect(), &uneven, &[(1, 12)]);
+        check(
+            |query| exo(query).into_iter().collect(),
+            &[(4, 100), (8, 900), (8, 300)],
+            &[(1, 6), (2, 6)],
+        );
+        check(|query| cake(query).into_iter().collect(), &uneven, &[(0, 2), (1, 6), (2, 4)]);
+        check(|query| llama_cpp(query).into_iter().collect(), &uneven, &[(1, 6), (2, 4), (0, 2)]);
+        check(|query| prima(query).into_iter().collect(), &uneven, &[(0, 4), (2, 8)]);
+        check(|query| mesh_llm(query).into_iter().collect(), &uneven, &[(1, 12)]);
+        check(|query| mesh_llm(query).into_iter().collect(), &[(12, 900), (12, 100)], &[(0, 12)]);
+        check(
+            |query| mesh_llm(query).into_iter().collect(),
+            &[(6, 100), (9, 900), (8, 300)],
+            &[(1, 6), (2, 6)],
+        );
         // One pipeline of one, or that and one of two: 1/1 against 4/3.
         check(parallax, &uneven, &[(2, 8), (0, 4)]);
-        check(exo, &[(4, 1), (4, 1)], &[]);
+        check(|query| exo(query).into_iter().collect(), &[(4, 1), (4, 1)], &[]);
     }
 }
