@@ -38,13 +38,16 @@ pub struct Options {
     pub calibration: Vec<u32>,
     /// The tokens that begin and end every text that an encoder reads: the calibration text is cut
     /// into texts of 8 to 128 tokens for it, each of which gives its ends up to them, and six of
-    /// ten tokens are drawn from the vocabulary instead.
+    /// ten tokens of the given text are drawn from the vocabulary instead.
     pub ends: [Option<u32>; 2],
     /// Sequences used at most.
     pub sequences_max: usize,
-    /// Sequences of 512 tokens that are calibrated on besides, which the model writes; none of an
-    /// encoder.
+    /// Sequences of 512 tokens that are calibrated on besides, which the model writes, or which were
+    /// [written](Self::written) for it.
     pub own_sequences: usize,
+    /// The tokens of a text that another model wrote ([`crate::write_text`]), of which as many whole
+    /// sequences as that are used, as they are. An encoder writes nothing itself.
+    pub written: Option<Vec<u32>>,
     /// A folder in which is kept what is done, so that the same work goes on there if it is
     /// interrupted; [`crate::forget`] removes it.
     pub resume: Option<PathBuf>,
@@ -160,18 +163,20 @@ pub fn compress<'a>(
     let config = source.config();
     config.check_complete(source)?;
     let mut cut = Cut::new(source, options)?;
-    let mut text = Text::of(options)?;
+    let mut text = Text::of(options, config)?;
     let resume = options.resume.as_deref().map(|at| Resume::open(at, source, options));
     let resume = resume.transpose()?;
-    let own = own_text(source, options.own_sequences, resume.as_ref(), compute, progress)?;
-    text.calibration.extend(own);
-    let mut sequences = sequences(source, &text.calibration, options.ends, compute)?;
-    if let Some(text) = sequences.as_mut().filter(|_| cut.refits(config)) {
-        text.follow();
+    if options.written.is_none() {
+        let own = own_text(source, options.own_sequences, resume.as_ref(), compute, progress)?;
+        text.calibration.extend(own);
     }
+    let mut sequences = sequences(source, &text.calibration, options.ends, compute)?;
     let looked_at = ProbeText { tokens: &text.calibration, ends: options.ends };
     let seen = sequences.as_ref().map(|sequences| (sequences, looked_at));
     cut.spread(source, seen, resume.as_ref(), compute, progress)?;
+    if let Some(text) = sequences.as_mut().filter(|_| cut.refits(config)) {
+        text.follow();
+    }
     let mut out = Out::new();
     for key in kept_keys(keys, config, &cut) {
         let (key, value) = key?;

@@ -45,6 +45,10 @@ impl Cut {
         if config.encoder.is_some() && !options.widths.is_empty() {
             return Err(CompressError::Together("a choice of widths", "an encoder"));
         }
+        let writes_itself = options.own_sequences > 0 && options.written.is_none();
+        if config.encoder.is_some() && writes_itself {
+            return Err(CompressError::Together("a text of the model's own", "an encoder"));
+        }
         let (share, method, alike) = match options.pruning {
             Pruning::Nothing => (0.0, PruneMethod::Sobs, true),
             Pruning::Neurons { share, method, alike } => (share, method, alike),

@@ -40,7 +40,8 @@ pub fn foresee<'a>(
     let given = source.config();
     given.check_complete(source)?;
     let cut = Cut::new(source, options)?;
-    let tokens = Text::of(options)?.calibration.len() + options.own_sequences * SEQUENCE;
+    let written = options.written.as_ref().map_or(options.own_sequences * SEQUENCE, |_| 0);
+    let tokens = Text::of(options, given)?.calibration.len() + written;
     let config = cut.result(given);
     let plan = match options.target {
         Target::AsGiven | Target::Bytes(_) => Plan::as_given(source, &cut)?,

@@ -53,6 +53,8 @@ pub use error::CompressError;
 pub use foresee::{Forecast, foresee};
 pub use gram::Gram;
 pub use out::LayerReport;
+pub use own_text::write_text;
 pub use prune::PruneMethod;
 pub use resume::forget;
 pub use sparsify::{Pattern, SparseMethod, Sparsity};
+pub use text::SEQUENCE;

@@ -3,8 +3,9 @@
 //! A given text is about little of what a model knows, and what is removed because that text does
 //! not need it is missed elsewhere. A decoder says what it knows: each sequence begins with a token
 //! drawn evenly and goes on by the model's own distribution (Liu et al. 2023, LLM-QAT, arXiv
-//! 2305.17888, section 3.1). An encoder says nothing; six of ten tokens of the text that it is
-//! given are drawn instead, so that all of its vocabulary is seen.
+//! 2305.17888, section 3.1). An encoder says nothing: a decoder may write for it ([`write_text`]),
+//! and six of ten tokens of the text that it is given are drawn, so that all of its vocabulary is
+//! seen.
 
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ const NAME: &str = "own-text";
 /// 16 sequences.
 ///
 /// # Errors
-/// An encoder, a missing tensor, one of the wrong shape, or [`CompressError::Work`].
+/// As [`write_text`], and [`CompressError::Work`].
 pub(crate) fn own_text(
     source: &TensorSource,
     sequences: usize,
@@ -48,10 +49,7 @@ pub(crate) fn own_text(
     if let Some(bytes) = resume.and_then(|at| at.get(NAME)) {
         return Ok(bytes.as_chunks().0.iter().map(|token| u32::from_le_bytes(*token)).collect());
     }
-    if source.config().encoder.is_some() {
-        return Err(CompressError::Together("a text of the model's own", "an encoder"));
-    }
-    let tokens = written(source, sequences, compute, progress)?;
+    let tokens = write_text(source, sequences, compute, progress)?;
     if let Some(resume) = resume {
         let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
         resume.put(NAME, &bytes)?;
@@ -77,11 +75,15 @@ fn any_token(vocab_size: usize, seed: usize, position: usize) -> u32 {
 /// the order of how frequent words are, so that behind the text's median token the law of Zipf
 /// holds for them: words at place `r` are as likely as `1 / r`. But names are more frequent
 /// together than that, and seen too rarely; so some are drawn from all alike. What stands before
-/// the first token that the text has are signs that no text has.
+/// the first token that the text has are signs that no text has. A text with tokens outside the
+/// vocabulary stays as it is: who looks them up refuses it.
 pub(crate) fn draw_some(tokens: &mut [u32], vocab_size: usize) {
     let mut sorted = tokens.to_vec();
     sorted.sort_unstable();
     let Some((&first, &median)) = sorted.first().zip(sorted.get(tokens.len() / 2)) else { return };
+    if sorted.last().is_some_and(|&last| last as usize >= vocab_size) {
+        return;
+    }
     let words = vocab_size - first as usize;
     let last = (vocab_size as f64 - f64::from(median)).max(1.0) / PLACE_OF_MEDIAN + 1.0;
     for (position, token) in tokens.iter_mut().enumerate() {
@@ -102,13 +104,23 @@ const fn whole(value: f64) -> u32 {
     value as u32
 }
 
-fn written(
+/// `sequences` of 512 tokens, in a row, that a decoder writes: each begins with a token drawn evenly
+/// and goes on by the model's own distribution. The same of the same model, whatever computes them.
+/// Holds the model as it runs and the caches of 16 sequences.
+///
+/// # Errors
+/// [`CompressError::Together`] of an encoder, which writes nothing; a missing tensor, or one of the
+/// wrong shape.
+pub fn write_text(
     source: &TensorSource,
     sequences: usize,
     compute: &Arc<Compute>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<u32>, CompressError> {
     let config = source.config();
+    if config.encoder.is_some() {
+        return Err(CompressError::Together("a text of the model's own", "an encoder"));
+    }
     let stage = Stage::load(source, &Part::whole(config), compute, &mut |_| ())?;
     let mut texts: Vec<Vec<u32>> = Vec::with_capacity(sequences);
     while texts.len() < sequences {
@@ -128,13 +140,13 @@ fn written(
                 .collect();
             let rows = stage.forward_batch(&mut batch)?;
             let mut logits = stage.logits_of_rows(rows.view())?;
-            for ((text, mut logits), seed) in
-                texts[first..].iter_mut().zip(logits.rows_mut()).zip(seeds.clone())
-            {
+            let next = u32::try_from(position + 1).expect("a sequence is far shorter");
+            let mut tasks: Vec<_> =
+                texts[first..].iter_mut().zip(logits.rows_mut()).zip(seeds.clone()).collect();
+            compute.pool.for_each(&mut tasks, |((text, logits), seed)| {
                 let logits = logits.as_slice_mut().expect("rows lie in one piece");
-                let next = u32::try_from(position + 1).expect("a sequence is far shorter");
-                text.push(sample(&sampler(seed), logits, &[], next).token);
-            }
+                text.push(sample(&sampler(*seed), logits, &[], next).token);
+            });
         }
         let (layers_done, layers) = (texts.len(), sequences);
         progress(Progress { work: Work::Writing, layers_done, layers });
@@ -199,5 +211,7 @@ mod tests {
         };
         assert_eq!(again(given), text, "the same each time");
         assert!(again(Vec::new()).is_empty());
+        let unknown = vec![VOCAB as u32 + 7; 100];
+        assert_eq!(again(unknown.clone()), unknown, "looking them up refuses them");
     }
 }

@@ -48,52 +48,62 @@ pub(crate) fn refit(
     wanted: &Wanted<'_>,
     compute: &Compute,
 ) -> Result<f64, CompressError> {
-    let bad = || CompressError::Inputs(name.to_owned());
+    let (bad, pool) = (|| CompressError::Inputs(name.to_owned()), &compute.pool);
+    let mut values = neurons(layer, wanted.inputs, compute);
     for _ in 0..ROUNDS {
         let fit = Fit::new(layer, wanted, compute).ok_or_else(bad)?;
-        let values = neurons(layer, wanted.inputs, compute);
-        let residual = (wanted.output - &said(layer, &values, &compute.pool)) * layer.gains();
-        let change = fit.solved(&residual, &compute.pool);
+        let change = fit.solved(&residual(layer, &values, wanted, pool), pool);
         let (dim, n) = (layer.up.ncols(), layer.up.nrows());
         layer.up += &change.slice(s![.., ..dim]);
         if let Some(encoder) = &mut layer.encoder {
             encoder.up_bias += &change.slice(s![..n, dim]);
         }
-        refit_down(layer, wanted, compute).ok_or_else(bad)?;
+        values = neurons(layer, wanted.inputs, compute);
+        let bias = least_squares(&mut layer.down, &values, wanted.output, pool).ok_or_else(bad)?;
+        if let Some(encoder) = &mut layer.encoder {
+            encoder.down_bias = bias;
+        }
     }
-    let values = neurons(layer, wanted.inputs, compute);
-    let residual = (wanted.output - &said(layer, &values, &compute.pool)) * layer.gains();
-    let all = wanted.output * &layer.gains();
-    Ok(dot(&residual, &residual) / dot(&all, &all).max(f64::MIN_POSITIVE))
+    let (left, all) = (residual(layer, &values, wanted, pool), wanted.output * &layer.gains());
+    Ok(dot(&left, &left) / dot(&all, &all).max(f64::MIN_POSITIVE))
 }
 
-/// Makes down and its bias what loses least of `wanted`.
-fn refit_down(layer: &mut FloatLayer, wanted: &Wanted<'_>, compute: &Compute) -> Option<()> {
-    let pool = &compute.pool;
-    let mut values = neurons(layer, wanted.inputs, compute);
-    let mut output = wanted.output.clone();
-    let [value, out] = [&values, &output].map(|x| x.mean_axis(Axis(0)).expect("tokens"));
-    values -= &value;
-    output -= &out;
+/// What the block, of its neurons' `values`, (tokens, neurons), does not say of what is wanted,
+/// (tokens, dim), with what follows.
+fn residual(
+    layer: &FloatLayer,
+    values: &Array2<f32>,
+    wanted: &Wanted<'_>,
+    pool: &Pool,
+) -> Array2<f32> {
+    (wanted.output - &said(layer, values, pool)) * layer.gains()
+}
+
+/// Makes `matrix`, (dim, cols), and what is added to its product what loses least of `output`,
+/// (tokens, dim), given its inputs `values`, (tokens, cols).
+fn least_squares(
+    matrix: &mut Array2<f32>,
+    values: &Array2<f32>,
+    output: &Array2<f32>,
+    pool: &Pool,
+) -> Option<Array1<f32>> {
     let mut gram = Gram::new(values.ncols());
     gram.add(values.view(), pool);
-    let mut h = gram.mean();
+    let [value, out] = [values, output].map(|x| x.mean_axis(Axis(0)).expect("tokens"));
+    let mut h = gram.covariance();
     let before = h.diag().to_owned();
     shrink(&mut h, SHRINKAGE_OF_ENCODERS);
     let added = &h.diag() - &before;
     // (neurons, dim): the moments with what is wanted, and what holds the weights where they are.
-    let mut target = transposed_product(&values, &output, pool);
+    let mut target = transposed_product(values, &(output - &out), pool);
     target /= values.nrows().max(1) as f32;
-    target += &(&layer.down.t() * &added.insert_axis(Axis(1)));
+    target += &(&matrix.t() * &added.insert_axis(Axis(1)));
     if !cholesky(&mut h, pool) {
         return None;
     }
     solve(&h, &mut target, pool);
-    layer.down = target.reversed_axes().as_standard_layout().to_owned();
-    if let Some(encoder) = &mut layer.encoder {
-        encoder.down_bias = out - layer.down.dot(&value);
-    }
-    Some(())
+    *matrix = target.reversed_axes().as_standard_layout().to_owned();
+    Some(out - matrix.dot(&value))
 }
 
 /// The least squares of a change of up.
@@ -152,8 +162,7 @@ impl Fit {
         let mut way = eased.clone();
         let mut gain = dot(&left, &eased);
         for _ in 0..STEPS {
-            let output = self.output(&way, pool);
-            let mut image = self.transposed(&output, pool);
+            let mut image = self.transposed(&self.output(&way, pool), pool);
             image += &(&self.ridge * &way);
             let along = dot(&way, &image);
             if !(along > 0.0 && gain > 0.0) {

@@ -33,6 +33,7 @@ fn options(ty: BlockType) -> Options {
         ends: [None; 2],
         sequences_max: 2,
         own_sequences: 0,
+        written: None,
         resume: None,
     }
 }
@@ -81,8 +82,7 @@ fn last_row(file: GgufFile) -> Vec<f32> {
     let part = Part::whole(source.config());
     let stage = Stage::load(&source, &part, &compute, &mut |_progress| {}).expect("loads");
     let mut kv = stage.new_kv_cache(64);
-    let rows = stage.forward(&mut kv, StageInput::Tokens(&text()[..40]), 0).expect("computes");
-    rows.row(39).to_vec()
+    stage.forward(&mut kv, StageInput::Tokens(&text()[..40]), 0).expect("computes").row(39).to_vec()
 }
 
 fn distance(a: &[f32], b: &[f32]) -> f32 {

@@ -1,11 +1,14 @@
 //! Which sequences of the calibration text are for what.
 
+use atoll_model::ModelConfig;
+
 use crate::compress::Options;
 use crate::error::CompressError;
+use crate::own_text::draw_some;
 use crate::probe::TOKENS_MIN;
 
 /// Tokens of a calibration sequence.
-pub(crate) const SEQUENCE: usize = 512;
+pub const SEQUENCE: usize = 512;
 /// Sequences that widths are judged by at most; none of them is calibrated on.
 const HELD_OUT: usize = 6;
 
@@ -19,7 +22,29 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    pub(crate) fn of(options: &Options) -> Result<Self, CompressError> {
+    /// What of the text that `options` give is used for the model `config`, of an encoder with most
+    /// tokens drawn anew ([`draw_some`]), and then what was written for it.
+    ///
+    /// # Errors
+    /// Too few tokens.
+    pub(crate) fn of(options: &Options, config: &ModelConfig) -> Result<Self, CompressError> {
+        let mut text = Self::given(options)?;
+        if config.encoder.is_some() {
+            draw_some(&mut text.calibration, config.vocab_size);
+        }
+        if let Some(written) = &options.written {
+            let sequences = written.chunks_exact(SEQUENCE).take(options.own_sequences);
+            text.calibration.extend(sequences.flatten());
+            if options.own_sequences > 0 && text.calibration.is_empty() {
+                let tokens = written.len();
+                return Err(CompressError::TextTooShort { tokens, needed: SEQUENCE });
+            }
+        }
+        Ok(text)
+    }
+
+    /// What of the given text is used.
+    fn given(options: &Options) -> Result<Self, CompressError> {
         const { assert!(TOKENS_MIN <= SEQUENCE, "one sequence is long enough to measure") };
         let tokens = &options.calibration[..];
         if tokens.is_empty() {

@@ -110,7 +110,8 @@ pub fn sample(config: &SamplerConfig, logits: &mut [f32], recent: &[u32], pos: u
         argmax(logits)
     } else {
         let candidates = candidates(config, logits);
-        draw(config, &candidates, uniform(config.seed, pos))
+        let drawn = draw(config, &candidates, uniform(config.seed, pos));
+        drawn.unwrap_or_else(|| argmax(logits))
     };
     let Some(report) = report else { return Sampled { token, logprob: None, top: Vec::new() } };
     let penalized = raw.iter().find(|(id, _)| *id == token).map(|(_, logit)| *logit);
@@ -211,11 +212,16 @@ fn best_of(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
     kept
 }
 
-/// The tokens to draw from, best first: with top-k, top-p and min-p applied.
+/// The tokens to draw from: best first, with top-k, top-p and min-p applied, or all, in their order,
+/// if none of those is.
 fn candidates(config: &SamplerConfig, logits: &[f32]) -> Vec<(u32, f32)> {
+    if config.top_k == 0 && config.top_p >= 1.0 && config.min_p <= 0.0 {
+        let all = (0..).zip(logits.iter().copied());
+        return all.filter(|(_, logit)| !logit.is_nan()).collect();
+    }
     let count = if config.top_k == 0 { logits.len() } else { config.top_k as usize };
     let mut kept = best_of(logits, count);
-    let Some(&(_, best)) = kept.first() else { return vec![(argmax(logits), 0.0)] };
+    let Some(&(_, best)) = kept.first() else { return kept };
     if config.top_p < 1.0 {
         let weights = kept.iter().map(|&(_, x)| libm::exp(f64::from(x) - f64::from(best)));
         let weights: Vec<f64> = weights.collect();
@@ -234,9 +240,11 @@ fn candidates(config: &SamplerConfig, logits: &[f32]) -> Vec<(u32, f32)> {
     kept
 }
 
-/// Takes the candidate at which the running sum of probabilities passes `uniform`.
-fn draw(config: &SamplerConfig, candidates: &[(u32, f32)], uniform: f64) -> u32 {
-    let best = f64::from(candidates[0].1);
+/// Takes the candidate at which the running sum of probabilities passes `uniform`; none if there is
+/// none, or if the best are infinite.
+fn draw(config: &SamplerConfig, candidates: &[(u32, f32)], uniform: f64) -> Option<u32> {
+    let best = candidates.iter().fold(f32::NEG_INFINITY, |best, candidate| best.max(candidate.1));
+    let best = f64::from(best);
     let temperature = f64::from(config.temperature);
     let weights: Vec<f64> = candidates
         .iter()
@@ -248,7 +256,7 @@ fn draw(config: &SamplerConfig, candidates: &[(u32, f32)], uniform: f64) -> u32 
         sum += weight;
         sum > goal
     });
-    candidates[idx.unwrap_or(0)].0
+    idx.map(|idx| candidates[idx].0)
 }
 
 /// A number from 0 up to 1, the same for the same seed and position.

@@ -35,10 +35,13 @@ pub(crate) struct CompressArgs {
     #[arg(long, default_value_t = 32, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) sequences: u32,
-    /// Sequences of 512 tokens to calibrate on besides, which the model writes itself
+    /// Sequences of 512 tokens to calibrate on besides, which the model writes itself, or --writer
     #[arg(long, default_value_t = 0, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=4096))]
     pub(crate) own_text: u32,
+    /// A decoder that writes them instead: for an encoder, which writes nothing itself
+    #[arg(long, requires = "own_text", value_name = "MODEL")]
+    pub(crate) writer: Option<String>,
     /// Share of the feed-forward neurons to remove
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) prune_neurons: Option<f32>,

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use atoll_compress::{Forecast, Options, Progress, Target, Work, compress, foresee, forget};
+use atoll_compress::{
+    Forecast, Options, Progress, SEQUENCE, Target, Work, compress, foresee, forget, write_text,
+};
 use atoll_model::gguf::{Value, encoder_keys};
 use atoll_model::{Compute, ModelFiles, TensorSource};
 use serde::Serialize;
@@ -75,7 +77,7 @@ fn make(args: &CompressArgs, library: &Library, compute: &Arc<Compute>) -> Resul
             Box::new(made_keys.iter().map(|(key, value)| (key.as_str(), value)))
         }
     };
-    let options = Options {
+    let mut options = Options {
         target: target(args, &opened.source),
         pruning: args.pruning()?,
         widths: args.widths.clone(),
@@ -83,11 +85,19 @@ fn make(args: &CompressArgs, library: &Library, compute: &Arc<Compute>) -> Resul
         ends: [opened.tokenizer.bos(), opened.tokenizer.eos()],
         sequences_max: args.sequences as usize,
         own_sequences: args.own_text as usize,
+        // What a forecast looks at: no token of it.
+        written: args.writer.as_ref().map(|_| vec![0; args.own_text as usize * SEQUENCE]),
         resume: Some(work_folder(&args.out)),
     };
     if args.dry_run {
         let forecast = foresee(&opened.source, keys, &options)?;
         return Ok(Made::Forecast(Foreseen { schema: "atoll.compress-dry-run/1", forecast }));
+    }
+    if let Some(writer) = &args.writer {
+        // What cannot be is refused before minutes are spent on writing.
+        foresee(&opened.source, std::iter::empty(), &options)?;
+        let text = written(writer, args.own_text as usize, library, compute)?;
+        options.written = Some(opened.tokenizer.encode(&text, false)?);
     }
     let mut task = Task::new("compressing, layers", Unit::Items, None);
     let mut progress = |at: Progress| {
@@ -170,6 +180,21 @@ fn calibration(args: &CompressArgs, opened: &ModelFiles) -> Result<Vec<u32>, Fai
             .because("at least 512 tokens are needed"));
     }
     Ok(tokens)
+}
+
+/// A text of `sequences` sequences that the model called `writer` writes.
+fn written(
+    writer: &str,
+    sequences: usize,
+    library: &Library,
+    compute: &Arc<Compute>,
+) -> Result<String, Failure> {
+    let writer = source::obtain(library, writer)?;
+    let ModelFiles { source, tokenizer, .. } = local::open_any(&writer.path)?;
+    let mut task = Task::new("writing a text, sequences", Unit::Items, Some(sequences as u64));
+    let tokens = write_text(&source, sequences, compute, &mut |at| task.at(at.layers_done as u64))?;
+    task.finish();
+    Ok(tokens.chunks(SEQUENCE).map(|tokens| tokenizer.decode(tokens) + "\n").collect())
 }
 
 fn text_of(report: &Report) -> String {

@@ -5,7 +5,6 @@ use ndarray::{Array1, Array2, ArrayViewMut2, Axis, Zip, s};
 
 use super::{Sight, attend, vector};
 use crate::error::CompressError;
-use crate::own_text::draw_some;
 
 /// Tokens of the texts into which a sequence of 512 tokens is cut for an encoder: sentences, as
 /// people ask, and a longer one, as they search. No text attends to another.
@@ -139,9 +138,8 @@ pub(crate) fn texts(rows: usize, context_max: usize) -> Vec<usize> {
     lengths
 }
 
-/// The tokens that the model reads of `tokens`, which are sequences of `length`: of an encoder,
-/// some are drawn instead ([`draw_some`]), and the first and the last token of every text (see
-/// [`texts`]) become those that begin and end one.
+/// The tokens that the model reads of `tokens`, which are sequences of `length`: of an encoder, the
+/// first and the last token of every text (see [`texts`]) become those that begin and end one.
 pub(crate) fn text_ids(
     config: &ModelConfig,
     tokens: &[u32],
@@ -152,7 +150,6 @@ pub(crate) fn text_ids(
     if config.encoder.is_none() {
         return ids;
     }
-    draw_some(&mut ids, config.vocab_size);
     for mut rest in ids.chunks_mut(length) {
         for text_len in texts(rest.len(), config.context_max) {
             let (text, after) = rest.split_at_mut(text_len);

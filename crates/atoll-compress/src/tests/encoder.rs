@@ -15,6 +15,7 @@ use crate::probe::{ProbeText, rows_of};
 use crate::prune::prune;
 use crate::refit::{Wanted, refit};
 use crate::sensitivity::{TYPES, measure};
+use crate::text::Text;
 
 /// Two layers of width 32 with 64 neurons, which read 20 tokens at most.
 fn files() -> ModelFiles {
@@ -73,8 +74,8 @@ fn layers_in_floats_are_those_that_embed() {
     let tokens = [&words(3)[..15], &words(7)[..15]].concat();
     let rope = Rope::new(&config.rope).table(0..1);
     let ids = text_ids(config, &tokens, tokens.len(), [Some(2), Some(3)]);
-    let drawn = ids.iter().zip(&tokens).filter(|(id, token)| id != token).count();
-    assert!(drawn > 10, "six of ten, and the ends");
+    let changed = ids.iter().zip(&tokens).filter(|(id, token)| id != token).count();
+    assert_eq!(changed, 6, "the ends of three texts");
     let rows = rows_of(source.require(EMBED).expect("a table"), &ids).expect("its rows");
     let mut x = first_states(source, rows, tokens.len(), &compute).expect("tables");
     for layer_idx in 0..config.n_layers {
@@ -124,12 +125,12 @@ fn a_refit_takes_much_of_what_pruning_lost_away() {
     let inputs = Array2::from_shape_fn((600, 32), |(i, j)| {
         ((i * (j + 3) * 7919 + j * 31 + i) % 997) as f32 / 300.0 - 1.6
     });
-    let mut layer = FloatLayer::read(&files.source, 0).expect("a layer");
+    let given = FloatLayer::read(&files.source, 0).expect("a layer");
     let said = |layer: &FloatLayer| {
         let values = layer.neurons(&compute, inputs.view());
         values.dot(&layer.down.t()) + &layer.encoder.as_ref().expect("an encoder's").down_bias
     };
-    let output = said(&layer);
+    let (mut layer, output) = (given.clone(), said(&given));
     let lost = |layer: &FloatLayer| {
         let off = (said(layer) - &output) * layer.gains();
         let all = &output * &layer.gains();
@@ -144,10 +145,43 @@ fn a_refit_takes_much_of_what_pruning_lost_away() {
     let after = lost(&layer);
     assert!(after < 0.7 * before && after > 0.0, "{before} before, {after} after");
     assert!((told - after).abs() < 1e-3 * after, "{told} is said, it is {after}");
-    let (inputs, output) = (inputs * f32::NAN, &output);
-    let wanted = Wanted { inputs: &inputs, output };
+    let wrong_bias = |layer: &mut FloatLayer| {
+        layer.encoder.as_mut().expect("an encoder's").up_bias += 0.3;
+    };
+    let wrong_down = |layer: &mut FloatLayer| layer.down *= 0.5;
+    for (idx, make_wrong) in [&wrong_bias as &dyn Fn(&mut _), &wrong_down].into_iter().enumerate() {
+        let mut layer = given.clone();
+        make_wrong(&mut layer);
+        let before = lost(&layer);
+        refit("it", &mut layer, &wanted, &compute).expect("finite");
+        let after = lost(&layer);
+        assert!(after < 0.01 * before, "{idx}: {before} before, {after} after");
+    }
+    let inputs = &inputs * f32::NAN;
+    let wanted = Wanted { inputs: &inputs, ..wanted };
     let error = refit("it", &mut layer, &wanted, &compute).expect_err("not finite");
     assert!(matches!(error, CompressError::Inputs(_)), "{error}");
+}
+
+#[test]
+fn neurons_are_needed_by_what_follows_them() {
+    let (files, pool) = (files(), atoll_model::Pool::new(1).expect("a thread"));
+    let mut layer = FloatLayer::read(&files.source, 0).expect("a layer");
+    let gains = layer.gains();
+    let by = |a: &usize, b: &usize| gains[*a].abs().total_cmp(&gains[*b].abs());
+    let least = (0..gains.len()).min_by(by).expect("numbers");
+    let most = (0..gains.len()).max_by(by).expect("numbers");
+    layer.down.fill(0.0);
+    layer.down.slice_mut(s![least, ..32]).fill(1.05);
+    layer.down.slice_mut(s![most, 32..]).fill(1.0);
+    // Columns of a Hadamard matrix: none says anything of another.
+    let x = Array2::from_shape_fn((128, 64), |(i, j)| {
+        if (i & (j + 1)).count_ones() % 2 == 0 { 1.0 } else { -1.0 }
+    });
+    let mut gram = Gram::new(64);
+    gram.add(x.view(), &pool);
+    let kept = prune("it", &mut layer, &[32], PruneMethod::Sobs, Some(&gram), &pool);
+    assert_eq!(kept.expect("finite").neurons, (32..64).collect::<Vec<_>>());
 }
 
 #[test]
@@ -213,8 +247,10 @@ fn what_is_foreseen_of_an_encoder_comes() {
 fn bytes_go_where_they_save_most() {
     let plain = options(BlockType::E4);
     let compute = Compute::new(Isa::detect(), 2).expect("threads");
-    let text = ProbeText { tokens: &plain.calibration[..1024], ends: plain.ends };
-    let costs = measure(&files().source, text, &compute, &mut |_| {}).expect("measurable");
+    let files = files();
+    let read = Text::of(&plain, files.source.config()).expect("long enough").calibration;
+    let text = ProbeText { tokens: &read, ends: plain.ends };
+    let costs = measure(&files.source, text, &compute, &mut |_| {}).expect("measurable");
     // The types between the narrowest and the widest leave a choice.
     for (at, ty) in TYPES.into_iter().enumerate().skip(1).take(3) {
         let alike = made(&options(ty)).expect("ok").0.bytes_len();
@@ -293,4 +329,27 @@ fn what_judges_by_the_next_token_is_refused() {
     assert!(refused(&widths).contains("a choice of widths cannot be had together with an encoder"));
     let own = Options { own_sequences: 1, ..options(BlockType::Q8_0) };
     assert!(refused(&own).contains("a text of the model's own cannot be had together with an"));
+    let foreseen = crate::foresee(&files().source, std::iter::empty(), &own).expect_err("refused");
+    assert_eq!(foreseen.to_string(), refused(&own), "a dry run says so, too");
+    let unknown = Options { calibration: vec![99; 600], ..options(BlockType::Q8_0) };
+    assert!(refused(&unknown).contains("99"), "{}", refused(&unknown));
+}
+
+#[test]
+fn what_another_model_wrote_is_read_as_it_is() {
+    let given = options(BlockType::Q8_0);
+    let text =
+        |options: &Options| Text::of(options, files().source.config()).map(|text| text.calibration);
+    let drawn = text(&given).expect("long enough");
+    assert_ne!(drawn, given.calibration[..1024], "most of the given text is drawn");
+    let written: Vec<u32> = (0..1200).map(|i| 4 + i % 24).collect();
+    let both = Options { own_sequences: 2, written: Some(written.clone()), ..given.clone() };
+    assert_eq!(text(&both).expect("long enough"), [&drawn, &written[..1024]].concat());
+    let alone = Options { own_sequences: 1, calibration: Vec::new(), ..both };
+    assert_eq!(text(&alone).expect("long enough"), written[..512]);
+    let (_, report) = made(&alone).expect("ok");
+    assert_eq!(report.calibration_tokens, 512);
+    let short = Options { written: Some(vec![5; 511]), ..alone };
+    let refused = made(&short).expect_err("too short").to_string();
+    assert!(refused.contains("511"), "{refused}");
 }
