@@ -118,6 +118,28 @@ fn a_compressed_encoder_is_near_itself() {
 }
 
 #[test]
+fn a_decoder_writes_for_an_encoder() {
+    let (data, tiny) = (tempdir().unwrap(), tiny());
+    let (out, tiny) = (data.path().join("small.gguf"), tiny.to_str().unwrap());
+    let compress = |more: &[&str]| {
+        let all = ["compress", tiny, out.to_str().unwrap(), "--prune-neurons", "0.5", "--json"];
+        let all = [&all, more].concat();
+        atoll::run_within(atoll::command(data.path(), &all), Duration::from_secs(120))
+    };
+    compress(&["--own-text", "2"]).refuses(2, &["an encoder"]);
+    compress(&["--writer", tiny]).refuses(2, &["--own-text"]);
+    compress(&["--own-text", "2", "--writer", tiny]).refuses(2, &["an encoder"]);
+    compress(&["--own-text", "2", "--writer", "./none"]).refuses(3, &["none"]);
+    let Some(writer) = SMOLLM2.path() else { return };
+    let writer = ["--own-text", "3", "--writer", writer.to_str().unwrap()];
+    let foreseen = compress(&[&writer[..], &["--dry-run"]].concat()).json();
+    assert_eq!(foreseen["calibration_tokens"], 1536);
+    // What it wrote is other tokens of the encoder's, about as many.
+    let tokens = compress(&writer).json()["calibration_tokens"].as_u64().unwrap();
+    assert!(tokens == 1024 || tokens == 1536, "{tokens}");
+}
+
+#[test]
 fn what_cannot_be_embedded_is_refused() {
     embed(Path::new("./no-such-model"), &["hi"]).refuses(3, &["no-such-model"]);
     embed(&tiny(), &[]).refuses(2, &["TEXT"]);
