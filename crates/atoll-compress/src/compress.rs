@@ -42,11 +42,11 @@ pub struct Options {
     pub ends: [Option<u32>; 2],
     /// Sequences used at most.
     pub sequences_max: usize,
-    /// Sequences of 512 tokens that are calibrated on besides, which the model writes, or which were
-    /// [written](Self::written) for it.
+    /// Sequences of 512 tokens that are calibrated on besides, which the model writes, or which
+    /// were [written](Self::written) for it.
     pub own_sequences: usize,
-    /// The tokens of a text that another model wrote ([`crate::write_text`]), of which as many whole
-    /// sequences as that are used, as they are. An encoder writes nothing itself.
+    /// The tokens of a text that another model wrote ([`crate::write_text`]), of which as many
+    /// whole sequences as that are used, as they are. An encoder writes nothing itself.
     pub written: Option<Vec<u32>>,
     /// A folder in which is kept what is done, so that the same work goes on there if it is
     /// interrupted; [`crate::forget`] removes it.

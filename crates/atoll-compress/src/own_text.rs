@@ -104,9 +104,9 @@ const fn whole(value: f64) -> u32 {
     value as u32
 }
 
-/// `sequences` of 512 tokens, in a row, that a decoder writes: each begins with a token drawn evenly
-/// and goes on by the model's own distribution. The same of the same model, whatever computes them.
-/// Holds the model as it runs and the caches of 16 sequences.
+/// `sequences` of 512 tokens, in a row, that a decoder writes: each begins with a token drawn
+/// evenly and goes on by the model's own distribution. The same of the same model, whatever
+/// computes them. Holds the model as it runs and the caches of 16 sequences.
 ///
 /// # Errors
 /// [`CompressError::Together`] of an encoder, which writes nothing; a missing tensor, or one of the
@@ -211,7 +211,7 @@ mod tests {
         };
         assert_eq!(again(given), text, "the same each time");
         assert!(again(Vec::new()).is_empty());
-        let unknown = vec![VOCAB as u32 + 7; 100];
+        let unknown = vec![30_007; 100];
         assert_eq!(again(unknown.clone()), unknown, "looking them up refuses them");
     }
 }

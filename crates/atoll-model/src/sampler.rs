@@ -212,8 +212,8 @@ fn best_of(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
     kept
 }
 
-/// The tokens to draw from: best first, with top-k, top-p and min-p applied, or all, in their order,
-/// if none of those is.
+/// The tokens to draw from: best first, with top-k, top-p and min-p applied, or all, in their
+/// order, if none of those is.
 fn candidates(config: &SamplerConfig, logits: &[f32]) -> Vec<(u32, f32)> {
     if config.top_k == 0 && config.top_p >= 1.0 && config.min_p <= 0.0 {
         let all = (0..).zip(logits.iter().copied());
