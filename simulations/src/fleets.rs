@@ -139,8 +139,8 @@ fn row(path: &Path, asked: Asked) -> Result<Option<Row>> {
     let found = plan(&query)?;
     let plan_s = began.elapsed().as_secs_f64();
     let rings = plan_rings(&query)?;
-    let others_ns = POLICIES.iter().map(|(_, place)| {
-        let mut rings = place(&query);
+    let others_ns = POLICIES.iter().map(|(_, rule)| {
+        let mut rings = rule.place(&query);
         rings.retain(|placement| placement.check(&query).is_ok());
         Some(rings::share(&query, &rings)?.token_ns())
     });

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::query::{Objective, Policy, Query};
-use crate::search::plan;
+use crate::search;
+use crate::tables::{NEVER, Tables};
 
 /// Sets of wishes that are planned for, at most, to find a smaller one.
 const TRIES_MAX: usize = 400;
@@ -79,7 +80,9 @@ fn is_planned(query: &Query<'_>, wishes: &[Wish]) -> bool {
             Wish::Loss => policy.loss_max = asked.loss_max,
         }
     }
-    plan(&Query { policy: &policy, ..*query }).is_ok()
+    // The first plan that is found will do.
+    let tables = Tables::new(&Query { policy: &policy, ..*query }, 1);
+    tables.is_ok_and(|tables| search::solve(&tables, Some(NEVER)).0.is_some())
 }
 
 /// The wishes of `of` that, together with `kept`, leave no plan and cannot be fewer: halves are

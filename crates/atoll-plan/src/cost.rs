@@ -23,9 +23,13 @@ pub struct Prediction {
 /// One token through one layer of a node, at the policy's position, ns.
 #[must_use]
 pub fn layer_ns(query: &Query<'_>, node: usize, layer: usize, variant: usize) -> u64 {
+    weights_ns(query, node, layer, variant).saturating_add(read_ns(query, node))
+}
+
+/// One token through the weights of one layer, ns.
+fn weights_ns(query: &Query<'_>, node: usize, layer: usize, variant: usize) -> u64 {
     let permille = query.model.layers[layer].variants[variant].time_permille;
-    let weights_ns = query.fleet.nodes()[node].layer_ns * permille / 1000;
-    weights_ns.saturating_add(read_ns(query, node))
+    query.fleet.nodes()[node].layer_ns * permille / 1000
 }
 
 /// Reading one session's cache of one layer, ns.
@@ -253,9 +257,9 @@ pub(crate) fn layer_rows_ns(
     variant: usize,
     rows: u64,
 ) -> u64 {
-    let read_ns = read_ns(query, node);
-    let weights_ns = layer_ns(query, node, layer, variant) - read_ns;
-    batch_ns(query, node, weights_ns, rows).saturating_add(read_ns.saturating_mul(rows))
+    let weights_ns = weights_ns(query, node, layer, variant);
+    let read_ns = read_ns(query, node).saturating_mul(rows);
+    batch_ns(query, node, weights_ns, rows).saturating_add(read_ns)
 }
 
 /// What takes `one_ns` for one row, for `rows` in one pass, ns: each further row adds its share.

@@ -13,21 +13,9 @@ use atoll_plan::{
     Stage, Variant, cost, plan,
 };
 
-use self::random::Random;
+use self::random::{Instance, Random};
 
 const INSTANCES: u64 = 10_000;
-
-struct Instance {
-    fleet: Fleet,
-    model: Model,
-    policy: Policy,
-}
-
-impl Instance {
-    fn query(&self) -> Query<'_> {
-        Query { fleet: &self.fleet, model: &self.model, policy: &self.policy }
-    }
-}
 
 /// How large an instance of this seed is: nodes, layers, variants and codecs, such that trying
 /// everything stays possible. One in a hundred has 6 nodes and 12 layers.

@@ -8,18 +8,33 @@ use std::cmp::Reverse;
 
 use atoll_plan::{Placement, Query, Stage};
 
-/// A rule: its placements, if it finds any. Several are rings beside each other, among which
-/// users are shared out.
-pub(super) type Rule = fn(&Query<'_>) -> Vec<Placement>;
+/// A system's rule.
+#[derive(Clone, Copy)]
+pub(super) enum Rule {
+    /// One ring, if it finds one.
+    One(fn(&Query<'_>) -> Option<Placement>),
+    /// Rings beside each other, among which users are shared out.
+    Several(fn(&Query<'_>) -> Vec<Placement>),
+}
+
+impl Rule {
+    /// The placements that it finds.
+    pub(super) fn place(self, query: &Query<'_>) -> Vec<Placement> {
+        match self {
+            Self::One(rule) => rule(query).into_iter().collect(),
+            Self::Several(rule) => rule(query),
+        }
+    }
+}
 
 /// The rules by their systems' names.
 pub(super) const POLICIES: &[(&str, Rule)] = &[
-    ("exo", |query| exo(query).into_iter().collect()),
-    ("cake", |query| cake(query).into_iter().collect()),
-    ("llama.cpp", |query| llama_cpp(query).into_iter().collect()),
-    ("parallax", parallax),
-    ("prima.cpp", |query| prima(query).into_iter().collect()),
-    ("mesh-llm", |query| mesh_llm(query).into_iter().collect()),
+    ("exo", Rule::One(exo)),
+    ("cake", Rule::One(cake)),
+    ("llama.cpp", Rule::One(llama_cpp)),
+    ("parallax", Rule::Several(parallax)),
+    ("prima.cpp", Rule::One(prima)),
+    ("mesh-llm", Rule::One(mesh_llm)),
 ];
 
 /// How many layers each node has room for.
@@ -197,7 +212,7 @@ mod tests {
         }
         let (model, policy) = (Model::uniform("m", 12, 1000, 8), Policy::default());
         let query = Query { fleet: &fleet, model: &model, policy: &policy };
-        let placed = rule(&query);
+        let placed = rule.place(&query);
         let found = placed.iter().min_by_key(|placement| {
             assert_eq!(placement.check(&query), Ok(()));
             atoll_plan::cost::predict(&query, placement).map(|found| found.token_ns)
@@ -211,24 +226,16 @@ mod tests {
     #[test]
     fn rules_do_what_is_known_of_them() {
         let uneven = [(4, 100), (12, 900), (8, 300)];
-        check(|query| exo(query).into_iter().collect(), &uneven, &[(1, 12)]);
-        check(
-            |query| exo(query).into_iter().collect(),
-            &[(4, 100), (8, 900), (8, 300)],
-            &[(1, 6), (2, 6)],
-        );
-        check(|query| cake(query).into_iter().collect(), &uneven, &[(0, 2), (1, 6), (2, 4)]);
-        check(|query| llama_cpp(query).into_iter().collect(), &uneven, &[(1, 6), (2, 4), (0, 2)]);
-        check(|query| prima(query).into_iter().collect(), &uneven, &[(0, 4), (2, 8)]);
-        check(|query| mesh_llm(query).into_iter().collect(), &uneven, &[(1, 12)]);
-        check(|query| mesh_llm(query).into_iter().collect(), &[(12, 900), (12, 100)], &[(0, 12)]);
-        check(
-            |query| mesh_llm(query).into_iter().collect(),
-            &[(6, 100), (9, 900), (8, 300)],
-            &[(1, 6), (2, 6)],
-        );
+        check(Rule::One(exo), &uneven, &[(1, 12)]);
+        check(Rule::One(exo), &[(4, 100), (8, 900), (8, 300)], &[(1, 6), (2, 6)]);
+        check(Rule::One(cake), &uneven, &[(0, 2), (1, 6), (2, 4)]);
+        check(Rule::One(llama_cpp), &uneven, &[(1, 6), (2, 4), (0, 2)]);
+        check(Rule::One(prima), &uneven, &[(0, 4), (2, 8)]);
+        check(Rule::One(mesh_llm), &uneven, &[(1, 12)]);
+        check(Rule::One(mesh_llm), &[(12, 900), (12, 100)], &[(0, 12)]);
+        check(Rule::One(mesh_llm), &[(6, 100), (9, 900), (8, 300)], &[(1, 6), (2, 6)]);
         // One pipeline of one, or that and one of two: 1/1 against 4/3.
-        check(parallax, &uneven, &[(2, 8), (0, 4)]);
-        check(|query| exo(query).into_iter().collect(), &[(4, 1), (4, 1)], &[]);
+        check(Rule::Several(parallax), &uneven, &[(2, 8), (0, 4)]);
+        check(Rule::One(exo), &[(4, 1), (4, 1)], &[]);
     }
 }

@@ -81,6 +81,29 @@ fn wishes_are_heeded() {
 }
 
 #[test]
+fn many_users_are_planned_for() {
+    let users = ["--users", "16", "--ctx", "512", "--explain", "--json"];
+    let json = |objective| plan(FLEET, &[&users[..], &["--objective", objective]].concat());
+    let [many, one] = ["throughput", "latency"].map(|objective| {
+        let json = json(objective).expect(0, "").json();
+        assert_eq!(json["objective"], objective);
+        json
+    });
+    let number = |json: &serde_json::Value, key: &str| json[key].as_f64().unwrap();
+    for (better, other) in [(&many, &one), (&one, &many)] {
+        for key in ["users_tpot_s", "tpot_s"] {
+            let (instead, there) = (&better["instead"], &other["predicted"]);
+            assert_eq!(number(instead, key), number(there, key), "{key}: {better}");
+        }
+    }
+    let (many, one) = (&many["predicted"], &one["predicted"]);
+    assert!(number(many, "users_tpot_s") < number(one, "users_tpot_s"), "{many} {one}");
+    assert!(number(many, "tpot_s") >= number(one, "tpot_s"), "{many} {one}");
+    let rate = 16.0 / number(many, "users_tpot_s");
+    assert!((number(many, "tokens_per_s") - rate).abs() < 1e-6 * rate, "{many}");
+}
+
+#[test]
 fn people_get_a_table_and_a_picture() {
     let atoll = Atoll::new();
     let svg = atoll.dir.path().join("plan.svg");
@@ -123,6 +146,12 @@ fn what_cannot_be_says_what_is_missing() {
     check(FLEET, &["--without", "cellar"], 2, &["no node is called cellar"]);
     let both = ["--pin", "0..2=desk", "--pin", "1..3=shelf"];
     check(FLEET, &both, 2, &["1..3 are pinned to both desk and shelf"]);
+    // What else is asked for is not in the way.
+    let named = "it cannot keep together: layers 0..2 on desk; layers 1..3 on shelf";
+    let more = [&both[..], &["--without", "attic"]].concat();
+    let refused = plan(FLEET, &more);
+    refused.expect(2, named);
+    assert!(!refused.stderr.contains("attic not used"), "{}", refused.stderr);
     check(&FLEET.replace("shelf", "desk"), &[], 2, &["two nodes are called desk"]);
     check(&FLEET.replace("0.002", "-0.002"), &[], 2, &["layer_s of desk is -0.002"]);
     check(&FLEET.replace("0.002", "1e9"), &[], 2, &["layer_s of desk is 1000000000"]);

@@ -13,30 +13,17 @@ mod program;
 mod random;
 
 use atoll_plan::{
-    Codec, Fleet, Found, Layer, Link, Model, Node, Pin, PlanError, Policy, Query, Variant, cost,
-    plan,
+    Codec, Fleet, Found, Layer, Link, Model, Node, Pin, PlanError, Policy, Variant, cost, plan,
 };
 use microlp::SolveOptions;
 
 use self::program::{Program, ms};
-use self::random::Random;
+use self::random::{Instance, Random};
 
 /// Instances that every run solves: with one variant, and with variants and codecs.
 const INSTANCES: (u64, u64) = (120, 12);
 /// Branches that the solver may look at; what it has not proven by then is left out.
 const BRANCHES_MAX: u64 = 400;
-
-struct Instance {
-    fleet: Fleet,
-    model: Model,
-    policy: Policy,
-}
-
-impl Instance {
-    fn query(&self) -> Query<'_> {
-        Query { fleet: &self.fleet, model: &self.model, policy: &self.policy }
-    }
-}
 
 /// Unequal devices of a house or an office, each direction its own link, of which some are bad and
 /// some are not there; `lossy` with variants and codecs.

@@ -1,4 +1,19 @@
-//! The same numbers on every machine.
+//! Random instances: the same on every machine.
+
+use atoll_plan::{Fleet, Model, Policy, Query};
+
+/// What is to be planned.
+pub(crate) struct Instance {
+    pub(crate) fleet: Fleet,
+    pub(crate) model: Model,
+    pub(crate) policy: Policy,
+}
+
+impl Instance {
+    pub(crate) fn query(&self) -> Query<'_> {
+        Query { fleet: &self.fleet, model: &self.model, policy: &self.policy }
+    }
+}
 
 /// SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
