@@ -154,7 +154,7 @@ impl Relaxed {
             }
             for i in 0..m {
                 let open = &mut open[i];
-                if enter[i] < FAR {
+                if enter[i] < FAR && self.furthest(i, l) > l {
                     costs.before[at(i, l)] = before[i];
                     let begun = enter[i] + self.stage[i] - self.sum(i, l);
                     while open.back().is_some_and(|&(other, _)| other > begun) {
@@ -255,6 +255,10 @@ impl Relaxed {
                     open.push_back((ended, l));
                 }
                 let furthest = self.furthest(i, l - 1);
+                if furthest < l {
+                    start_costs[i] = FAR;
+                    continue;
+                }
                 while open.front().is_some_and(|&(_, end)| end > furthest) {
                     open.pop_front();
                 }

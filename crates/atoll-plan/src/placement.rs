@@ -127,8 +127,9 @@ impl Placement {
             return Err(Fault::Nodes);
         }
         for stage in &self.stages {
-            let node = stage.node;
-            if let Some(layer) = stage.layers.clone().find(|&layer| !query.allows(node, layer)) {
+            let (node, start) = (stage.node, stage.layers.start);
+            let may_hold = |layer: usize| query.allows(node, layer) && query.may_begin(node, start);
+            if let Some(layer) = stage.layers.clone().find(|&layer| !may_hold(layer)) {
                 return Err(Fault::Forbidden { layer, node });
             }
             let bytes = Self::stage_bytes(query, stage);

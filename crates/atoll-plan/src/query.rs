@@ -49,6 +49,8 @@ pub struct Policy {
     pub excluded: BTreeSet<usize>,
     /// Layers bound to nodes.
     pub pins: Vec<Pin>,
+    /// Whether the owner's stage, if it has one, must be the first.
+    pub is_owner_first: bool,
     /// The most that variants and codecs may cost together, in millionths of a nat.
     pub loss_max: u64,
 }
@@ -64,6 +66,7 @@ impl Default for Policy {
             chunk_rows: 128,
             excluded: BTreeSet::new(),
             pins: Vec::new(),
+            is_owner_first: false,
             loss_max: 0,
         }
     }
@@ -102,6 +105,12 @@ impl Query<'_> {
     pub fn allows(&self, node: usize, layer: usize) -> bool {
         let mut pins = self.policy.pins.iter().filter(|pin| pin.layers.contains(&layer));
         !self.policy.excluded.contains(&node) && pins.all(|pin| pin.node == node)
+    }
+
+    /// Whether a node's stage may begin with a layer, wherever it is allowed.
+    #[must_use]
+    pub fn may_begin(&self, node: usize, layer: usize) -> bool {
+        layer == 0 || node != self.fleet.owner() || !self.policy.is_owner_first
     }
 
     pub(crate) fn check(&self) -> Result<(), PlanError> {

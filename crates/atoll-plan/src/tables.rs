@@ -220,7 +220,7 @@ impl Tables {
     }
 }
 
-/// Per node and layer: how many layers in a row from there are allowed.
+/// Per node and layer: how many layers a stage may have that begins there.
 fn runs(query: &Query<'_>) -> Vec<u16> {
     let (n, n_layers) = (query.fleet.nodes().len(), query.model.layers.len());
     let mut runs = vec![0_u16; n * n_layers];
@@ -228,7 +228,7 @@ fn runs(query: &Query<'_>) -> Vec<u16> {
         let mut run = 0;
         for layer in (0..n_layers).rev() {
             run = if query.allows(node, layer) { run + 1 } else { 0 };
-            runs[node * n_layers + layer] = run;
+            runs[node * n_layers + layer] = if query.may_begin(node, layer) { run } else { 0 };
         }
     }
     runs

@@ -72,6 +72,7 @@ fn instance(seed: u64) -> Instance {
         loss_max: random.below(60),
         ..Policy::default()
     };
+    policy.is_owner_first = random.one_in(4);
     if random.one_in(4) {
         policy.excluded.insert(random.index(n));
     }
@@ -134,7 +135,9 @@ impl Oracle<'_> {
     fn is_sound(&self, stages: &[Stage], layer: usize) -> bool {
         let last = stages.last().unwrap();
         let bytes = Placement::stage_bytes(&self.query, last);
-        self.query.allows(last.node, layer) && bytes <= self.query.layer_memory_bytes(last.node)
+        self.query.allows(last.node, layer)
+            && self.query.may_begin(last.node, last.layers.start)
+            && bytes <= self.query.layer_memory_bytes(last.node)
     }
 
     fn codecs(&mut self, stages: &[Stage], codecs: &mut Vec<usize>) {

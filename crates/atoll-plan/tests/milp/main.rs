@@ -20,15 +20,28 @@ use microlp::SolveOptions;
 use self::program::{Program, ms};
 use self::random::{Instance, Random};
 
-/// Instances that every run solves: with one variant, and with variants and codecs.
-const INSTANCES: (u64, u64) = (120, 12);
+/// What is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// One variant of each layer and one codec.
+    Plain,
+    /// The same, but the owner's stage comes first if it has one, as in a mesh.
+    OwnerFirst,
+    /// Variants and codecs.
+    Lossy,
+}
+
+/// Instances of one variant that every run solves, for each of the first two kinds.
+const INSTANCES: u64 = 120;
+/// The same with variants and codecs.
+const INSTANCES_LOSSY: u64 = 12;
 /// Branches that the solver may look at; what it has not proven by then is left out.
 const BRANCHES_MAX: u64 = 400;
 
 /// Unequal devices of a house or an office, each direction its own link, of which some are bad and
 /// some are not there; `lossy` with variants and codecs.
-fn instance(seed: u64, lossy: bool) -> Instance {
-    let mut random = Random(seed);
+fn instance(seed: u64, kind: Kind) -> Instance {
+    let (mut random, lossy) = (Random(seed), kind == Kind::Lossy);
     // What the solver can finish: variants and codecs cost it most.
     let (n, n_layers) = if lossy {
         (7 + random.index(2), 8 + random.index(5))
@@ -68,6 +81,7 @@ fn instance(seed: u64, lossy: bool) -> Instance {
         context: 512 * random.below(9),
         sessions: 1 + random.below(2),
         positions: random.below(2048),
+        is_owner_first: kind == Kind::OwnerFirst,
         loss_max: if lossy { random.below(300) } else { 0 },
         ..Policy::default()
     };
@@ -109,10 +123,10 @@ enum Outcome {
     Proven { optimum: u64, found: u64, bound: u64 },
 }
 
-fn compare(seed: u64, lossy: bool) -> Outcome {
+fn compare(seed: u64, kind: Kind) -> Outcome {
     let replay =
         format!("replay: ATOLL_SEED={seed} cargo test --release -p atoll-plan --test milp");
-    let instance = instance(seed, lossy);
+    let instance = instance(seed, kind);
     let query = instance.query();
     let found = match plan(&query) {
         Ok(found) => Some(found),
@@ -161,11 +175,11 @@ struct Tally {
 }
 
 impl Tally {
-    fn of(seeds: std::ops::Range<u64>, lossy: bool) -> Self {
+    fn of(seeds: std::ops::Range<u64>, kind: Kind) -> Self {
         let mut tally = Self::default();
         let permille = |more: u64, less: u64| (more - less) * 1000 / less.max(1);
         for seed in seeds {
-            match compare(seed, lossy) {
+            match compare(seed, kind) {
                 Outcome::Unfinished => tally.unfinished += 1,
                 Outcome::NoPlan => tally.no_plan += 1,
                 Outcome::Missed => tally.missed += 1,
@@ -194,14 +208,14 @@ fn text(gaps: &[u64]) -> String {
 /// not to be judged: `None`.
 #[expect(clippy::disallowed_methods, reason = "the seed to run again, or how many")]
 #[expect(clippy::print_stdout, reason = "the figures")]
-fn tally(end: u64, lossy: bool) -> Option<Tally> {
+fn tally(end: u64, kind: Kind) -> Option<Tally> {
     let asked = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     let seed = asked("ATOLL_SEED").map(|seed| seed..seed + 1);
     let Some(seeds) = seed.or_else(|| Some(0..asked("ATOLL_INSTANCES")?)) else {
-        return Some(Tally::of(0..end, lossy));
+        return Some(Tally::of(0..end, kind));
     };
-    let tally = Tally::of(seeds, lossy);
-    println!("{}", if lossy { "variants and codecs:" } else { "one variant:" });
+    let tally = Tally::of(seeds, kind);
+    println!("{kind:?}:");
     println!("no plan by either {}, missed {}", tally.no_plan, tally.missed);
     println!("not finished by the solver {}", tally.unfinished);
     if !tally.from_optimum.is_empty() {
@@ -213,8 +227,17 @@ fn tally(end: u64, lossy: bool) -> Option<Tally> {
 
 #[test]
 fn plans_of_one_variant_are_the_optimum() {
-    let n = INSTANCES.0;
-    let Some(tally) = tally(n, false) else { return };
+    are_the_optimum(Kind::Plain);
+}
+
+#[test]
+fn plans_in_which_the_owner_is_first_are_the_optimum() {
+    are_the_optimum(Kind::OwnerFirst);
+}
+
+fn are_the_optimum(kind: Kind) {
+    let n = INSTANCES;
+    let Some(tally) = tally(n, kind) else { return };
     let finished = tally.from_optimum.len() as u64;
     assert!(finished * 10 >= n * 8, "{finished} of {n}, {} unfinished", tally.unfinished);
     assert_eq!(tally.missed, 0, "the solver finds plans that the search does not");
@@ -226,7 +249,7 @@ fn plans_of_one_variant_are_the_optimum() {
 
 #[test]
 fn plans_of_variants_are_near_the_optimum() {
-    let Some(tally) = tally(INSTANCES.1, true) else { return };
+    let Some(tally) = tally(INSTANCES_LOSSY, Kind::Lossy) else { return };
     let (found, known) = (&tally.from_optimum, &tally.from_bound);
     assert!(found.len() >= 6, "{} finished", found.len());
     assert_eq!(tally.missed, 0, "the solver finds plans that the search does not");

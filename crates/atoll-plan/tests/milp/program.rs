@@ -53,7 +53,7 @@ impl<'a> Program<'a> {
                     bytes_min += smallest.min().unwrap();
                     ns += cost::layer_ns(&query, node, last, 0);
                     let fits = bytes_min <= query.layer_memory_bytes(node);
-                    if !fits || !query.allows(node, last) {
+                    if !fits || !query.allows(node, last) || !query.may_begin(node, start) {
                         break;
                     }
                     let variable = self.problem.add_binary_var(ms(ns));

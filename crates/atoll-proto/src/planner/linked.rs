@@ -5,7 +5,7 @@
 //! [`UNKNOWN_ONE_WAY_NS`], one between two others as long as the way over the owner, and every link
 //! carries [`UNKNOWN_BYTES_PER_S`].
 
-use atoll_plan::{Codec, Fleet, Layer, Link, Model, Node, Pin, Placement, Policy, Query, Variant};
+use atoll_plan::{Codec, Fleet, Layer, Link, Model, Node, Placement, Policy, Query, Variant};
 use atoll_plan::{cost, fleet, plan};
 
 use super::{Candidate, Need, context, sorted};
@@ -80,24 +80,13 @@ pub(super) fn by_time(
         context: positions,
         sessions: policy.sessions.max(1).into(),
         positions: positions.min(POSITIONS_MAX),
+        is_owner_first: true,
         ..Policy::default()
     };
-    // The owner's stage is the first, or it has none.
-    let first = Pin { layers: 0..1, node: fleet.owner() };
-    let with = Policy { pins: vec![first], ..asked.clone() };
-    let without = Policy { excluded: [fleet.owner()].into(), ..asked };
     let model = planned_model(model, need);
-    let query = |policy| Query { fleet: &fleet, model: &model, policy };
-    let alone = alone(&query(&with), need.n_layers());
-    let found = match (plan(&query(&with)), plan(&query(&without))) {
-        (Ok(with), Ok(without)) => {
-            let is_less = without.prediction.token_ns < with.prediction.token_ns;
-            if is_less { without } else { with }
-        }
-        (Ok(found), Err(_)) | (Err(_), Ok(found)) => found,
-        (Err(error), Err(_)) => return Err(error.to_string()),
-    };
-    let placement = match alone {
+    let query = Query { fleet: &fleet, model: &model, policy: &asked };
+    let found = plan(&query).map_err(|error| error.to_string())?;
+    let placement = match alone(&query, need.n_layers()) {
         Some((alone, ns)) if gain_percent(ns, found.prediction.token_ns) < GAIN_PERCENT => alone,
         Some(_) | None => found.placement,
     };
