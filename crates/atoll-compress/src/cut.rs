@@ -80,7 +80,9 @@ impl Cut {
         match widths.len() == 1 && widths[0] == config.ffn_dim && layers == config.ffn_dims {
             true => Ok(Self::Nothing),
             false => {
-                let is_uneven = !alike && widths.len() == 1 && layers.is_empty();
+                let may_differ = !alike && method != PruneMethod::Magnitude;
+                let is_uneven = may_differ && widths.len() == 1 && layers.is_empty();
+                let layers = if is_uneven { about_alike(config, share, multiple)? } else { layers };
                 Ok(Self::Neurons { widths, layers, method, uneven: is_uneven.then_some(multiple) })
             }
         }
@@ -129,7 +131,8 @@ impl Cut {
         *layers = match (known, text) {
             (Some(known), _) => known,
             (None, Some(text)) => {
-                let wish = Wish { alike: widths[0], multiple: *multiple };
+                let all = layers.iter().sum();
+                let wish = Wish { alike: widths[0], all, multiple: *multiple };
                 spread(source, wish, *method, text, compute, progress)?
             }
             (None, None) => return Ok(()),
@@ -216,8 +219,25 @@ fn kept_neurons(neurons: usize, share: f32, multiple: usize) -> Result<usize, Co
     Ok(keep.clamp(multiple.min(neurons), neurons))
 }
 
+/// As many neurons in each layer of `config` as blocks hold, and in all as many as stay of all
+/// layers together: of layers that differ, that many, whichever keep more.
+fn about_alike(
+    config: &ModelConfig,
+    share: f32,
+    multiple: usize,
+) -> Result<Vec<usize>, CompressError> {
+    let (n, neurons) = (config.n_layers, config.ffn_dim);
+    let least = multiple.min(neurons);
+    let all = kept_neurons(n * neurons, share, multiple)?.max(n * least);
+    let blocks = all / multiple;
+    let of_layer = |idx| (blocks * (idx + 1) / n - blocks * idx / n) * multiple;
+    Ok((0..n).map(|idx| of_layer(idx).clamp(least, neurons)).collect())
+}
+
 #[cfg(test)]
 mod tests {
+    use atoll_model::{Architecture, tiny};
+
     use super::*;
 
     #[test]
@@ -228,6 +248,12 @@ mod tests {
         assert_eq!(kept(4864, 0.2, 32), 3904);
         assert_eq!(kept(100, 0.99, 32), 32);
         assert_eq!(kept(20, 0.5, 32), 20);
+        let config =
+            ModelConfig { n_layers: 6, ffn_dim: 1536, ..tiny::config(Architecture::Llama) };
+        let layers = |share| about_alike(&config, share, 32).expect("a share");
+        assert_eq!(layers(0.3).iter().sum::<usize>(), 6464, "1,075 of each, in all 6,451");
+        assert_eq!(layers(0.302), [1056, 1088, 1056, 1088, 1056, 1088]);
+        assert_eq!(layers(0.999), [32; 6]);
         assert!(kept_neurons(64, 1.0, 32).is_err() && kept_neurons(64, f32::NAN, 32).is_err());
     }
 }

@@ -4,8 +4,7 @@
 //! not need it is missed elsewhere. A decoder says what it knows: each sequence begins with a token
 //! drawn evenly and goes on by the model's own distribution (Liu et al. 2023, LLM-QAT, arXiv
 //! 2305.17888, section 3.1). An encoder says nothing: a decoder may write for it ([`write_text`]),
-//! and six of ten tokens of the text that it is given are drawn, so that all of its vocabulary is
-//! seen.
+//! and of the tokens that it reads about half are drawn, so that all of its vocabulary is seen.
 
 use std::sync::Arc;
 
@@ -18,10 +17,27 @@ use crate::error::CompressError;
 use crate::resume::Resume;
 use crate::text::SEQUENCE;
 
+/// Who wrote a text that an encoder reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin {
+    /// People, about one thing.
+    Given,
+    /// A decoder, about many things.
+    Written,
+}
+
+impl Origin {
+    /// Of twenty tokens, how many are drawn; and the first of the three seeds of that.
+    const fn draws(self) -> (u32, usize) {
+        match self {
+            Self::Given => (12, 0),
+            Self::Written => (9, 3),
+        }
+    }
+}
+
 /// Sequences that are written at once: the weights are read once for all of them.
 const TOGETHER: usize = 16;
-/// Of ten tokens that an encoder reads, how many are drawn.
-const DRAWN_OF_TEN: u32 = 6;
 /// Of ten of those, how many are drawn as often as words are; the others evenly.
 const WORDS_OF_TEN: u32 = 7;
 /// Which place the median token of a text has among words by how frequent they are, about: half of
@@ -77,22 +93,23 @@ fn any_token(vocab_size: usize, seed: usize, position: usize) -> u32 {
 /// together than that, and seen too rarely; so some are drawn from all alike. What stands before
 /// the first token that the text has are signs that no text has. A text with tokens outside the
 /// vocabulary stays as it is: who looks them up refuses it.
-pub(crate) fn draw_some(tokens: &mut [u32], vocab_size: usize) {
+pub(crate) fn draw_some(tokens: &mut [u32], origin: Origin, vocab_size: usize) {
     let mut sorted = tokens.to_vec();
     sorted.sort_unstable();
     let Some((&first, &median)) = sorted.first().zip(sorted.get(tokens.len() / 2)) else { return };
     if sorted.last().is_some_and(|&last| last as usize >= vocab_size) {
         return;
     }
+    let (drawn_of_twenty, seed) = origin.draws();
     let words = vocab_size - first as usize;
     let last = (vocab_size as f64 - f64::from(median)).max(1.0) / PLACE_OF_MEDIAN + 1.0;
     for (position, token) in tokens.iter_mut().enumerate() {
-        if any_token(10, 0, position) >= DRAWN_OF_TEN {
+        if any_token(20, seed, position) >= drawn_of_twenty {
             continue;
         }
-        let drawn = any_token(words, 1, position);
+        let drawn = any_token(words, seed + 1, position);
         *token = first + drawn;
-        if any_token(10, 2, position) < WORDS_OF_TEN {
+        if any_token(10, seed + 2, position) < WORDS_OF_TEN {
             let share = f64::from(drawn) / words as f64;
             *token = median + whole(PLACE_OF_MEDIAN * (last.powf(share) - 1.0));
         }
@@ -192,7 +209,7 @@ mod tests {
         const VOCAB: usize = 30_000;
         let given: Vec<u32> = (0..20_000u32).map(|i| 1500 + (i * 7919) % 1001).collect();
         let mut text = given.clone();
-        draw_some(&mut text, VOCAB);
+        draw_some(&mut text, Origin::Given, VOCAB);
         assert!(text.iter().all(|&token| (token as usize) < VOCAB));
         let share = |is_counted: &dyn Fn(u32) -> bool| {
             text.iter().filter(|token| is_counted(**token)).count() as f64 / text.len() as f64
@@ -206,7 +223,7 @@ mod tests {
         let seldom = share(&|token| token >= 29_000);
         assert!(seldom > 0.005 && seldom < 0.02, "{seldom}");
         let again = |mut text: Vec<u32>| {
-            draw_some(&mut text, VOCAB);
+            draw_some(&mut text, Origin::Given, VOCAB);
             text
         };
         assert_eq!(again(given), text, "the same each time");

@@ -13,7 +13,7 @@ use crate::linalg::{cholesky, inverse, shrink, solve};
 /// on the calibration text holds less on other texts.
 const SHRINKAGE: f32 = 0.3;
 /// The same for encoders, whose texts show all of the vocabulary.
-pub(crate) const SHRINKAGE_OF_ENCODERS: f32 = 0.02;
+const SHRINKAGE_OF_ENCODERS: f32 = 0.02;
 /// What an error of a narrower width weighs beside one of the whole.
 const NARROWER: f32 = 0.1;
 /// Share of the neurons that are removed before the rest is scored again.

@@ -17,7 +17,6 @@ use crate::error::CompressError;
 use crate::floats::FloatLayer;
 use crate::gram::Gram;
 use crate::linalg::{cholesky, inverse, shrink, solve};
-use crate::prune::SHRINKAGE_OF_ENCODERS;
 
 /// How often up and down are refitted.
 const ROUNDS: usize = 2;
@@ -92,7 +91,7 @@ fn least_squares(
     let [value, out] = [values, output].map(|x| x.mean_axis(Axis(0)).expect("tokens"));
     let mut h = gram.covariance();
     let before = h.diag().to_owned();
-    shrink(&mut h, SHRINKAGE_OF_ENCODERS);
+    shrink(&mut h, RIDGE);
     let added = &h.diag() - &before;
     // (neurons, dim): the moments with what is wanted, and what holds the weights where they are.
     let mut target = transposed_product(values, &(output - &out), pool);

@@ -23,13 +23,14 @@ use crate::prune::{PruneMethod, Removal, flap_scores};
 pub(crate) struct Wish {
     /// What each layer would keep if all kept as many.
     pub(crate) alike: usize,
+    /// What all layers keep together.
+    pub(crate) all: usize,
     /// What the number is a multiple of, but where a layer keeps all.
     pub(crate) multiple: usize,
 }
 
-/// How many neurons each layer of `source` keeps by `method`, in all as many as if each kept
-/// `wish.alike`. `text` holds what goes into
-/// the first layer of the calibration text, of which the model is looked at on some.
+/// How many neurons each layer of `source` keeps by `method`, in all `wish.all`. `text` holds what
+/// goes into the first layer of the calibration text, of which the model is looked at on some.
 ///
 /// # Errors
 /// As [`Removal::apply`] and [`Probe::new`].
@@ -98,8 +99,8 @@ fn choices(neurons: usize, losses: &[f64], wish: Wish, cost: f64) -> Vec<Choice>
 /// What each layer keeps where all choices together cost least.
 #[expect(clippy::cast_possible_truncation, reason = "they were counts of neurons")]
 fn shared_out(costs: &[Vec<Choice>], wish: Wish) -> Vec<usize> {
-    let all = (wish.alike * costs.len()) as u64;
-    let picks = allocate(costs, all).expect("each layer may keep as many as if all were alike");
+    let picks =
+        allocate(costs, wish.all as u64).expect("layers that are about alike are that many");
     costs.iter().zip(picks).map(|(choices, pick)| choices[pick].bytes as usize).collect()
 }
 
@@ -119,11 +120,11 @@ fn under_one_threshold(scores: &[Vec<f64>], wish: Wish) -> Vec<usize> {
         scores.iter().enumerate().flat_map(|(l, s)| s.iter().map(move |&s| (s, l))).collect();
     order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let mut stay = vec![0; scores.len()];
-    order.iter().take(wish.alike * scores.len()).for_each(|&(_, layer)| stay[layer] += 1);
+    order.iter().take(wish.all).for_each(|&(_, layer)| stay[layer] += 1);
     let whole = |n: usize| n / wish.multiple * wish.multiple;
     let mut kept: Vec<usize> = stay.iter().map(|&n| whole(n).max(wish.multiple)).collect();
     loop {
-        let missing = (wish.alike * scores.len()).saturating_sub(kept.iter().sum());
+        let missing = wish.all.saturating_sub(kept.iter().sum());
         let has_room = |l: &usize| kept[*l] + wish.multiple <= scores[*l].len();
         let shortest = (0..scores.len())
             .filter(has_room)
@@ -139,7 +140,7 @@ fn under_one_threshold(scores: &[Vec<f64>], wish: Wish) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    const WISH: Wish = Wish { alike: 96, multiple: 32 };
+    const WISH: Wish = Wish { alike: 96, all: 288, multiple: 32 };
 
     #[test]
     fn neurons_stay_where_they_save_most() {
@@ -152,15 +153,18 @@ mod tests {
         assert_eq!(shared_out(&costs, WISH), [96, 128, 64]);
         let alike = [0.1, 0.1, 0.1].map(|nats| choices(128, &losses, WISH, nats));
         assert_eq!(shared_out(&alike, WISH), [96, 96, 96]);
+        let fewer = shared_out(&alike, Wish { all: 256, ..WISH });
+        assert_eq!(fewer.iter().sum::<usize>(), 256, "{fewer:?}");
     }
 
     #[test]
     fn one_threshold_goes_through_all_layers() {
+        let two = Wish { all: 192, ..WISH };
         let low: Vec<f64> = (0..128).map(f64::from).collect();
         let high: Vec<f64> = low.iter().map(|score| score + 40.0).collect();
-        let kept = under_one_threshold(&[low.clone(), high.clone()], WISH);
+        let kept = under_one_threshold(&[low.clone(), high.clone()], two);
         assert_eq!(kept, [64, 128]);
-        assert_eq!(under_one_threshold(&[low.clone(), low], WISH), [96, 96]);
+        assert_eq!(under_one_threshold(&[low.clone(), low], two), [96, 96]);
         let scores = standardized(&[1.0, 2.0, 3.0]);
         assert!(scores[1].abs() < 1e-9 && (scores[2] - 1.5f64.sqrt()).abs() < 1e-6, "{scores:?}");
     }

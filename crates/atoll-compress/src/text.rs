@@ -4,7 +4,7 @@ use atoll_model::ModelConfig;
 
 use crate::compress::Options;
 use crate::error::CompressError;
-use crate::own_text::draw_some;
+use crate::own_text::{Origin, draw_some};
 use crate::probe::TOKENS_MIN;
 
 /// Tokens of a calibration sequence.
@@ -22,19 +22,23 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    /// What of the text that `options` give is used for the model `config`, of an encoder with most
-    /// tokens drawn anew ([`draw_some`]), and then what was written for it.
+    /// What of the text that `options` give is used for the model `config`, and then what was
+    /// written for it; of an encoder with some tokens drawn anew ([`draw_some`]).
     ///
     /// # Errors
     /// Too few tokens.
     pub(crate) fn of(options: &Options, config: &ModelConfig) -> Result<Self, CompressError> {
         let mut text = Self::given(options)?;
         if config.encoder.is_some() {
-            draw_some(&mut text.calibration, config.vocab_size);
+            draw_some(&mut text.calibration, Origin::Given, config.vocab_size);
         }
         if let Some(written) = &options.written {
             let sequences = written.chunks_exact(SEQUENCE).take(options.own_sequences);
-            text.calibration.extend(sequences.flatten());
+            let mut used: Vec<u32> = sequences.flatten().copied().collect();
+            if config.encoder.is_some() {
+                draw_some(&mut used, Origin::Written, config.vocab_size);
+            }
+            text.calibration.append(&mut used);
             if options.own_sequences > 0 && text.calibration.is_empty() {
                 let tokens = written.len();
                 return Err(CompressError::TextTooShort { tokens, needed: SEQUENCE });

@@ -336,17 +336,23 @@ fn what_judges_by_the_next_token_is_refused() {
 }
 
 #[test]
-fn what_another_model_wrote_is_read_as_it_is() {
+fn of_what_another_model_wrote_fewer_tokens_are_drawn() {
     let given = options(BlockType::Q8_0);
     let text =
         |options: &Options| Text::of(options, files().source.config()).map(|text| text.calibration);
     let drawn = text(&given).expect("long enough");
-    assert_ne!(drawn, given.calibration[..1024], "most of the given text is drawn");
-    let written: Vec<u32> = (0..1200).map(|i| 4 + i % 24).collect();
-    let both = Options { own_sequences: 2, written: Some(written.clone()), ..given.clone() };
-    assert_eq!(text(&both).expect("long enough"), [&drawn, &written[..1024]].concat());
+    let same = given.calibration.clone();
+    let both = Options { own_sequences: 2, written: Some(same.clone()), ..given.clone() };
+    let read = text(&both).expect("long enough");
+    assert_eq!((read.len(), &read[..1024]), (2048, &drawn[..]));
+    let kept = |part: &[u32]| part.iter().zip(&same).filter(|(a, b)| a == b).count();
+    let (of_given, of_written) = (kept(&read[..1024]), kept(&read[1024..]));
+    // 0.4 and 0.55 of 1,024, but for chance.
+    assert!(of_given < 460 && of_written > 520 && of_written < 620, "{of_given}, {of_written}");
     let alone = Options { own_sequences: 1, calibration: Vec::new(), ..both };
-    assert_eq!(text(&alone).expect("long enough"), written[..512]);
+    let alone_read = text(&alone).expect("long enough");
+    assert_eq!(alone_read.len(), 512);
+    assert!((260..310).contains(&kept(&alone_read)), "{}", kept(&alone_read));
     let (_, report) = made(&alone).expect("ok");
     assert_eq!(report.calibration_tokens, 512);
     let short = Options { written: Some(vec![5; 511]), ..alone };
