@@ -349,6 +349,8 @@ fn of_what_another_model_wrote_fewer_tokens_are_drawn() {
     let (of_given, of_written) = (kept(&read[..1024]), kept(&read[1024..]));
     // 0.4 and 0.55 of 1,024, but for chance.
     assert!(of_given < 460 && of_written > 520 && of_written < 620, "{of_given}, {of_written}");
+    let is_other = |i: usize| read[i] == same[i] && read[1024 + i] != same[i];
+    assert!((0..1024).any(is_other), "others are drawn than of the given text");
     let alone = Options { own_sequences: 1, calibration: Vec::new(), ..both };
     let alone_read = text(&alone).expect("long enough");
     assert_eq!(alone_read.len(), 512);
