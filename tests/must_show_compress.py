@@ -54,11 +54,13 @@ def model(args, name, item):
 
 
 def compress(args, path, out, *options):
-    """Makes `out` of `path`; returns (path of it, report)."""
+    """Makes `out` of `path`, by the given text or a written one; returns (path of it, report)."""
     made = args.work / out
-    common = ["--calib", args.calib, "--json"]
-    if "--sequences" not in options:
-        common += ["--sequences", SEQUENCES.get(path.stem, 64)]
+    common = ["--json"]
+    if "--writer" not in options:
+        common += ["--calib", args.calib]
+        if "--sequences" not in options:
+            common += ["--sequences", SEQUENCES.get(path.stem, 64)]
     return made, run(["compress", path, made, *common, *options], limit=LIMIT_S)[0]
 
 
@@ -135,11 +137,13 @@ def encoder(args):
     sentences = args.work / "sentences.txt"
     script = [sys.executable, "-B", HERE / "peers/encoder.py", "sentences", args.eval, "500"]
     sentences.write_bytes(subprocess.run(script, capture_output=True, check=True).stdout)
+    # A decoder writes what neurons are seen at; the given text is one handbook.
+    written = ("--own-text", "192", "--writer", args.models / f"{SMALL}.gguf")
     # Of 4.75 bits 4.5 are tensors: the rest of the file is its tokenizer.
     for name, options, least in (
         ("8 bits", ("--type", "q8_0"), 0.999),
         ("4.5 bits", ("--bits", "4.75"), 0.99),
-        ("30 % of neurons", ("--prune-neurons", "0.3", "--uneven", "--sequences", "192"), 0.98),
+        ("30 % of neurons", ("--prune-neurons", "0.302", "--uneven", *written), 0.98),
     ):
         made, report = compress(args, args.encoder, f"encoder-{name[:1]}.gguf", *options)
         command = ["embed", made, "--text", sentences, "--against", args.encoder, "--json"]
