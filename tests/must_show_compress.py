@@ -53,11 +53,16 @@ def model(args, name, item):
     return None
 
 
-def compress(args, path, out, *options):
-    """Makes `out` of `path`, by the given text or a written one; returns (path of it, report)."""
+def written(args, sequences):
+    """Options for a text of so many sequences that a small decoder writes."""
+    return ("--own-text", sequences, "--writer", args.models / f"{SMALL}.gguf")
+
+
+def compress(args, path, out, *options, is_given=True):
+    """Makes `out` of `path`, by the given text if it is; returns (path of it, report)."""
     made = args.work / out
     common = ["--json"]
-    if "--writer" not in options:
+    if is_given:
         common += ["--calib", args.calib]
         if "--sequences" not in options:
             common += ["--sequences", SEQUENCES.get(path.stem, 64)]
@@ -105,9 +110,9 @@ def pruned(args):
     for method in ("magnitude", "flap", "sobs"):
         options = ["--prune-neurons", "0.2", "--method", method]
         if method == "sobs":
-            # What a neuron is for is seen where the model says what it knows. FLAP's rule is as
+            # What a neuron is for is seen in a text about many things. FLAP's rule is as
             # published, on the given text.
-            options += ["--own-text", "16"]
+            options += ["--sequences", "8", *written(args, 16)]
         made, report = compress(args, path, f"pruned-{method}.gguf", *options)
         rises[method] = scored(args, made)["ppl"] - given
         share = report["neurons_after_over_before"]
@@ -137,15 +142,15 @@ def encoder(args):
     sentences = args.work / "sentences.txt"
     script = [sys.executable, "-B", HERE / "peers/encoder.py", "sentences", args.eval, "500"]
     sentences.write_bytes(subprocess.run(script, capture_output=True, check=True).stdout)
-    # A decoder writes what neurons are seen at; the given text is one handbook.
-    written = ("--own-text", "192", "--writer", args.models / f"{SMALL}.gguf")
     # Of 4.75 bits 4.5 are tensors: the rest of the file is its tokenizer.
     for name, options, least in (
         ("8 bits", ("--type", "q8_0"), 0.999),
         ("4.5 bits", ("--bits", "4.75"), 0.99),
-        ("30 % of neurons", ("--prune-neurons", "0.302", "--uneven", *written), 0.98),
+        ("30 % of neurons", ("--prune-neurons", "0.302", "--uneven", *written(args, 192)), 0.98),
     ):
-        made, report = compress(args, args.encoder, f"encoder-{name[:1]}.gguf", *options)
+        is_given = "--writer" not in options
+        out = f"encoder-{name[:1]}.gguf"
+        made, report = compress(args, args.encoder, out, *options, is_given=is_given)
         command = ["embed", made, "--text", sentences, "--against", args.encoder, "--json"]
         near = run(command)[0]["against"]
         figure = f"{near['cosine_mean']:.4f} mean, {near['cosine_min']:.4f} least"
