@@ -108,10 +108,9 @@ def pruned(args):
         return
     given, rises, made = scored(args, path)["ppl"], {}, None
     for method in ("magnitude", "flap", "sobs"):
+        # What a neuron is for is seen in a text about many things; both rules see the same.
         options = ["--prune-neurons", "0.2", "--method", method]
-        if method == "sobs":
-            # What a neuron is for is seen in a text about many things. FLAP's rule is as
-            # published, on the given text.
+        if method != "magnitude":
             options += ["--sequences", "8", *written(args, 16)]
         made, report = compress(args, path, f"pruned-{method}.gguf", *options)
         rises[method] = scored(args, made)["ppl"] - given
