@@ -82,7 +82,11 @@ impl Cut {
             false => {
                 let may_differ = !alike && method != PruneMethod::Magnitude;
                 let is_uneven = may_differ && widths.len() == 1 && layers.is_empty();
-                let layers = if is_uneven { about_alike(config, share, multiple)? } else { layers };
+                let layers = if is_uneven {
+                    about_alike(config.n_layers, config.ffn_dim, share, multiple)?
+                } else {
+                    layers
+                };
                 Ok(Self::Neurons { widths, layers, method, uneven: is_uneven.then_some(multiple) })
             }
         }
@@ -219,14 +223,14 @@ fn kept_neurons(neurons: usize, share: f32, multiple: usize) -> Result<usize, Co
     Ok(keep.clamp(multiple.min(neurons), neurons))
 }
 
-/// As many neurons in each layer of `config` as blocks hold, and in all as many as stay of all
-/// layers together: of layers that differ, that many, whichever keep more.
+/// As many of the `neurons` of each of `n` layers as blocks hold, and in all as many as stay of all
+/// together: so many in all stay of layers that differ, whichever keep more.
 fn about_alike(
-    config: &ModelConfig,
+    n: usize,
+    neurons: usize,
     share: f32,
     multiple: usize,
 ) -> Result<Vec<usize>, CompressError> {
-    let (n, neurons) = (config.n_layers, config.ffn_dim);
     let least = multiple.min(neurons);
     let all = kept_neurons(n * neurons, share, multiple)?.max(n * least);
     let blocks = all / multiple;
@@ -236,8 +240,6 @@ fn about_alike(
 
 #[cfg(test)]
 mod tests {
-    use atoll_model::{Architecture, tiny};
-
     use super::*;
 
     #[test]
@@ -248,9 +250,7 @@ mod tests {
         assert_eq!(kept(4864, 0.2, 32), 3904);
         assert_eq!(kept(100, 0.99, 32), 32);
         assert_eq!(kept(20, 0.5, 32), 20);
-        let config =
-            ModelConfig { n_layers: 6, ffn_dim: 1536, ..tiny::config(Architecture::Llama) };
-        let layers = |share| about_alike(&config, share, 32).expect("a share");
+        let layers = |share| about_alike(6, 1536, share, 32).expect("a share");
         assert_eq!(layers(0.3).iter().sum::<usize>(), 6464, "1,075 of each, in all 6,451");
         assert_eq!(layers(0.302), [1056, 1088, 1056, 1088, 1056, 1088]);
         assert_eq!(layers(0.999), [32; 6]);

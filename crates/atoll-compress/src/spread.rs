@@ -45,8 +45,8 @@ pub(crate) fn spread(
     let (config, pool) = (source.config(), &compute.pool);
     let probe = match method {
         PruneMethod::Sobs => Some(Probe::new(source, looked_at, compute)?),
-        PruneMethod::Flap => None,
-        PruneMethod::Magnitude => return Ok(vec![wish.alike; config.n_layers]),
+        // By magnitude layers do not differ.
+        PruneMethod::Flap | PruneMethod::Magnitude => None,
     };
     let (mut costs, mut scores, mut text) = (Vec::new(), Vec::new(), text.clone());
     for layer_idx in 0..config.n_layers {
