@@ -274,18 +274,18 @@ fn model_with_a_quiet_layer() -> GgufFile {
 #[test]
 fn the_layer_that_matters_least_keeps_least() {
     for method in [PruneMethod::Sobs, PruneMethod::Flap, PruneMethod::Magnitude] {
-        let pruning = Pruning::Neurons { share: 0.25, method, alike: false };
+        let pruning = Pruning::Neurons { share: 0.3, method, alike: false };
         let options = Options { pruning, ..options(BlockType::Q8_0) };
         let (file, report) = compressed(model_with_a_quiet_layer(), &options).expect("ok");
         let config = file.config();
         let kept: Vec<usize> = (0..config.n_layers).map(|idx| config.ffn_dim_of(idx)).collect();
-        assert_eq!(kept.iter().sum::<usize>(), 4 * 96, "{method:?}: {kept:?}");
-        assert!((report.neurons_after_over_before - 0.75).abs() < 1e-9);
+        // Of 512 stay 358 in all, of 128 in each layer 90: whole blocks of 32.
+        let all = if method == PruneMethod::Magnitude { 4 * 96 } else { 352 };
+        assert_eq!(kept.iter().sum::<usize>(), all, "{method:?}: {kept:?}");
+        assert!((report.neurons_after_over_before - all as f64 / 512.0).abs() < 1e-9);
         assert_eq!(report.layers.iter().map(|layer| layer.neurons).collect::<Vec<_>>(), kept);
-        match method {
-            PruneMethod::Sobs => assert!(kept[2] == 64 && kept.contains(&128), "{kept:?}"),
-            PruneMethod::Flap | PruneMethod::Magnitude => {}
-        }
+        let is_quiet_least = kept[2] < 96 && kept.contains(&128);
+        assert!(method != PruneMethod::Sobs || is_quiet_least, "{kept:?}");
         assert!(last_row(file).iter().all(|value| value.is_finite()));
         let alike = Pruning::Neurons { share: 0.25, method, alike: true };
         let options = Options { pruning: alike, ..options };

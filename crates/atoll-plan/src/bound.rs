@@ -254,11 +254,8 @@ impl Relaxed {
                     }
                     open.push_back((ended, l));
                 }
+                // Ends dropped where no stage may begin are out of reach of all starts but the first.
                 let furthest = self.furthest(i, l - 1);
-                if furthest < l {
-                    start_costs[i] = FAR;
-                    continue;
-                }
                 while open.front().is_some_and(|&(_, end)| end > furthest) {
                     open.pop_front();
                 }

@@ -190,6 +190,10 @@ fn compare(seed: u64, instance: &Instance) -> (Option<u64>, u64) {
     let found = match plan(&query) {
         Ok(found) => {
             found.placement.check(&query).unwrap_or_else(|fault| panic!("{fault}; {replay}"));
+            let owner = query.fleet.owner();
+            let owners = found.placement.stages.iter().position(|stage| stage.node == owner);
+            let is_first = owners.is_none_or(|at| at == 0);
+            assert!(is_first || !query.policy.is_owner_first, "the owner is not first; {replay}");
             let predicted = cost::predict(&query, &found.placement).unwrap();
             assert_eq!(found.prediction, predicted, "{replay}");
             assert_eq!(found.aim_ns, aim_ns(&query, &found.placement), "{replay}");
