@@ -254,7 +254,7 @@ impl Relaxed {
                     }
                     open.push_back((ended, l));
                 }
-                // Ends dropped where no stage may begin are out of reach of all starts but the first.
+                // Only the first start, whose cost nothing reads, may reach an end dropped here.
                 let furthest = self.furthest(i, l - 1);
                 while open.front().is_some_and(|&(_, end)| end > furthest) {
                     open.pop_front();
