@@ -46,7 +46,7 @@ pub struct Options {
     /// were [written](Self::written) for it.
     pub own_sequences: usize,
     /// The tokens of a text that another model wrote ([`crate::write_text`]), of which as many
-    /// whole sequences as that are used, as they are. An encoder writes nothing itself.
+    /// whole sequences as that are used. An encoder writes nothing itself.
     pub written: Option<Vec<u32>>,
     /// A folder in which is kept what is done, so that the same work goes on there if it is
     /// interrupted; [`crate::forget`] removes it.

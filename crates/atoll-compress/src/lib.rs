@@ -43,6 +43,7 @@ mod sensitivity;
 mod sparsify;
 mod spread;
 mod text;
+mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -53,8 +54,8 @@ pub use error::CompressError;
 pub use foresee::{Forecast, foresee};
 pub use gram::Gram;
 pub use out::LayerReport;
-pub use own_text::write_text;
 pub use prune::PruneMethod;
 pub use resume::forget;
 pub use sparsify::{Pattern, SparseMethod, Sparsity};
 pub use text::SEQUENCE;
+pub use writer::write_text;

@@ -3,19 +3,20 @@
 //! A given text is about little of what a model knows, and what is removed because that text does
 //! not need it is missed elsewhere. A decoder says what it knows: each sequence begins with a token
 //! drawn evenly and goes on by the model's own distribution (Liu et al. 2023, LLM-QAT, arXiv
-//! 2305.17888, section 3.1). An encoder says nothing: a decoder may write for it ([`write_text`]),
-//! and of the tokens that it reads about half are drawn, so that all of its vocabulary is seen.
+//! 2305.17888, section 3.1). An encoder says nothing: a decoder may write for it
+//! ([`crate::write_text`]). Of what an encoder reads, tokens are drawn, so that all of its
+//! vocabulary is seen: most of a given text, some of a written one.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use atoll_model::{
-    Compute, KvCache, Part, SamplerConfig, Sequence, Stage, StageInput, TensorSource, sample,
-};
+use atoll_model::{Compute, Part, SamplerConfig, Stage, TensorSource, sample};
 
 use crate::compress::{Progress, Work};
 use crate::error::CompressError;
 use crate::resume::Resume;
 use crate::text::SEQUENCE;
+use crate::writer::go_on;
 
 /// Who wrote a text that an encoder reads.
 #[derive(Debug, Clone, Copy)]
@@ -27,18 +28,18 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    /// Of twenty tokens, how many are drawn; and the first of the three seeds of that.
+    /// Of ten tokens, how many are drawn; and the first of the three seeds of that.
     const fn draws(self) -> (u32, usize) {
         match self {
-            Self::Given => (12, 0),
-            Self::Written => (9, 3),
+            Self::Given => (6, 0),
+            Self::Written => (2, 3),
         }
     }
 }
 
 /// Sequences that are written at once: the weights are read once for all of them.
-const TOGETHER: usize = 16;
-/// Of ten of those, how many are drawn as often as words are; the others evenly.
+pub(crate) const TOGETHER: usize = 16;
+/// Of ten tokens that are drawn, how many are drawn as often as words are; the others evenly.
 const WORDS_OF_TEN: u32 = 7;
 /// Which place the median token of a text has among words by how frequent they are, about: half of
 /// an English text are its 64 most frequent words and signs.
@@ -51,7 +52,8 @@ const NAME: &str = "own-text";
 /// 16 sequences.
 ///
 /// # Errors
-/// As [`write_text`], and [`CompressError::Work`].
+/// [`CompressError::Together`] of an encoder, which writes nothing; a missing tensor, or one of the
+/// wrong shape; [`CompressError::Work`].
 pub(crate) fn own_text(
     source: &TensorSource,
     sequences: usize,
@@ -65,12 +67,48 @@ pub(crate) fn own_text(
     if let Some(bytes) = resume.and_then(|at| at.get(NAME)) {
         return Ok(bytes.as_chunks().0.iter().map(|token| u32::from_le_bytes(*token)).collect());
     }
-    let tokens = write_text(source, sequences, compute, progress)?;
+    let stage = writing_stage(source, compute)?;
+    let mut tokens = Vec::with_capacity(sequences * SEQUENCE);
+    for first in (0..sequences).step_by(TOGETHER) {
+        tokens.extend(freely(&stage, first..sequences.min(first + TOGETHER), compute)?.concat());
+        let (layers_done, layers) = (tokens.len() / SEQUENCE, sequences);
+        progress(Progress { work: Work::Writing, layers_done, layers });
+    }
     if let Some(resume) = resume {
         let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
         resume.put(NAME, &bytes)?;
     }
     Ok(tokens)
+}
+
+/// All of a decoder that writes.
+///
+/// # Errors
+/// As [`own_text`], but for [`CompressError::Work`].
+pub(crate) fn writing_stage(
+    source: &TensorSource,
+    compute: &Arc<Compute>,
+) -> Result<Stage, CompressError> {
+    let config = source.config();
+    if config.encoder.is_some() {
+        return Err(CompressError::Together("a text of the model's own", "an encoder"));
+    }
+    Ok(Stage::load(source, &Part::whole(config), compute, &mut |_| ())?)
+}
+
+/// Sequences of [`SEQUENCE`] tokens, one for each of `seeds`: each begins with a token drawn evenly
+/// and goes on by the model's own distribution.
+pub(crate) fn freely(
+    stage: &Stage,
+    seeds: Range<usize>,
+    compute: &Compute,
+) -> Result<Vec<Vec<u32>>, CompressError> {
+    let vocab_size = stage.config().vocab_size;
+    let mut texts: Vec<_> =
+        seeds.clone().map(|seed| vec![any_token(vocab_size, seed, 0)]).collect();
+    let samplers: Vec<_> = seeds.map(sampler).collect();
+    go_on(stage, &mut texts, &samplers, SEQUENCE - 1, &[], compute)?;
+    Ok(texts)
 }
 
 /// The distribution as it is.
@@ -80,19 +118,19 @@ fn sampler(seed: usize) -> SamplerConfig {
 }
 
 /// Token `position` of sequence `seed`, all of `vocab_size` being as likely.
-fn any_token(vocab_size: usize, seed: usize, position: usize) -> u32 {
+pub(crate) fn any_token(vocab_size: usize, seed: usize, position: usize) -> u32 {
     let position = u32::try_from(position).expect("a sequence is far shorter");
     let byte = |place| sample(&sampler(4 * seed + place), &mut [0.0; 256], &[], position).token;
     let bits = (0..4).fold(0, |bits, place| bits << 8 | u64::from(byte(place)));
     u32::try_from((bits * vocab_size as u64) >> 32).expect("less than the vocabulary")
 }
 
-/// Draws most of the `tokens` of a text anew, because a text is about little. Vocabularies are in
-/// the order of how frequent words are, so that behind the text's median token the law of Zipf
-/// holds for them: words at place `r` are as likely as `1 / r`. But names are more frequent
-/// together than that, and seen too rarely; so some are drawn from all alike. What stands before
-/// the first token that the text has are signs that no text has. A text with tokens outside the
-/// vocabulary stays as it is: who looks them up refuses it.
+/// Draws some of the `tokens` of a text anew, because a text is about little: of a given one most.
+/// Vocabularies are in the order of how frequent words are, so that behind the text's median token
+/// the law of Zipf holds for them: words at place `r` are as likely as `1 / r`. But names are more
+/// frequent together than that, and seen too rarely; so some are drawn from all alike. What stands
+/// before the first token that the text has are signs that no text has. A text with tokens outside
+/// the vocabulary stays as it is: who looks them up refuses it.
 pub(crate) fn draw_some(tokens: &mut [u32], origin: Origin, vocab_size: usize) {
     let mut sorted = tokens.to_vec();
     sorted.sort_unstable();
@@ -100,11 +138,11 @@ pub(crate) fn draw_some(tokens: &mut [u32], origin: Origin, vocab_size: usize) {
     if sorted.last().is_some_and(|&last| last as usize >= vocab_size) {
         return;
     }
-    let (drawn_of_twenty, seed) = origin.draws();
+    let (drawn_of_ten, seed) = origin.draws();
     let words = vocab_size - first as usize;
     let last = (vocab_size as f64 - f64::from(median)).max(1.0) / PLACE_OF_MEDIAN + 1.0;
     for (position, token) in tokens.iter_mut().enumerate() {
-        if any_token(20, seed, position) >= drawn_of_twenty {
+        if any_token(10, seed, position) >= drawn_of_ten {
             continue;
         }
         let drawn = any_token(words, seed + 1, position);
@@ -121,59 +159,9 @@ const fn whole(value: f64) -> u32 {
     value as u32
 }
 
-/// `sequences` of 512 tokens, in a row, that a decoder writes: each begins with a token drawn
-/// evenly and goes on by the model's own distribution. The same of the same model, whatever
-/// computes them. Holds the model as it runs and the caches of 16 sequences.
-///
-/// # Errors
-/// [`CompressError::Together`] of an encoder, which writes nothing; a missing tensor, or one of the
-/// wrong shape.
-pub fn write_text(
-    source: &TensorSource,
-    sequences: usize,
-    compute: &Arc<Compute>,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<u32>, CompressError> {
-    let config = source.config();
-    if config.encoder.is_some() {
-        return Err(CompressError::Together("a text of the model's own", "an encoder"));
-    }
-    let stage = Stage::load(source, &Part::whole(config), compute, &mut |_| ())?;
-    let mut texts: Vec<Vec<u32>> = Vec::with_capacity(sequences);
-    while texts.len() < sequences {
-        let first = texts.len();
-        let seeds = first..sequences.min(first + TOGETHER);
-        texts.extend(seeds.clone().map(|seed| vec![any_token(config.vocab_size, seed, 0)]));
-        let mut caches: Vec<KvCache> =
-            seeds.clone().map(|_| stage.new_kv_cache(SEQUENCE)).collect();
-        for position in 0..SEQUENCE - 1 {
-            let mut batch: Vec<Sequence<'_, '_>> = caches
-                .iter_mut()
-                .zip(&texts[first..])
-                .map(|(kv, text)| {
-                    let input = StageInput::Tokens(&text[position..]);
-                    Sequence { kv, input, from_pos: position }
-                })
-                .collect();
-            let rows = stage.forward_batch(&mut batch)?;
-            let mut logits = stage.logits_of_rows(rows.view())?;
-            let next = u32::try_from(position + 1).expect("a sequence is far shorter");
-            let mut tasks: Vec<_> =
-                texts[first..].iter_mut().zip(logits.rows_mut()).zip(seeds.clone()).collect();
-            compute.pool.for_each(&mut tasks, |((text, logits), seed)| {
-                let logits = logits.as_slice_mut().expect("rows lie in one piece");
-                text.push(sample(&sampler(*seed), logits, &[], next).token);
-            });
-        }
-        let (layers_done, layers) = (texts.len(), sequences);
-        progress(Progress { work: Work::Writing, layers_done, layers });
-    }
-    Ok(texts.concat())
-}
-
 #[cfg(test)]
 mod tests {
-    use atoll_model::{Architecture, BlockType, GgufFile, Isa, tiny};
+    use atoll_model::{Architecture, BlockType, GgufFile, Isa, StageInput, tiny};
 
     use super::*;
 

@@ -18,7 +18,7 @@ use crate::error::CompressError;
 use crate::out::LayerReport;
 
 /// Changes with what is computed and with the form of the files.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 const HASH: usize = 32;
 
 /// Where the work so far is kept.

@@ -39,7 +39,8 @@ pub(crate) struct CompressArgs {
     #[arg(long, default_value_t = 0, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=4096))]
     pub(crate) own_text: u32,
-    /// A decoder that writes them instead: for an encoder, which writes nothing itself
+    /// A decoder that writes them instead, one half in the manner of an encyclopedia: for an
+    /// encoder, which writes nothing itself
     #[arg(long, requires = "own_text", value_name = "MODEL")]
     pub(crate) writer: Option<String>,
     /// Share of the feed-forward neurons to remove

@@ -192,9 +192,10 @@ fn written(
     let writer = source::obtain(library, writer)?;
     let ModelFiles { source, tokenizer, .. } = local::open_any(&writer.path)?;
     let mut task = Task::new("writing a text, sequences", Unit::Items, Some(sequences as u64));
-    let tokens = write_text(&source, sequences, compute, &mut |at| task.at(at.layers_done as u64))?;
+    let mut progress = |at: Progress| task.at(at.layers_done as u64);
+    let text = write_text(&source, &tokenizer, sequences, compute, &mut progress)?;
     task.finish();
-    Ok(tokens.chunks(SEQUENCE).map(|tokens| tokenizer.decode(tokens) + "\n").collect())
+    Ok(text)
 }
 
 fn text_of(report: &Report) -> String {

@@ -347,14 +347,14 @@ fn of_what_another_model_wrote_fewer_tokens_are_drawn() {
     assert_eq!((read.len(), &read[..1024]), (2048, &drawn[..]));
     let kept = |part: &[u32]| part.iter().zip(&same).filter(|(a, b)| a == b).count();
     let (of_given, of_written) = (kept(&read[..1024]), kept(&read[1024..]));
-    // 0.4 and 0.55 of 1,024, but for chance.
-    assert!(of_given < 460 && of_written > 520 && of_written < 620, "{of_given}, {of_written}");
+    // 0.4 and 0.8 of 1,024, but for chance.
+    assert!(of_given < 460 && of_written > 780 && of_written < 860, "{of_given}, {of_written}");
     let is_other = |i: usize| read[i] == same[i] && read[1024 + i] != same[i];
     assert!((0..1024).any(is_other), "others are drawn than of the given text");
     let alone = Options { own_sequences: 1, calibration: Vec::new(), ..both };
     let alone_read = text(&alone).expect("long enough");
     assert_eq!(alone_read.len(), 512);
-    assert!((260..310).contains(&kept(&alone_read)), "{}", kept(&alone_read));
+    assert!((385..435).contains(&kept(&alone_read)), "{}", kept(&alone_read));
     let (_, report) = made(&alone).expect("ok");
     assert_eq!(report.calibration_tokens, 512);
     let short = Options { written: Some(vec![5; 511]), ..alone };
