@@ -145,7 +145,7 @@ def encoder(args):
     for name, options, least in (
         ("8 bits", ("--type", "q8_0"), 0.999),
         ("4.5 bits", ("--bits", "4.75"), 0.99),
-        ("30 % of neurons", ("--prune-neurons", "0.302", "--uneven", *written(args, 192)), 0.98),
+        ("30 % of neurons", ("--prune-neurons", "0.302", "--uneven", *written(args, 256)), 0.98),
     ):
         is_given = "--writer" not in options
         out = f"encoder-{name[:1]}.gguf"
