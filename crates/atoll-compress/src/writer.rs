@@ -25,7 +25,7 @@ use crate::text::SEQUENCE;
 const OPENINGS: &str = include_str!("openings.txt");
 /// Tokens that follow from one opening: of two texts together the length of a sequence.
 const PIECE: usize = SEQUENCE / 2;
-/// Letters that a word of the vocabulary has at least to begin a text.
+/// Letters that a word of the vocabulary has at least, to begin a text.
 const LETTERS: usize = 4;
 
 /// `sequences` times 512 tokens of text that a decoder writes: one half in pieces of 256 that go on
@@ -50,8 +50,7 @@ pub fn write_text(
         let (opened, free) = (first.div_ceil(2)..end.div_ceil(2), first / 2..end / 2);
         let pieces = opened.start * SEQUENCE / PIECE..opened.end * SEQUENCE / PIECE;
         written += &from_openings(&stage, tokenizer, &words, pieces, compute)?;
-        let free = if free.is_empty() { Vec::new() } else { freely(&stage, free, compute)? };
-        for text in free {
+        for text in freely(&stage, free, compute)? {
             written.extend([&tokenizer.decode(&text), "\n"]);
         }
         progress(Progress { work: Work::Writing, layers_done: end, layers: sequences });
@@ -89,41 +88,48 @@ struct Begun {
 }
 
 impl Begun {
-    /// Two of the openings and the first words of a third, drawn for `piece`.
+    /// The tokens of what [`opened`] gives.
     fn new(tokenizer: &Tokenizer, words: &[String], piece: usize) -> Result<Self, ModelError> {
-        let openings: Vec<&str> = OPENINGS.trim().split("\n\n").collect();
-        let drawn = |of: usize, position| any_token(of, piece, position) as usize;
-        let one = drawn(openings.len(), 0);
-        let other = (one + 1 + drawn(openings.len() - 1, 1)) % openings.len();
-        let word = |position| match words.len() {
-            0 => "",
-            n => &words[drawn(n, position)],
-        };
-        let name = capitalized(word(2));
-        let words = match drawn(4, 3) {
-            0 => name,
-            1 => format!("The {name}"),
-            2 => format!("{name} {}", capitalized(word(4))),
-            _ => format!("The {} {name}", word(4)),
-        };
-        let text = format!("{}\n\n{}\n\n{words}", openings[one], openings[other]);
-        let mut tokens = tokenizer.encode(text.trim_end(), true)?;
+        let (before, words) = opened(words, piece);
+        let mut tokens = tokenizer.encode((before + &words).trim_end(), true)?;
         // A vocabulary of letters needs more tokens than a whole sequence has.
         tokens.drain(..tokens.len().saturating_sub(SEQUENCE - PIECE));
         Ok(Self { tokens, words })
     }
 }
 
-/// All words of the vocabulary, without the space before them.
-fn words(tokenizer: &Tokenizer) -> Vec<String> {
-    let is_word = |word: &str| {
-        word.chars().count() >= LETTERS && word.chars().all(|letter| letter.is_ascii_lowercase())
+/// Two of the openings, and the first words of a third, drawn for `piece`.
+fn opened(words: &[String], piece: usize) -> (String, String) {
+    let openings: Vec<&str> = OPENINGS.trim().split("\n\n").collect();
+    let drawn = |of: usize, position| any_token(of, piece, position) as usize;
+    let one = drawn(openings.len(), 0);
+    let other = (one + 1 + drawn(openings.len() - 1, 1)) % openings.len();
+    let word = |position| match words.len() {
+        0 => "",
+        n => &words[drawn(n, position)],
     };
-    (0..u32::try_from(tokenizer.vocab_size()).expect("ids are 32 bits"))
-        .filter_map(|id| String::from_utf8(tokenizer.token_bytes(id)).ok())
-        .filter_map(|text| text.strip_prefix(' ').map(str::to_owned))
-        .filter(|word| is_word(word))
-        .collect()
+    let name = capitalized(word(2));
+    let words = match drawn(4, 3) {
+        0 => name,
+        1 => format!("The {name}"),
+        2 => format!("{name} {}", capitalized(word(4))),
+        _ => format!("The {} {name}", word(4)),
+    };
+    (format!("{}\n\n{}\n\n", openings[one], openings[other]), words)
+}
+
+/// All words of the vocabulary.
+fn words(tokenizer: &Tokenizer) -> Vec<String> {
+    let ids = 0..u32::try_from(tokenizer.vocab_size()).expect("ids are 32 bits");
+    ids.filter_map(|id| word(tokenizer.token_bytes(id))).collect()
+}
+
+/// The word that a token of these bytes is, without the space before it: in small letters, and of
+/// [`LETTERS`] at least.
+fn word(bytes: Vec<u8>) -> Option<String> {
+    let word = String::from_utf8(bytes).ok()?.strip_prefix(' ')?.to_owned();
+    let is_word = word.len() >= LETTERS && word.bytes().all(|letter| letter.is_ascii_lowercase());
+    is_word.then_some(word)
 }
 
 fn capitalized(word: &str) -> String {
@@ -149,7 +155,7 @@ fn sampler(piece: usize) -> SamplerConfig {
 /// A token that is not in the vocabulary.
 ///
 /// # Panics
-/// If there are no texts, or if one is empty.
+/// If a text is empty.
 pub(crate) fn go_on(
     stage: &Stage,
     texts: &mut [Vec<u32>],
@@ -158,6 +164,9 @@ pub(crate) fn go_on(
     never: &[u32],
     compute: &Compute,
 ) -> Result<(), ModelError> {
+    if texts.is_empty() {
+        return Ok(());
+    }
     let mut caches: Vec<KvCache> =
         texts.iter().map(|text| stage.new_kv_cache(text.len() + n)).collect();
     for _ in 0..n {

@@ -54,15 +54,32 @@ fn one_half_goes_on_from_openings_and_one_is_free() {
 
 #[test]
 fn pieces_begin_differently() {
-    let (_, tokenizer) = small_writer();
     let words = ["harbour", "tide", "lantern", "ferry", "orchard"].map(str::to_owned);
-    let begun = |piece| Begun::new(&tokenizer, &words, piece).expect("text");
-    let texts: std::collections::BTreeSet<_> = (0..40).map(|piece| begun(piece).tokens).collect();
-    assert!(texts.len() > 35, "{}", texts.len());
-    let names: Vec<_> = (0..40).map(|piece| begun(piece).words).collect();
+    let openings: Vec<&str> = OPENINGS.trim().split("\n\n").collect();
+    let (mut pairs, mut names) = (std::collections::BTreeSet::new(), Vec::new());
+    for piece in 0..40 {
+        let (before, name) = opened(&words, piece);
+        let pair: Vec<&str> = before.trim().split("\n\n").collect();
+        assert!(pair.len() == 2 && pair[0] != pair[1], "{pair:?}");
+        assert!(pair.iter().all(|opening| openings.contains(opening)));
+        assert!(before.ends_with("\n\n"), "the third is a paragraph of its own");
+        assert_eq!(opened(&words, piece), (before.clone(), name.clone()), "the same each time");
+        pairs.insert(before);
+        names.push(name);
+    }
+    assert!(pairs.len() > 30, "{}", pairs.len());
     for start in ["Harbour", "The Tide", "The lantern Ferry", "Orchard "] {
         assert!(names.iter().any(|name| name.starts_with(start)), "{start}: {names:?}");
     }
-    assert_eq!(begun(3).tokens, begun(3).tokens);
+    let (_, tokenizer) = small_writer();
     assert!(Begun::new(&tokenizer, &[], 0).is_ok(), "a vocabulary without words");
+}
+
+#[test]
+fn words_are_whole_and_in_small_letters() {
+    assert_eq!(word(b" tide".to_vec()).as_deref(), Some("tide"));
+    for bytes in ["tide", " the", " Tide", " ti2e", "  tide", " tid\u{e9}", "", " "] {
+        assert_eq!(word(bytes.as_bytes().to_vec()), None, "{bytes:?}");
+    }
+    assert_eq!(word(b" tide\xff".to_vec()), None);
 }
