@@ -170,8 +170,8 @@ impl Core {
     }
 
     /// Hands a loaded part to the compute thread, which then reports `then`.
-    pub(crate) fn install(&self, model: ModelId, loaded: Loaded, then: Input) {
-        self.engine.install(model, loaded, then);
+    pub(crate) fn install(&self, model: ModelId, loaded: Loaded, is_beside: bool, then: Input) {
+        self.engine.install(model, loaded, is_beside, then);
     }
 
     /// Nothing in here waits or comes back with an input: the core's lock is held.
@@ -188,10 +188,14 @@ impl Core {
                     self.links.disconnect(peer, cause);
                 }
             }
-            Output::Prepare { model, plan_epoch, part, holders } => {
+            Output::Prepare { model, plan_epoch, part, holders, is_beside } => {
                 let holders = holders.iter().filter(|holder| **holder != self.id);
                 let holders = holders.filter_map(identity::peer_id).collect();
-                self.preparer.prepare(model, plan_epoch, part, holders);
+                self.preparer.prepare((model, plan_epoch), part, holders, is_beside);
+            }
+            Output::Keep { model, layers } => {
+                self.preparer.cancel(model);
+                self.engine.keep(model, layers);
             }
             Output::Unload { model } => {
                 self.preparer.cancel(model);

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use atoll_model::Stage;
 use atoll_proto::io::{Computed, Job, Part};
+use atoll_proto::plan::LayerRange;
 use atoll_proto::{Input, JobId, ModelId, SessionId};
 
 use self::session::Session;
@@ -59,12 +60,15 @@ impl HeldBoard {
 struct Install {
     model: ModelId,
     loaded: Loaded,
+    /// Other parts of the model stay.
+    is_beside: bool,
     then: Input,
 }
 
 /// What the thread is asked.
 enum Work {
     Install(Box<Install>),
+    Keep(ModelId, Option<LayerRange>),
     Unload(ModelId),
     Job(Box<Job>),
     Release(SessionId),
@@ -100,9 +104,15 @@ impl Engine {
         Ok(Self { work, thread: Some(thread) })
     }
 
-    /// Replaces what was loaded of a model, then reports `then`.
-    pub(crate) fn install(&self, model: ModelId, loaded: Loaded, then: Input) {
-        self.submit(Work::Install(Box::new(Install { model, loaded, then })));
+    /// Replaces what was loaded of a model, or what of it had the same layers, then reports `then`.
+    pub(crate) fn install(&self, model: ModelId, loaded: Loaded, is_beside: bool, then: Input) {
+        self.submit(Work::Install(Box::new(Install { model, loaded, is_beside, then })));
+    }
+
+    /// Frees what is loaded of a model but the part with these layers, and the caches of sessions
+    /// at other parts.
+    pub(crate) fn keep(&self, model: ModelId, layers: Option<LayerRange>) {
+        self.submit(Work::Keep(model, layers));
     }
 
     /// Frees a model's part and its sessions' caches.
@@ -141,7 +151,8 @@ impl Drop for Engine {
 struct Worker {
     inbox: Receiver<Work>,
     waiting: Waiting,
-    models: BTreeMap<ModelId, Loaded>,
+    /// Parts of a model, the one that was loaded first at the front.
+    models: BTreeMap<ModelId, Vec<Loaded>>,
     sessions: BTreeMap<SessionId, Session>,
     board: HeldBoard,
     report: Box<dyn Fn(Input) + Send>,
@@ -174,11 +185,14 @@ impl Worker {
     fn take_in(&mut self, work: Work) -> bool {
         match work {
             Work::Install(install) => {
-                self.forget(install.model);
-                self.models.insert(install.model, install.loaded);
-                (self.report)(install.then);
+                let Install { model, loaded, is_beside, then } = *install;
+                let layers = loaded.part.layers;
+                self.forget(model, |part| is_beside && part != layers);
+                self.models.entry(model).or_default().push(loaded);
+                (self.report)(then);
             }
-            Work::Unload(model) => self.forget(model),
+            Work::Keep(model, layers) => self.forget(model, |part| part == layers),
+            Work::Unload(model) => self.forget(model, |_| false),
             Work::Job(job) => self.waiting.push(*job),
             Work::Release(session) => {
                 self.waiting.drop_session(session);
@@ -191,28 +205,41 @@ impl Worker {
 
     /// Writes on the board what is held. Done when nothing waits, so it delays nobody.
     fn post(&self) {
-        let held = |(model, loaded): (&ModelId, &Loaded)| {
-            let mut held = Held {
-                part: loaded.part,
-                weight_bytes: loaded.stage.weight_bytes() as u64,
-                kv_bytes: 0,
-                sessions: 0,
-            };
+        let held = |(model, parts): (&ModelId, &Vec<Loaded>)| {
+            let weight_bytes = parts.iter().map(|loaded| loaded.stage.weight_bytes() as u64).sum();
+            let part = parts.first()?.part;
+            let mut held = Held { part, weight_bytes, kv_bytes: 0, sessions: 0 };
             for session in self.sessions.values().filter(|session| session.model == *model) {
                 held.kv_bytes += session.kv.bytes() as u64;
                 held.sessions += 1;
             }
-            (*model, held)
+            Some((*model, held))
         };
-        self.board.write(self.models.iter().map(held).collect());
+        self.board.write(self.models.iter().filter_map(held).collect());
     }
 
-    /// Drops a model's part and caches, and gives their memory back.
-    fn forget(&mut self, model: ModelId) {
-        self.sessions.retain(|_, session| session.model != model);
-        if self.models.remove(&model).is_some() {
+    /// Drops those of a model's parts whose layers are not to stay, with the caches of sessions at
+    /// them, and gives their memory back.
+    fn forget(&mut self, model: ModelId, stays: impl Fn(Option<LayerRange>) -> bool) {
+        self.sessions.retain(|_, session| session.model != model || stays(session.layers));
+        let Some(parts) = self.models.get_mut(&model) else { return };
+        let before = parts.len();
+        parts.retain(|loaded| stays(loaded.part.layers));
+        let is_less = parts.len() < before;
+        if parts.is_empty() {
+            self.models.remove(&model);
+        }
+        if is_less {
             atoll_model::heap::give_back_now();
         }
+    }
+
+    /// The part that a job is for: the one with its layers; a head alone is the same in all. Else
+    /// any, which says what is wrong.
+    fn part_of(&self, job: &Job) -> Option<&Loaded> {
+        let parts = self.models.get(&job.model)?;
+        let same = parts.iter().find(|loaded| loaded.part.layers == job.part.layers);
+        same.or_else(|| parts.first())
     }
 
     /// Runs jobs that [`Waiting::next`] put together.
@@ -229,7 +256,7 @@ impl Worker {
             }
         }
         let Some(first) = ready.first() else { return };
-        let loaded = self.models.get(&first.model).expect("a session was made for it");
+        let loaded = self.part_of(first).expect("a session was made for it");
         let outcome = catch_unwind(AssertUnwindSafe(|| job::run(loaded, &ready, &mut sessions)));
         match outcome {
             Ok(results) => {
@@ -263,10 +290,8 @@ impl Worker {
 
     /// Takes out the session of a job, or makes it if the job begins a new epoch.
     fn take_session(&mut self, job: &Job) -> Result<Session, String> {
-        let loaded = self
-            .models
-            .get(&job.model)
-            .ok_or_else(|| format!("model {} is not loaded here", job.model))?;
+        let loaded =
+            self.part_of(job).ok_or_else(|| format!("model {} is not loaded here", job.model))?;
         match self.sessions.remove(&job.session) {
             Some(session) if session.epoch > job.epoch => {
                 self.sessions.insert(job.session, session);
@@ -275,7 +300,7 @@ impl Worker {
             Some(session) if session.epoch == job.epoch && session.model == job.model => {
                 Ok(session)
             }
-            Some(_) | None => Ok(Session::new(job, &loaded.stage)),
+            Some(_) | None => Ok(Session::new(job, loaded)),
         }
     }
 }

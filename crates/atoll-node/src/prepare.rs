@@ -42,6 +42,8 @@ struct Order {
     model: ModelId,
     plan_epoch: PlanEpoch,
     part: Part,
+    /// What is loaded of the model stays.
+    is_beside: bool,
 }
 
 impl Preparer {
@@ -58,13 +60,13 @@ impl Preparer {
     /// Starts preparing; an older order for the same model is given up.
     pub(crate) fn prepare(
         &self,
-        model: ModelId,
-        plan_epoch: PlanEpoch,
+        (model, plan_epoch): (ModelId, PlanEpoch),
         part: Part,
         holders: Vec<PeerId>,
+        is_beside: bool,
     ) {
         let context = self.context.clone();
-        let order = Order { model, plan_epoch, part };
+        let order = Order { model, plan_epoch, part, is_beside };
         let task = self.runtime.spawn(async move {
             if let Err(error) = context.carry_out(order, &holders).await {
                 tracing::warn!(%model, %error, "cannot prepare");
@@ -84,7 +86,7 @@ impl Preparer {
 
 impl Context {
     async fn carry_out(&self, order: Order, holders: &[PeerId]) -> Result<(), NodeError> {
-        let Order { model, plan_epoch, part } = order;
+        let Order { model, plan_epoch, part, is_beside } = order;
         let manifest = self.manifest(model, holders).await?;
         let wanted = wanted(&manifest, &part)?;
         let total = wanted.values().sum();
@@ -112,7 +114,7 @@ impl Context {
         })??;
         if let Some(core) = self.core.core() {
             let then = Input::Prepared { model, plan_epoch, result: Ok(()) };
-            core.install(model, loaded, then);
+            core.install(model, loaded, is_beside, then);
         }
         Ok(())
     }

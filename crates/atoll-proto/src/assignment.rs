@@ -10,11 +10,15 @@ use crate::membership::Membership;
 use crate::message::{Assign, Message};
 use crate::plan::{LayerRange, ModelInfo, Plan};
 
+mod beside;
+
 /// The parts held for other nodes' plans.
 #[derive(Debug)]
 pub(crate) struct Assignments {
     me: NodeId,
     held: BTreeMap<ModelId, Assignment>,
+    /// Parts of models of which another is held, in whose place they are to come.
+    coming: BTreeMap<ModelId, Assignment>,
 }
 
 /// One part.
@@ -48,26 +52,41 @@ pub(crate) enum PartState {
 
 impl Assignments {
     pub(crate) const fn new(me: NodeId) -> Self {
-        Self { me, held: BTreeMap::new() }
+        Self { me, held: BTreeMap::new(), coming: BTreeMap::new() }
     }
 
     pub(crate) const fn all(&self) -> &BTreeMap<ModelId, Assignment> {
         &self.held
     }
 
-    /// The part of `model`, if it is loaded and its owner knows.
-    pub(crate) fn ready(&self, model: ModelId) -> Option<&Assignment> {
-        self.held.get(&model).filter(|assignment| assignment.state == PartState::Ready)
+    /// A part of `model` that is loaded and its owner knows: that with these layers, if there is.
+    pub(crate) fn ready(&self, model: ModelId, layers: LayerRange) -> Option<&Assignment> {
+        let parts = [self.coming.get(&model), self.held.get(&model)].into_iter().flatten();
+        let ready = parts.filter(|part| part.state == PartState::Ready);
+        ready.max_by_key(|part| part.layers == layers)
     }
 
     /// Whom this node holds parts for.
     pub(crate) fn owners(&self) -> impl Iterator<Item = NodeId> {
-        self.held.values().map(|held| held.plan.owner)
+        self.all_parts().map(|held| held.plan.owner)
+    }
+
+    fn all_parts(&self) -> impl Iterator<Item = &Assignment> {
+        self.held.values().chain(self.coming.values())
+    }
+
+    fn all_parts_mut(&mut self) -> impl Iterator<Item = &mut Assignment> {
+        self.held.values_mut().chain(self.coming.values_mut())
+    }
+
+    /// The part of a plan.
+    fn of_plan(&mut self, model: ModelId, epoch: PlanEpoch) -> Option<&mut Assignment> {
+        self.all_parts_mut().find(|part| part.plan.model == model && part.plan.epoch == epoch)
     }
 
     /// Weight bytes held for others.
     pub(crate) fn weight_bytes(&self) -> u64 {
-        self.held.values().map(|held| held.model.part_bytes(held.layers, 0)).sum()
+        self.all_parts().map(|held| held.model.part_bytes(held.layers, 0)).sum()
     }
 
     /// An owner assigns a part. `Some(model)`: sessions of an older plan of it end.
@@ -77,10 +96,16 @@ impl Assignments {
         members: &Membership,
         limits: &Limits,
         from: NodeId,
-        Assign { plan, model, part, holders }: Assign,
+        assign: Assign,
         own_bytes: Option<u64>,
     ) -> Option<ModelId> {
+        if self.is_beside(from, &assign) {
+            self.assign_beside(fx, members, limits, from, assign, own_bytes);
+            return None;
+        }
+        let Assign { plan, model, part, holders, is_beside: _ } = assign;
         let (id, epoch) = (plan.model, plan.epoch);
+        self.give_up(fx, from, id);
         let mut known = self.held.get_mut(&id).filter(|held| held.plan.owner == from);
         if let Some(held) = known.as_mut().filter(|held| held.orphaned_until.is_none())
             && held.plan.epoch >= epoch
@@ -101,7 +126,8 @@ impl Assignments {
             (held.plan, held.orphaned_until) = (plan, None);
             if preparing {
                 let plan_epoch = epoch;
-                fx.push(Output::Prepare { model: id, plan_epoch, part, holders });
+                let is_beside = false;
+                fx.push(Output::Prepare { model: id, plan_epoch, part, holders, is_beside });
             } else {
                 held.loaded(fx, members, limits);
             }
@@ -116,7 +142,8 @@ impl Assignments {
             }
             Ok(layers) => {
                 tracing::info!(model = %id, ?epoch, %layers, "part assigned");
-                fx.push(Output::Prepare { model: id, plan_epoch: epoch, part, holders });
+                let (plan_epoch, is_beside) = (epoch, false);
+                fx.push(Output::Prepare { model: id, plan_epoch, part, holders, is_beside });
                 let (state, orphaned_until) = (PartState::Preparing, None);
                 let neighbours = plan.neighbours(layers);
                 let held = Assignment { plan, model, layers, neighbours, state, orphaned_until };
@@ -167,13 +194,18 @@ impl Assignments {
         let ours = self.held.get(&model).is_some_and(|held| held.plan.owner == from);
         if ours {
             self.held.remove(&model);
+            self.coming.remove(&model);
             fx.push(Output::Unload { model });
         }
         ours
     }
 
     /// An owner is gone; what it had us load is kept for a while.
-    pub(crate) fn owner_lost(&mut self, fx: &Effects, limits: &Limits, owner: NodeId) {
+    pub(crate) fn owner_lost(&mut self, fx: &mut Effects, limits: &Limits, owner: NodeId) {
+        let coming = self.coming.iter().filter(|(_, coming)| coming.plan.owner == owner);
+        for model in coming.map(|(model, _)| *model).collect::<Vec<_>>() {
+            self.give_up(fx, owner, model);
+        }
         for held in self.held.values_mut().filter(|held| held.plan.owner == owner) {
             held.orphaned_until = Some(fx.now.after_us(limits.orphan_us));
         }
@@ -185,7 +217,8 @@ impl Assignments {
         (model, plan_epoch): (ModelId, PlanEpoch),
         (bytes_done, bytes_total): (u64, u64),
     ) {
-        let held = self.held.get(&model).filter(|held| held.plan.epoch == plan_epoch);
+        let mut parts = self.all_parts();
+        let held = parts.find(|part| part.plan.model == model && part.plan.epoch == plan_epoch);
         if let Some(held) = held {
             let message = Message::AssignProgress { model, plan_epoch, bytes_done, bytes_total };
             fx.send(held.plan.owner, message);
@@ -200,8 +233,7 @@ impl Assignments {
         (model, plan_epoch): (ModelId, PlanEpoch),
         result: Result<(), String>,
     ) {
-        let held = self.held.get_mut(&model);
-        let Some(held) = held.filter(|held| held.plan.epoch == plan_epoch) else { return };
+        let Some(held) = self.of_plan(model, plan_epoch) else { return };
         if held.state != PartState::Preparing {
             return;
         }
@@ -216,7 +248,7 @@ impl Assignments {
 
     /// A peer joined: it may be beside us in a ring.
     pub(crate) fn joined(&mut self, fx: &mut Effects, members: &Membership, peer: NodeId) {
-        for held in self.held.values_mut().filter(|held| held.neighbours.contains(&peer)) {
+        for held in self.all_parts_mut().filter(|held| held.neighbours.contains(&peer)) {
             if matches!(held.state, PartState::Connecting { .. }) && held.connected(members) {
                 held.state = PartState::Ready;
                 held.tell(fx);
@@ -226,7 +258,7 @@ impl Assignments {
 
     /// Gives up neighbours that do not come and owners that do not come back.
     pub(crate) fn tick(&mut self, fx: &mut Effects, members: &Membership) {
-        for held in self.held.values_mut() {
+        for held in self.all_parts_mut() {
             if let PartState::Connecting { until } = held.state
                 && until <= fx.now
             {
@@ -247,7 +279,7 @@ impl Assignments {
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
-        let times = self.held.values().flat_map(|held| {
+        let times = self.all_parts().flat_map(|held| {
             let connecting = match held.state {
                 PartState::Connecting { until } => Some(until),
                 PartState::Preparing | PartState::Ready | PartState::Failed(_) => None,

@@ -153,7 +153,8 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Message, CodecError> {
         | Message::Passed { .. }
         | Message::Nack { .. }
         | Message::Reject { .. }
-        | Message::Close { .. } => 0,
+        | Message::Close { .. }
+        | Message::Keep { .. } => 0,
     };
     match data.len().cmp(&expected) {
         std::cmp::Ordering::Less => Err(short(bytes.len() - data.len() + expected)),
@@ -218,6 +219,7 @@ fn check(message: &Message, limits: &Limits) -> Result<(), CodecError> {
             at_most("surveyed nodes", reaches.len() as u64, SURVEYED_MAX as u64)
         }
         Message::Passed { hops, .. } => at_most("hops", hops.len() as u64, HOPS_MAX as u64),
+        Message::Keep { layers, .. } => at_most("layer", layers.end.into(), LAYERS_MAX as u64),
         Message::Assigned { result: Ok(()), .. }
         | Message::Heartbeat { .. }
         | Message::Presence(_)

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::excluded::Excluded;
+use self::moving::Move;
+use self::watching::Watch;
 use crate::effects::Effects;
 use crate::ids::{ModelId, NodeId, PlanEpoch, Time};
 use crate::io::{Event, Output};
@@ -14,10 +16,12 @@ use crate::planner;
 use crate::planted::Bug;
 
 mod excluded;
+mod moving;
 mod placing;
 mod surveying;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 /// The models that this node serves.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub(crate) struct Deployment {
     served: BTreeMap<ModelId, Served>,
     /// Nodes between which links are to be measured, for a plan.
     to_survey: BTreeSet<NodeId>,
+    /// Of these nodes anew, whatever is known of them.
+    in_doubt: BTreeSet<NodeId>,
 }
 
 /// One served model.
@@ -50,6 +56,10 @@ pub(crate) struct Served {
     lost: Option<Lost>,
     /// When the model is placed with what is known of links by then.
     place_by: Option<Time>,
+    /// A plan that is to take the place of the one in force.
+    coming: Option<Move>,
+    /// What rounds showed of nodes and links.
+    watch: Watch,
 }
 
 /// How far a served model is.
@@ -82,7 +92,7 @@ pub(crate) struct Preparation {
 
 impl Deployment {
     pub(crate) const fn new(me: NodeId) -> Self {
-        Self { me, served: BTreeMap::new(), to_survey: BTreeSet::new() }
+        Self { me, served: BTreeMap::new(), to_survey: BTreeSet::new(), in_doubt: BTreeSet::new() }
     }
 
     pub(crate) fn served(&self, model: ModelId) -> Option<&Served> {
@@ -121,6 +131,8 @@ impl Deployment {
                     PlanState::Failed(_) => served.state = PlanState::Waiting { until },
                 }
             } else {
+                served.give_up(fx, self.me, "it is to be placed otherwise");
+                served.watch = Watch::default();
                 served.model = model;
                 served.policy = policy;
                 served.stages.clear();
@@ -155,6 +167,7 @@ impl Deployment {
                 PlanState::Ready(_) => {
                     self.relieve(fx, members, limits, id);
                     self.seek_spares(fx, members, limits, id);
+                    self.reconsider(fx, members, limits, id);
                 }
                 PlanState::Preparing(_) => {}
             }
@@ -177,7 +190,7 @@ impl Deployment {
     ) {
         for id in self.served.keys().copied().collect::<Vec<_>>() {
             if let Some(served) = self.served.get_mut(&id) {
-                served.forget(lost.peer);
+                served.forget(fx, self.me, lost.peer);
                 served.lost = served.lost.take().or_else(|| {
                     let holds = served.stages.iter().any(|stage| stage.node == lost.peer);
                     holds.then(|| lost.clone())
@@ -211,9 +224,10 @@ impl Deployment {
         (bytes_done, bytes_total): (u64, u64),
     ) {
         let Some(served) = self.served.get_mut(&model) else { return };
-        let Some(asked) = served.asked.get_mut(&node).filter(|asked| asked.epoch == epoch) else {
-            return;
-        };
+        let coming = served.coming.as_mut().map(|coming| &mut coming.asked);
+        let mut asked = [Some(&mut served.asked), coming].into_iter().flatten();
+        let asked = asked.find_map(|asked| asked.get_mut(&node).filter(|to| to.epoch == epoch));
+        let Some(asked) = asked else { return };
         if bytes_done > asked.bytes_done {
             asked.stalls_at = fx.now.after_us(limits.prepare_stall_us);
         }
@@ -235,6 +249,12 @@ impl Deployment {
         result: Result<(), String>,
     ) {
         let Some(served) = self.served.get_mut(&model) else { return };
+        if served.is_coming(node, epoch) {
+            if served.came(fx, self.me, node, result) {
+                self.seek_spares(fx, members, limits, model);
+            }
+            return;
+        }
         let Some(asked) = served.asked.get(&node).filter(|asked| asked.epoch == epoch) else {
             return;
         };
@@ -254,8 +274,13 @@ impl Deployment {
 
     pub(crate) fn tick(&mut self, fx: &mut Effects, members: &Membership, limits: &Limits) {
         let mut stalled = Vec::new();
-        let (mut due, mut readmitted) = (Vec::new(), Vec::new());
+        let (mut due, mut readmitted, mut in_force) = (Vec::new(), Vec::new(), Vec::new());
         for (&id, served) in &mut self.served {
+            served.stalls(fx, self.me);
+            let is_ready = matches!(served.state, PlanState::Ready(_));
+            if is_ready && served.is_to_be_looked_at(fx.now) {
+                in_force.push(id);
+            }
             if served.readmit(fx.now) {
                 readmitted.push(id);
             }
@@ -263,7 +288,7 @@ impl Deployment {
                 PlanState::Waiting { until } => until <= fx.now || !served.excluded.is_empty(),
                 PlanState::Preparing(_) | PlanState::Ready(_) | PlanState::Failed(_) => false,
             };
-            if is_over || served.place_by.is_some_and(|by| by <= fx.now) {
+            if is_over || !is_ready && served.place_by.is_some_and(|by| by <= fx.now) {
                 due.push(id);
             }
             let late = served.asked.iter().filter(|(_, asked)| asked.stalls_at <= fx.now);
@@ -274,6 +299,9 @@ impl Deployment {
         }
         for id in readmitted {
             self.seek_spares(fx, members, limits, id);
+        }
+        for id in in_force {
+            self.reconsider(fx, members, limits, id);
         }
         for stalled in stalled {
             let cause = format!("no progress within {} µs", limits.prepare_stall_us);
@@ -289,14 +317,16 @@ impl Deployment {
                 PlanState::Preparing(_) | PlanState::Failed(_) => None,
             };
             let stalls = served.asked.values().map(|asked| asked.stalls_at);
-            waiting.into_iter().chain(served.place_by).chain(stalls)
+            let coming = served.coming.iter().flat_map(|coming| coming.asked.values());
+            let stalls = stalls.chain(coming.map(|asked| asked.stalls_at));
+            waiting.into_iter().chain(served.place_by).chain(served.watch.look_at).chain(stalls)
         });
         times.min()
     }
 }
 
 impl Served {
-    const fn new(model: ModelInfo, policy: PlanPolicy, until: Time) -> Self {
+    fn new(model: ModelInfo, policy: PlanPolicy, until: Time) -> Self {
         Self {
             model,
             policy,
@@ -309,6 +339,8 @@ impl Served {
             excluded: BTreeMap::new(),
             lost: None,
             place_by: None,
+            coming: None,
+            watch: Watch::default(),
         }
     }
 
@@ -336,16 +368,22 @@ impl Served {
     }
 
     /// What a node held or was to hold is gone.
-    fn forget(&mut self, node: NodeId) {
+    fn forget(&mut self, fx: &mut Effects, me: NodeId, node: NodeId) {
+        if self.coming.as_ref().is_some_and(|coming| coming.plan.hop_of(node).is_some()) {
+            self.give_up(fx, me, "a node of it is lost");
+        }
+        self.watch.forget(node);
         self.held.remove(&node);
         self.asked.remove(&node);
         self.spares.retain(|spare| spare.node != node);
     }
 
     /// Nodes that hold something or are asked to, the owner perhaps among them.
-    fn nodes(&self) -> impl Iterator<Item = NodeId> {
-        let asked = self.asked.keys().filter(|node| !self.held.contains_key(node));
-        self.held.keys().chain(asked).copied()
+    fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let coming = self.coming.iter().flat_map(|coming| &coming.plan.stages);
+        let known = self.held.keys().chain(self.asked.keys()).copied();
+        let nodes: BTreeSet<NodeId> = known.chain(coming.map(|stage| stage.node)).collect();
+        nodes.into_iter()
     }
 
     /// Bytes that the latest plan takes on `node`.
@@ -358,7 +396,9 @@ impl Served {
         let mut all = self.stages.iter().chain(&self.spares);
         let stage = all.find(|stage| stage.node == node);
         let layers = stage.map_or(0, |stage| self.model.part_bytes(stage.layers, self.positions()));
-        ends.saturating_add(layers)
+        let coming = self.coming.as_ref().and_then(|coming| coming.plan.layers_of(node));
+        let more = coming.map_or(0, |layers| self.model.part_bytes(layers, 0));
+        ends.saturating_add(layers).saturating_add(more)
     }
 
     /// Positions of all sessions together.

@@ -143,7 +143,7 @@ pub enum Output {
     },
     /// Fetch what is missing of a part of a model, verify it, and load it for computing. Answered
     /// by `Input::PrepareProgress` (any number) and one `Input::Prepared`. A newer plan epoch of
-    /// the same model replaces what was loaded before.
+    /// the same model replaces what was loaded before, or stands beside it.
     Prepare {
         /// Which model.
         model: ModelId,
@@ -153,6 +153,16 @@ pub enum Output {
         part: Part,
         /// Who has the blobs, best first.
         holders: Vec<NodeId>,
+        /// What is loaded of the model stays and computes on, until [`Output::Keep`].
+        is_beside: bool,
+    },
+    /// Free what is loaded of a model but the part with these layers, and give up what is being
+    /// prepared of it.
+    Keep {
+        /// Which model.
+        model: ModelId,
+        /// The layers of the part that stays.
+        layers: Option<LayerRange>,
     },
     /// Free a model's loaded parts (its blobs stay on disk).
     Unload {

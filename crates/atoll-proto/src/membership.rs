@@ -259,6 +259,11 @@ impl Membership {
         self.links.survey(fx, nodes);
     }
 
+    /// What is known of the links among these members and this node is in doubt.
+    pub(crate) fn doubt_links(&mut self, now: Time, nodes: &BTreeSet<NodeId>) {
+        self.links.doubt(now, nodes);
+    }
+
     /// Whether nothing more will come of a survey of these members.
     pub(crate) fn is_surveyed(&self, now: Time, nodes: &BTreeSet<NodeId>) -> bool {
         self.links.is_surveyed(now, nodes)

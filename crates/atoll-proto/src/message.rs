@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, ModelId, NodeId, PlanEpoch, SessionId};
 use crate::io::{Activation, HopTime, Part};
-use crate::plan::{ModelInfo, Plan, Profile, Stage};
+use crate::plan::{LayerRange, ModelInfo, Plan, Profile, Stage};
 
 /// Everything that travels between two nodes, except blobs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,6 +105,13 @@ pub enum Message {
     Presence(Presence),
     /// How far nodes are from each other.
     Survey(Survey),
+    /// Owner to stage: of what it holds of the model keep this range, let go of any other.
+    Keep {
+        /// Of which model.
+        model: ModelId,
+        /// Which layers.
+        layers: LayerRange,
+    },
 }
 
 /// What a member asks and says about being there.
@@ -140,6 +147,8 @@ pub enum Survey {
         ask: u32,
         /// At most [`crate::limits::SURVEYED_MAX`].
         nodes: Vec<NodeId>,
+        /// What was measured before is in doubt.
+        is_again: bool,
     },
     /// Member to owner: what it found; who did not answer is not named.
     Told {
@@ -172,6 +181,8 @@ pub struct Assign {
     pub part: Part,
     /// Who has the blobs.
     pub holders: Vec<NodeId>,
+    /// What the receiver holds of the model stays beside it, until [`Message::Keep`].
+    pub is_beside: bool,
 }
 
 /// Why a stage cannot go on, by what may help.
@@ -260,6 +271,7 @@ impl Message {
             Self::Survey(Survey::Echo(_)) => "echo",
             Self::Survey(Survey::Ask { .. }) => "survey",
             Self::Survey(Survey::Told { .. }) => "surveyed",
+            Self::Keep { .. } => "keep",
         }
     }
 }

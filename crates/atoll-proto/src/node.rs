@@ -78,6 +78,7 @@ impl Node {
         }
         let limits = self.config.limits.clone();
         self.route(&mut fx, &limits, input);
+        self.watch(&mut fx, &limits);
         self.doubt(&mut fx, &limits);
         self.survey(&mut fx, &limits);
         let plans = (&self.deployment, &self.membership);
@@ -154,8 +155,32 @@ impl Node {
         }
     }
 
+    /// What tokens took on their way may speak for another plan: those of a session alone, after
+    /// its first one, which ends a prompt.
+    fn watch(&mut self, fx: &mut Effects, limits: &Limits) {
+        let mut rounds = Vec::new();
+        for output in &fx.outputs {
+            if let Output::Emit(Event::Token { request, index: 1.., hops, round_us, .. }) = output
+                && self.origin.active().len() == 1
+                && let Some(active) = self.origin.active().values().next()
+                && active.request.id == *request
+            {
+                let at = (active.request.model, active.positions());
+                rounds.push((at, hops.clone(), *round_us));
+            }
+        }
+        for (at, hops, round_us) in rounds {
+            let members = &self.membership;
+            self.deployment.came_around(fx, members, limits, at, (&hops, round_us));
+        }
+    }
+
     /// Plans want links measured, and wait for that.
     fn survey(&mut self, fx: &mut Effects, limits: &Limits) {
+        let in_doubt = self.deployment.take_in_doubt();
+        if !in_doubt.is_empty() {
+            self.membership.doubt_links(fx.now, &in_doubt);
+        }
         if self.membership.take_surveyed() {
             self.deployment.retry(fx, &self.membership, limits);
         }
@@ -223,6 +248,7 @@ impl Node {
             Message::Assign(_)
             | Message::AssignProgress { .. }
             | Message::Assigned { .. }
+            | Message::Keep { .. }
             | Message::Unassign { .. } => self.plan_message(fx, limits, from, message),
             Message::Open(_)
             | Message::Opened { .. }
@@ -270,6 +296,11 @@ impl Node {
             Message::Unassign { model } => {
                 if self.assignments.unassign(fx, from, model) {
                     self.stages.drop_model(fx, model);
+                }
+            }
+            Message::Keep { model, layers } => {
+                if let Some(old) = self.assignments.keep(fx, from, (model, layers)) {
+                    self.stages.drop_part(fx, model, old);
                 }
             }
             Message::Hello { .. }
@@ -342,6 +373,7 @@ impl Node {
             | Message::Assign(_)
             | Message::AssignProgress { .. }
             | Message::Assigned { .. }
+            | Message::Keep { .. }
             | Message::Unassign { .. } => {}
         }
     }

@@ -120,6 +120,21 @@ pub fn place_linked(
     })
 }
 
+/// How long a token takes over these stages, ns, with what is known of nodes and links; `None`
+/// where that cannot be said.
+pub(crate) fn token_ns(
+    (model, policy): (&ModelInfo, &PlanPolicy),
+    (owner, others): (Candidate, &[Candidate]),
+    known: KnownLinks<'_>,
+    stages: &[Stage],
+) -> Option<u64> {
+    let need = Need::new(model, policy);
+    let is_stage = |node: &&Candidate| stages.iter().any(|stage| stage.node == node.node);
+    let stage_nodes = others.iter().filter(is_stage).copied();
+    let nodes: Vec<Candidate> = std::iter::once(owner).chain(stage_nodes).collect();
+    linked::token_ns((model, policy, &need), &nodes, known, stages)
+}
+
 fn with_owner(owner: Candidate, others: &[Candidate], n: usize) -> Vec<Candidate> {
     std::iter::once(owner).chain(others.iter().copied()).take(n).collect()
 }

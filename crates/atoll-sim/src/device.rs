@@ -21,9 +21,9 @@ pub(crate) struct Device {
     speed: Option<Speed>,
     quota: Option<Quota>,
     model: Model,
-    parts: BTreeMap<ModelId, Part>,
-    /// Parts being fetched.
-    wanted: BTreeMap<ModelId, Part>,
+    parts: BTreeMap<ModelId, Vec<Part>>,
+    /// Parts being fetched, and whether what is loaded stays.
+    wanted: BTreeMap<ModelId, (Part, bool)>,
     caches: BTreeMap<SessionId, Cache>,
     jobs: BTreeMap<JobId, SessionId>,
     busy_until: u64,
@@ -33,6 +33,8 @@ pub(crate) struct Device {
 #[derive(Debug)]
 struct Cache {
     epoch: Epoch,
+    /// The layers that it is of.
+    layers: Option<LayerRange>,
     len: u32,
     digests: Vec<u64>,
     bytes: u64,
@@ -63,17 +65,30 @@ impl Device {
         }
     }
 
-    /// A part is to be fetched.
-    pub(crate) fn prepare(&mut self, model: ModelId, part: Part) {
-        self.wanted.insert(model, part);
+    /// A part is to be fetched; `is_beside`: and what is loaded is to stay.
+    pub(crate) fn prepare(&mut self, model: ModelId, part: Part, is_beside: bool) {
+        self.wanted.insert(model, (part, is_beside));
     }
 
-    /// What was fetched takes the place of what was loaded.
+    /// What was fetched takes the place of what was loaded, or stands beside it.
     pub(crate) fn load(&mut self, model: ModelId) {
-        if let Some(part) = self.wanted.remove(&model) {
-            self.unload(model);
-            self.parts.insert(model, part);
+        if let Some((part, is_beside)) = self.wanted.remove(&model) {
+            self.keep_where(model, |layers| is_beside && layers != part.layers);
+            self.parts.entry(model).or_default().push(part);
         }
+    }
+
+    /// Frees all parts of a model but the one with these layers.
+    pub(crate) fn keep(&mut self, model: ModelId, layers: Option<LayerRange>) {
+        self.wanted.remove(&model);
+        self.keep_where(model, |other| other == layers);
+    }
+
+    fn keep_where(&mut self, model: ModelId, stays: impl Fn(Option<LayerRange>) -> bool) {
+        if let Some(parts) = self.parts.get_mut(&model) {
+            parts.retain(|part| stays(part.layers));
+        }
+        self.caches.retain(|_, cache| stays(cache.layers));
     }
 
     /// Frees a model's part. There is one model, so its sessions' caches are all there are.
@@ -87,9 +102,13 @@ impl Device {
         self.jobs.retain(|_, waiting| *waiting != session);
     }
 
-    /// The layers that are loaded.
-    pub(crate) fn layers(&self, model: ModelId) -> Option<LayerRange> {
-        self.parts.get(&model)?.layers
+    /// Whether these layers are loaded.
+    pub(crate) fn has(&self, model: ModelId, layers: Option<LayerRange>) -> bool {
+        self.part(model, layers).is_some()
+    }
+
+    fn part(&self, model: ModelId, layers: Option<LayerRange>) -> Option<&Part> {
+        self.parts.get(&model)?.iter().find(|part| part.layers == layers)
     }
 
     /// Sessions whose caches are held.
@@ -108,7 +127,7 @@ impl Device {
 
     /// Weights and caches, as large as they may grow.
     pub(crate) fn used_bytes(&self) -> u64 {
-        let weights = self.parts.values().map(|part| self.part_bytes(*part));
+        let weights = self.parts.values().flatten().map(|part| self.part_bytes(*part));
         let caches = self.caches.values().map(|cache| cache.bytes);
         weights.sum::<u64>() + caches.sum::<u64>()
     }
@@ -122,8 +141,17 @@ impl Device {
     /// known about it. Layers that are loaded already are there at once.
     pub(crate) fn load_us(&self, model: ModelId, part: Part, noise: u64) -> u64 {
         match &self.speed {
-            Some(_) if self.parts.get(&model) == Some(&part) => LOOK_US,
-            Some(speed) => LOOK_US + sending_us(self.part_bytes(part), speed.load_bytes_per_s),
+            Some(_) if self.part(model, part.layers) == Some(&part) => LOOK_US,
+            Some(speed) => {
+                let is_held = |layer: &u16| {
+                    let mut held = self.parts.get(&model).into_iter().flatten();
+                    held.any(|part| part.layers.is_some_and(|l| (l.start..l.end).contains(layer)))
+                };
+                let layers = part.layers.map_or(0..0, |layers| layers.start..layers.end);
+                let here = layers.filter(is_held).count() as u64 * self.model.layer_bytes;
+                let bytes = self.part_bytes(part) - here;
+                LOOK_US + sending_us(bytes, speed.load_bytes_per_s)
+            }
             None => LOOK_US + (noise + 10_000) * part.layers.map_or(0, |l| l.len() as u64),
         }
     }
@@ -143,8 +171,13 @@ impl Device {
         let kv_bytes =
             u64::from(self.model.kv_bytes_per_position) * u64::from(job.positions_max) * n_layers;
         let model_layers = usize::from(self.model.layers);
-        let fresh =
-            || Cache { epoch: job.epoch, len: 0, digests: vec![0; model_layers], bytes: kv_bytes };
+        let fresh = || Cache {
+            epoch: job.epoch,
+            layers: job.part.layers,
+            len: 0,
+            digests: vec![0; model_layers],
+            bytes: kv_bytes,
+        };
         let mut rows: Vec<u64> = match &job.input {
             JobInput::Tokens(tokens) => tokens.iter().copied().map(u64::from).collect(),
             JobInput::Activation(activation) => {
@@ -169,7 +202,7 @@ impl Device {
             }
             held.len = job.from_pos + count;
         }
-        let loaded = self.parts.get(&job.model).filter(|part| part.layers == job.part.layers);
+        let loaded = self.part(job.model, job.part.layers);
         let result = match (loaded, job.part.head) {
             (None, _) if job.part.layers.is_some() => Err("these layers are not loaded".into()),
             (_, true) => {

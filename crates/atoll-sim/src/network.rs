@@ -271,6 +271,7 @@ pub(crate) const fn is_of_session(message: &Message) -> bool {
         | Message::Assign(_)
         | Message::AssignProgress { .. }
         | Message::Assigned { .. }
+        | Message::Keep { .. }
         | Message::Unassign { .. } => false,
     }
 }

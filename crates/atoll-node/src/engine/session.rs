@@ -1,14 +1,19 @@
 //! What the compute thread keeps of a session.
 
-use atoll_model::{KvCache, SamplerConfig, Stage};
+use atoll_model::{KvCache, SamplerConfig};
 use atoll_proto::io::Job;
+use atoll_proto::plan::LayerRange;
 use atoll_proto::{Epoch, ModelId};
+
+use super::Loaded;
 
 /// One session in one epoch at this node's part of its model.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) model: ModelId,
     pub(super) epoch: Epoch,
+    /// The layers that its cache is of.
+    pub(super) layers: Option<LayerRange>,
     pub(super) kv: KvCache,
     /// The sampler's settings as they came, and what they mean; the same for every token.
     sampler: Option<(Vec<u8>, SamplerConfig)>,
@@ -16,11 +21,12 @@ pub(super) struct Session {
 
 impl Session {
     /// An empty cache for a session whose first job is `job`.
-    pub(super) fn new(job: &Job, stage: &Stage) -> Self {
+    pub(super) fn new(job: &Job, loaded: &Loaded) -> Self {
         Self {
             model: job.model,
             epoch: job.epoch,
-            kv: stage.new_kv_cache(job.positions_max as usize),
+            layers: loaded.part.layers,
+            kv: loaded.stage.new_kv_cache(job.positions_max as usize),
             sampler: None,
         }
     }

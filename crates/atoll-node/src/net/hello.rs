@@ -10,7 +10,7 @@ use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::Stream;
 
 /// The version of everything that is said after the hello.
-pub(crate) const WIRE_VERSION: u16 = 1;
+pub(crate) const WIRE_VERSION: u16 = 2;
 /// Opening, hello and answer together.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -40,7 +40,7 @@ impl Arbitrary for Message {
             })
             .collect();
         let cause = limits_clip(String::arbitrary(g));
-        match u8::arbitrary(g) % 24 {
+        match u8::arbitrary(g) % 25 {
             0 => Self::Hello {
                 name: crate::limits::clip(String::arbitrary(g), NAME_BYTES_MAX),
                 profile: Profile {
@@ -75,6 +75,7 @@ impl Arbitrary for Message {
                     head: false,
                 },
                 holders: vec![node(0)],
+                is_beside: bool::arbitrary(g),
             })),
             4 => Self::AssignProgress { model, plan_epoch, bytes_done: 3, bytes_total: 4 },
             5 => Self::Assigned { model, plan_epoch, result: Ok(()) },
@@ -104,7 +105,11 @@ impl Arbitrary for Message {
             21 => Self::Survey(Survey::Echo(u32::arbitrary(g))),
             22 => {
                 let nodes = stages.iter().map(|stage| stage.node).collect();
-                Self::Survey(Survey::Ask { ask: u32::arbitrary(g), nodes })
+                Self::Survey(Survey::Ask {
+                    ask: u32::arbitrary(g),
+                    nodes,
+                    is_again: bool::arbitrary(g),
+                })
             }
             23 => {
                 let (rtt_us, bytes_per_s) = (u32::arbitrary(g), u64::arbitrary(g));
@@ -112,6 +117,7 @@ impl Arbitrary for Message {
                 let reaches = stages.iter().map(reach).collect();
                 Self::Survey(Survey::Told { ask: n.into(), reaches })
             }
+            24 => Self::Keep { model, layers: LayerRange { start: n, end: n + 1 } },
             _ => Self::Close { session },
         }
     }
@@ -207,7 +213,7 @@ fn limits_are_named() {
     assert_eq!(field(&Message::Open(open)), "stages");
     let probe = Survey::Probe { probe: 1, filler: vec![0; FILLER_BYTES_MAX + 1] };
     assert_eq!(field(&Message::Survey(probe)), "filler bytes");
-    let ask = Survey::Ask { ask: 1, nodes: vec![node(1); 17] };
+    let ask = Survey::Ask { ask: 1, nodes: vec![node(1); 17], is_again: false };
     assert_eq!(field(&Message::Survey(ask)), "surveyed nodes");
     let reaches = vec![Reach { node: node(1), rtt_us: 9, bytes_per_s: 1 }; 17];
     assert_eq!(field(&Message::Survey(Survey::Told { ask: 1, reaches })), "surveyed nodes");

@@ -121,7 +121,7 @@ impl Deployment {
 
     fn drop_spare(&mut self, fx: &mut Effects, model: ModelId, node: NodeId) {
         if let Some(served) = self.served.get_mut(&model) {
-            served.forget(node);
+            served.forget(fx, self.me, node);
             fx.send(node, Message::Unassign { model });
         }
     }
@@ -147,7 +147,7 @@ impl Deployment {
         let Some(served) = self.served.get_mut(&model) else { return };
         let cause = clip(cause, CAUSE_BYTES_MAX);
         tracing::warn!(%model, %node, cause, "a node could not prepare its part");
-        served.forget(node);
+        served.forget(fx, self.me, node);
         let until = Time(u64::MAX);
         served.excluded.insert(node, Excluded { cause, since: fx.now, until });
         if node != self.me {

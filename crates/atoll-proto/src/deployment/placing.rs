@@ -8,7 +8,7 @@ use crate::io::{Event, Output, Part};
 use crate::limits::Limits;
 use crate::membership::{Lost, Membership};
 use crate::message::{Assign, Message};
-use crate::plan::{LayerRange, Plan, PlanError, PlanPolicy, Stage};
+use crate::plan::{LayerRange, ModelInfo, Plan, PlanError, PlanPolicy, Stage};
 use crate::planner::{self, Candidate};
 use crate::planted::Bug;
 
@@ -124,12 +124,7 @@ impl Deployment {
             let cause = excluded.cause.clone();
             return Err(PlanError::Prepare { node: self.me, cause });
         }
-        let profile = members.profile();
-        let owner = Candidate {
-            node: self.me,
-            memory_bytes: self.free(id, self.me, profile.memory_bytes),
-            weight_bytes_per_s: profile.weight_bytes_per_s,
-        };
+        let owner = self.owner(members, id);
         let (model, policy) = (&served.model, &served.policy);
         let mut others = self.candidates(now, members, id, false);
         let known = |from, to| members.link(from, to);
@@ -169,9 +164,21 @@ impl Deployment {
         let candidate = |(&node, member): (&NodeId, &crate::membership::Member)| Candidate {
             node,
             memory_bytes: self.free(id, node, member.profile.memory_bytes),
-            weight_bytes_per_s: member.profile.weight_bytes_per_s,
+            weight_bytes_per_s: served.watch.speed(node, member.profile.weight_bytes_per_s),
         };
         usable.map(candidate).collect()
+    }
+
+    /// This node, as one that a model may be placed on.
+    pub(super) fn owner(&self, members: &Membership, id: ModelId) -> Candidate {
+        let (node, profile) = (self.me, members.profile());
+        let claimed = profile.weight_bytes_per_s;
+        let served = self.served.get(&id);
+        Candidate {
+            node,
+            memory_bytes: self.free(id, node, profile.memory_bytes),
+            weight_bytes_per_s: served.map_or(claimed, |s| s.watch.speed(node, claimed)),
+        }
     }
 
     /// What a node has left beside the other models that are served here.
@@ -202,9 +209,16 @@ impl Deployment {
     }
 
     /// Puts a plan of these stages under way; who holds its range already is not asked again.
-    fn assign(&mut self, fx: &mut Effects, limits: &Limits, id: ModelId, stages: Vec<Stage>) {
+    pub(super) fn assign(
+        &mut self,
+        fx: &mut Effects,
+        limits: &Limits,
+        id: ModelId,
+        stages: Vec<Stage>,
+    ) {
         let me = self.me;
         let Some(served) = self.served.get_mut(&id) else { return };
+        served.give_up(fx, me, "another has to come first");
         let own = stages.iter().find(|stage| stage.node == me).map(|stage| stage.layers);
         served.spares.retain(|spare| {
             let is_stage = stages.iter().any(|stage| stage.node == spare.node);
@@ -238,6 +252,7 @@ impl Deployment {
                 plan_epoch: plan.epoch,
                 part: Part { layers: own, embed: true, head: true },
                 holders: Vec::new(),
+                is_beside: false,
             });
         }
         // Who loads its range already goes on, but not waiting for a neighbour that is gone.
@@ -252,7 +267,7 @@ impl Deployment {
             }
             served.held.remove(&stage.node);
             served.asked.insert(stage.node, now_asked);
-            fx.outputs.push(ask(&plan, served, stage));
+            fx.outputs.push(ask(&plan, &served.model, stage, false));
         }
         served.stages.clone_from(&plan.stages);
         served.state = PlanState::Preparing(plan);
@@ -270,7 +285,7 @@ impl Deployment {
         let candidates = self.candidates(fx.now, members, id, false);
         let Some(served) = self.served.get(&id) else { return };
         let PlanState::Ready(plan) = &served.state else { return };
-        if served.policy.spares == 0 {
+        if served.policy.spares == 0 || served.coming.is_some() {
             return;
         }
         let mut spares = served.spares.clone();
@@ -298,23 +313,29 @@ impl Deployment {
             if fx.planted.has(Bug::SpareUnloaded) {
                 served.held.insert(spare.node, layers);
             }
-            fx.outputs.push(ask(&plan, served, spare));
+            fx.outputs.push(ask(&plan, &served.model, spare, false));
         }
         served.spares = spares;
         served.state = PlanState::Ready(plan);
     }
 }
 
-fn asked(now: Time, limits: &Limits, plan: &Plan, layers: Option<LayerRange>) -> Preparation {
+pub(super) fn asked(
+    now: Time,
+    limits: &Limits,
+    plan: &Plan,
+    layers: Option<LayerRange>,
+) -> Preparation {
     let stalls_at = now.after_us(limits.prepare_stall_us);
     let neighbours = layers.map_or([plan.owner; 2], |layers| plan.neighbours(layers));
     let epoch = plan.epoch;
     Preparation { layers, neighbours, epoch, bytes_done: 0, bytes_total: 0, stalls_at }
 }
 
-fn ask(plan: &Plan, served: &super::Served, stage: &Stage) -> Output {
+/// `is_beside`: what it holds stays until it is told otherwise.
+pub(super) fn ask(plan: &Plan, model: &ModelInfo, stage: &Stage, is_beside: bool) -> Output {
     let part = Part { layers: Some(stage.layers), embed: false, head: false };
-    let (plan, model, holders) = (plan.clone(), served.model.clone(), vec![plan.owner]);
-    let assign = Box::new(Assign { plan, model, part, holders });
+    let (plan, model, holders) = (plan.clone(), model.clone(), vec![plan.owner]);
+    let assign = Box::new(Assign { plan, model, part, holders, is_beside });
     Output::Send { to: stage.node, message: Message::Assign(assign) }
 }

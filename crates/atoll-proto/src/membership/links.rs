@@ -37,6 +37,8 @@ pub(super) struct Links {
     /// Members that are to tell of theirs.
     asked: BTreeMap<NodeId, Asked>,
     said: BTreeMap<NodeId, Said>,
+    /// Members that are to measure theirs anew.
+    in_doubt: BTreeSet<NodeId>,
     /// Something that was waited for has come, or will not.
     has_news: bool,
 }
@@ -76,6 +78,7 @@ impl Links {
             askers: BTreeMap::new(),
             asked: BTreeMap::new(),
             said: BTreeMap::new(),
+            in_doubt: BTreeSet::new(),
             has_news: false,
         }
     }
@@ -94,7 +97,20 @@ impl Links {
             let (about, until) = (others().copied().collect(), fx.now.after_us(SURVEY_US));
             let (ask, nodes) = (self.fresh(), others().copied().collect());
             self.asked.insert(peer, Asked { ask, about, until });
-            fx.send(peer, Message::Survey(Survey::Ask { ask, nodes }));
+            let is_again = self.in_doubt.remove(&peer);
+            fx.send(peer, Message::Survey(Survey::Ask { ask, nodes, is_again }));
+        }
+    }
+
+    /// What is known of the links among `nodes` and this one is in doubt: it is measured anew when
+    /// it is next wanted. What was in doubt not long ago is believed now, so that whoever doubts
+    /// without end costs no more than others.
+    pub(super) fn doubt(&mut self, now: Time, nodes: &BTreeSet<NodeId>) {
+        for peer in nodes {
+            if self.own.get_mut(peer).is_some_and(|own| own.doubt(now)) {
+                self.said.remove(peer);
+                self.in_doubt.insert(*peer);
+            }
         }
     }
 
@@ -168,10 +184,13 @@ impl Links {
                 fx.send(from, Message::Survey(Survey::Echo(*probe)));
             }
             Survey::Echo(probe) => self.echoed(fx, from, *probe),
-            Survey::Ask { ask, nodes } => {
+            Survey::Ask { ask, nodes, is_again } => {
                 let near = nodes.iter().take(SURVEYED_MAX - 1).copied();
                 let near = near.filter(|node| is_member(node) && *node != from);
                 let nodes: Vec<_> = near.chain([from]).collect();
+                for own in nodes.iter().filter(|_| *is_again) {
+                    self.own.get_mut(own).map(|own| own.doubt(fx.now));
+                }
                 nodes.iter().for_each(|node| self.probe(fx, *node));
                 self.askers.insert(from, Asker { ask: *ask, nodes });
                 self.tell(fx);
@@ -279,6 +298,7 @@ impl Links {
         self.own.remove(&peer);
         self.askers.remove(&peer);
         self.said.remove(&peer);
+        self.in_doubt.remove(&peer);
         for said in self.said.values_mut() {
             said.links.remove(&peer);
         }

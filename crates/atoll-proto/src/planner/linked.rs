@@ -75,14 +75,7 @@ pub(super) fn by_time(
     }
     let nodes: Vec<Candidate> = std::iter::once(owner).chain(considered(others)).collect();
     let fleet = fleet(model, need, &nodes, known).map_err(|error| error.to_string())?;
-    let positions = u64::from(context(model, policy));
-    let asked = Policy {
-        context: positions,
-        sessions: policy.sessions.max(1).into(),
-        positions: positions.min(POSITIONS_MAX),
-        is_owner_first: true,
-        ..Policy::default()
-    };
+    let asked = asked(model, policy);
     let model = planned_model(model, need);
     let query = Query { fleet: &fleet, model: &model, policy: &asked };
     let found = plan(&query).map_err(|error| error.to_string())?;
@@ -96,6 +89,41 @@ pub(super) fn by_time(
         Some(Stage { node: nodes[stage.node].node, layers: LayerRange { start, end } })
     });
     stages.collect::<Option<_>>().ok_or_else(|| "the model has too many layers".to_owned())
+}
+
+/// A token's time over these stages, ns; `None` where they cannot be, or a stage's node is not one
+/// of these.
+pub(super) fn token_ns(
+    (model, policy, need): (&ModelInfo, &PlanPolicy, &Need),
+    nodes: &[Candidate],
+    known: KnownLinks<'_>,
+    stages: &[Stage],
+) -> Option<u64> {
+    let fleet = fleet(model, need, nodes, known).ok()?;
+    let asked = asked(model, policy);
+    let model = planned_model(model, need);
+    let query = Query { fleet: &fleet, model: &model, policy: &asked };
+    let placed = stages.iter().map(|stage| {
+        let node = nodes.iter().position(|node| node.node == stage.node)?;
+        let layers = usize::from(stage.layers.start)..usize::from(stage.layers.end);
+        let variants = vec![0; stage.layers.len()];
+        Some(atoll_plan::Stage { node, layers, variants })
+    });
+    let codecs = vec![0; stages.len() + 1];
+    let placement = Placement { stages: placed.collect::<Option<_>>()?, codecs };
+    Some(cost::predict(&query, &placement)?.token_ns)
+}
+
+/// What is asked of a plan.
+fn asked(model: &ModelInfo, policy: &PlanPolicy) -> Policy {
+    let positions = u64::from(context(model, policy));
+    Policy {
+        context: positions,
+        sessions: policy.sessions.max(1).into(),
+        positions: positions.min(POSITIONS_MAX),
+        is_owner_first: true,
+        ..Policy::default()
+    }
 }
 
 /// All layers on the owner, if it has room for them, and a token's time then, ns.

@@ -73,6 +73,11 @@ impl Active {
         self.jobs.iter().map(|job| job.id)
     }
 
+    /// Positions that its tokens take.
+    pub(crate) fn positions(&self) -> u32 {
+        length(&self.tokens)
+    }
+
     /// Whether this is the plan that the request follows already.
     pub(crate) fn follows(&self, plan: &PlanState) -> bool {
         match plan {

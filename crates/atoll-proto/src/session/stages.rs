@@ -9,6 +9,7 @@ use crate::ids::{Epoch, JobId, ModelId, NodeId, SessionId, Time};
 use crate::io::{Computed, Output};
 use crate::limits::{CAUSE_BYTES_MAX, Limits, TOMBSTONES_MAX, clip};
 use crate::message::{Frame, Message, Open, Refused};
+use crate::plan::LayerRange;
 use crate::planted::Bug;
 use crate::session::stage::{Refusal, Shape, StageSession};
 
@@ -89,9 +90,11 @@ impl Stages {
     ) -> Result<Shape, Refusal> {
         let refuses = |cause| (Refused::Refuses, cause);
         let unready = |cause: &str| (Refused::Unready, cause.to_owned());
-        let assignment = held.ready(open.model).ok_or_else(|| unready("its part is not ready"))?;
         let hop = usize::from(open.hop);
         let own = open.stages.get(hop);
+        let layers = own.map_or(LayerRange { start: 0, end: 0 }, |own| own.layers);
+        let assignment = held.ready(open.model, layers);
+        let assignment = assignment.ok_or_else(|| unready("its part is not ready"))?;
         if open.origin != assignment.plan.owner
             || own.is_none_or(|own| (own.node, own.layers) != (self.me, assignment.layers))
         {
@@ -218,6 +221,12 @@ impl Stages {
     /// The part of a model that was held is gone or replaced.
     pub(crate) fn drop_model(&mut self, fx: &mut Effects, model: ModelId) {
         self.release_where(fx, |session| session.open.model == model);
+    }
+
+    /// One of the parts of a model that were held is gone, this one.
+    pub(crate) fn drop_part(&mut self, fx: &mut Effects, model: ModelId, layers: LayerRange) {
+        let is_of = |session: &StageSession| session.layers() == layers;
+        self.release_where(fx, |session| session.open.model == model && is_of(session));
     }
 
     pub(crate) fn drop_all(&mut self, fx: &mut Effects) {

@@ -24,9 +24,10 @@ impl World<'_> {
             }
             Output::Dial { peer } => self.dial(node, index(peer)),
             Output::Disconnect { peer, cause } => self.disconnect(node, index(peer), &cause),
-            Output::Prepare { model, plan_epoch, part, .. } => {
-                self.prepare(node, model, plan_epoch, part);
+            Output::Prepare { model, plan_epoch, part, is_beside, .. } => {
+                self.prepare(node, (model, plan_epoch), part, is_beside);
             }
+            Output::Keep { model, layers } => self.nodes[node].device.keep(model, layers),
             Output::Unload { model } => self.nodes[node].device.unload(model),
             Output::Compute(job) => self.compute(node, framed, &job),
             Output::Release { session } => self.nodes[node].device.release(session),
@@ -177,7 +178,7 @@ impl World<'_> {
             let node = index(stage.node);
             let slot = &self.nodes[node];
             let is_known = slot.breaks_unheard == 0 && !self.is_cut_off(node);
-            is_known.then(|| slot.is_up && slot.device.layers(MODEL) == Some(stage.layers))
+            is_known.then(|| slot.is_up && slot.device.has(MODEL, Some(stage.layers)))
         });
         loaded.collect()
     }

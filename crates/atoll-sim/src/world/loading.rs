@@ -21,11 +21,17 @@ pub(super) struct Loading {
 
 impl World<'_> {
     /// A node fetches and loads a part, or says why not.
-    pub(super) fn prepare(&mut self, node: usize, model: ModelId, epoch: PlanEpoch, part: Part) {
+    pub(super) fn prepare(
+        &mut self,
+        node: usize,
+        (model, plan_epoch): (ModelId, PlanEpoch),
+        part: Part,
+        is_beside: bool,
+    ) {
         let noise = self.noise.below(20_000);
         let (now, slot) = (self.now, &mut self.nodes[node]);
         let load_us = slot.device.load_us(model, part, noise);
-        let is_new = part.layers.is_some() && slot.device.layers(model) != part.layers;
+        let is_new = part.layers.is_some() && !slot.device.has(model, part.layers);
         let loading = &mut slot.loading;
         let (takes_us, result) = if is_new && loading.no_memory_until > now {
             (1_000, Err("there is no memory for it"))
@@ -38,10 +44,10 @@ impl World<'_> {
         };
         loading.has_refused |= result.is_err();
         if result.is_ok() {
-            slot.device.prepare(model, part);
+            slot.device.prepare(model, part, is_beside);
         }
         let result = result.map_err(str::to_owned);
-        self.own(now + takes_us, node, Input::Prepared { model, plan_epoch: epoch, result });
+        self.own(now + takes_us, node, Input::Prepared { model, plan_epoch, result });
     }
 
     /// What was prepared takes the place of what was loaded.

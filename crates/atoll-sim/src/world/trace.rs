@@ -17,6 +17,7 @@ pub(super) fn fingerprint(output: &Output) -> u64 {
         Output::Disconnect { peer, .. } => mix(&[3, index(*peer) as u64]),
         Output::Prepare { plan_epoch, .. } => mix(&[4, plan_epoch.0.into()]),
         Output::Unload { .. } => 5,
+        Output::Keep { .. } => 11,
         Output::Compute(job) => mix(&[6, job.id.0, job.from_pos.into(), job.epoch.0.into()]),
         Output::Release { .. } => 7,
         Output::Emit(Event::Token { request, index, token, .. }) => {

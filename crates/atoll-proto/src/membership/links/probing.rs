@@ -24,6 +24,9 @@ const ROUND_US: u64 = 700_000;
 pub(super) const FRESH_US: u64 = 30_000_000;
 /// That of how much a link carries, µs: at most 216 KiB an hour for each direction of a pair.
 const FILLED_FRESH_US: u64 = 600_000_000;
+/// What was doubted is believed again for so long, µs: with every doubt 36 KiB are sent, so at most
+/// 432 KiB an hour for each direction of a pair.
+const DOUBT_US: u64 = 300_000_000;
 /// Longest round trip that is believed, µs: whoever is further away serves nobody.
 pub(super) const RTT_US_MAX: u32 = 10_000_000;
 /// Most that a link is believed to carry: 10 Gbit/s.
@@ -40,6 +43,8 @@ pub(super) struct Own {
     at: Option<Time>,
     /// The same of one with filled probes.
     filled_at: Option<Time>,
+    /// When it was last doubted.
+    doubted_at: Option<Time>,
 }
 
 /// The latest round trips, µs.
@@ -122,6 +127,15 @@ impl Round {
 }
 
 impl Own {
+    /// Forgets it all, unless that was done not long ago; whether it did.
+    pub(super) fn doubt(&mut self, now: Time) -> bool {
+        let does = !is_fresh(self.doubted_at, now, DOUBT_US);
+        if does {
+            *self = Self { doubted_at: Some(now), ..Self::default() };
+        }
+        does
+    }
+
     pub(super) fn is_fresh(&self, now: Time) -> bool {
         is_fresh(self.at, now, FRESH_US)
     }

@@ -283,7 +283,7 @@ impl Arbitrary for Any {
         let survey = match u8::arbitrary(g) % 4 {
             0 => Survey::Probe { probe: number, filler: vec![1; 9] },
             1 => Survey::Echo(number),
-            2 => Survey::Ask { ask: number, nodes: nodes().collect() },
+            2 => Survey::Ask { ask: number, nodes: nodes().collect(), is_again: false },
             _ => {
                 let (rtt_us, bytes_per_s) = (u32::arbitrary(g), u64::arbitrary(g));
                 let reach = |node| Reach { node, rtt_us, bytes_per_s };

@@ -1,0 +1,148 @@
+//! A plan in force gives way to a better one when nodes or links are not what they were, and the
+//! answer under way goes on.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use atoll_sim::proto::Event;
+use atoll_sim::proto::plan::Stage;
+use atoll_sim::{Invariant, Scenario, Seen, Study};
+
+/// Bytes of a layer of the model with two sessions' caches, and of what the owner holds beside.
+const LAYER_BYTES: u64 = 2_216_960 + 2 * 768 * 2_048;
+const ENDS_BYTES: u64 = 30_083_456;
+/// When it happens, s.
+const AT_S: f64 = 30.0;
+
+/// Plans in force and when they came to be so, s: nodes by their place in the scenario.
+#[derive(Default)]
+struct Plans(Vec<(f64, Vec<(usize, usize)>)>);
+
+impl Invariant for Plans {
+    fn name(&self) -> &'static str {
+        "plans"
+    }
+
+    fn see(&mut self, now: u64, seen: &Seen<'_>) -> Option<String> {
+        if let Seen::Told { event: Event::PlanReady { plan }, .. } = seen {
+            let number = |node: &[u8; 32]| usize::from(node[7]);
+            let stage = |stage: &Stage| (number(&stage.node.0), stage.layers.len());
+            self.0.push((now as f64 / 1e6, plan.stages.iter().map(stage).collect()));
+        }
+        None
+    }
+}
+
+/// A device with room for so many layers, and more lines about it.
+fn device(name: &str, profile: &str, layers: u64, more: &str) -> String {
+    let ends_bytes = if name == "desk" { 2 * ENDS_BYTES } else { 0 };
+    let memory_bytes = layers * LAYER_BYTES + ends_bytes + 1_000;
+    format!(
+        "[[device]]\nname = \"{name}\"\nprofile = \"{profile}\"\nmemory_bytes = {memory_bytes}\n\
+         {more}\n"
+    )
+}
+
+/// A device at a fifth of a desktop's speed, which was a desktop before.
+const SLOWED: &str = "[device_profile.slowed]\nmemory_bytes = 1\n\
+    weight_bytes_per_s = 6_400_000_000\nmore_rows_bytes_per_s = 34_800_000_000\n\
+    load_bytes_per_s = 110_000_000\nsource = \"A desktop's, by five.\"\n";
+/// Links of a house.
+const LINKS: &str = "[link_profile.cable]\nlatency_ms = 0.2\njitter_ms = 0.1\n\
+    bytes_per_s = 110_000_000\nsource = \"An estimate.\"\n\
+    [link_profile.slow]\nlatency_ms = 10.2\njitter_ms = 0.1\nbytes_per_s = 110_000_000\n\
+    source = \"An estimate.\"\n";
+
+/// What came of one long answer: plans, the longest wait between two tokens, s, and tokens per
+/// second in its last ten seconds.
+fn answered(devices: &[String], fault: &str) -> (Plans, f64, f64) {
+    let text = format!(
+        "name = \"moved\"\nabout = \"One long answer.\"\nlasts_s = 120\n\
+         model = \"smollm2:135m\"\nserve = {{ at_s = 2, sessions = 2, spares = 0 }}\n\
+         requests = [{{ count = 1, from_s = 28, prompt_tokens = 30, new_tokens = 1900 }}]\n\
+         {}{fault}{LINKS}{SLOWED}",
+        devices.concat()
+    );
+    let scenario = Scenario::parse(&text).unwrap();
+    let mut plans = Plans::default();
+    let report = Study::of(&scenario.schedule(1).unwrap()).claim(&mut plans).run();
+    assert_eq!((&report.violations, report.completed), (&vec![], 1), "{:?}", report.failed);
+    let token_us = &report.answers[0].token_us;
+    let late = &token_us[token_us.len() - 300..];
+    let late_s = (late[299] - late[0]) as f64 / 1e6;
+    (plans, report.answers[0].gap_us(0) as f64 / 1e6, 299.0 / late_s)
+}
+
+/// Holds what happens at [`AT_S`] against the same devices that were so from the start: the plan
+/// is another within ten seconds, and as good. The longest wait between two tokens, s.
+fn check(before: &[String], fault: &str, as_if: &[String]) -> f64 {
+    let (plans, gap_s, speed) = answered(before, fault);
+    let (best, _, best_speed) = answered(as_if, "");
+    let ((first_s, first), (at_s, last)) = (&plans.0[0], plans.0.last().unwrap());
+    let told = format!("{:?} at {speed}/s, best {:?} at {best_speed}/s", plans.0, best.0);
+    assert!(first != last && *first_s < AT_S, "{told}");
+    assert!((AT_S..AT_S + 10.0).contains(at_s), "{told}");
+    assert!(speed >= 0.9 * best_speed, "{told}");
+    gap_s
+}
+
+fn slowed(device: &str) -> String {
+    format!(
+        "[[fault]]\nat_s = {AT_S}\nwhat = \"slow\"\ndevice = \"{device}\"\npercent = 500\n\
+         for_s = 80\n"
+    )
+}
+
+#[test]
+fn a_node_at_a_fifth_of_its_speed_is_left() {
+    let devices = |profile| {
+        [
+            device("desk", "mini-pc", 20, "link = \"cable\""),
+            device("shed", profile, 60, "link = \"cable\""),
+            device("attic", "laptop", 60, "link = \"cable\""),
+        ]
+    };
+    let gap_s = check(&devices("desktop"), &slowed("shed"), &devices("slowed"));
+    assert!(gap_s < 1.0, "no more than computing again what was said: {gap_s} s");
+}
+
+#[test]
+fn without_room_for_both_sessions_stand_still() {
+    let devices = |profile| {
+        [
+            device("desk", "mini-pc", 20, "link = \"cable\""),
+            device("shed", profile, 20, "link = \"cable\""),
+            device("attic", "laptop", 20, "link = \"cable\""),
+        ]
+    };
+    let gap_s = check(&devices("desktop"), &slowed("shed"), &devices("slowed"));
+    assert!(gap_s < 2.0, "{gap_s} s");
+}
+
+#[test]
+fn a_link_that_gets_slow_is_left() {
+    let devices = |link: &str| {
+        [
+            device("desk", "mini-pc", 20, "link = \"cable\""),
+            device("shed", "desktop", 60, &format!("link = \"{link}\"")),
+            device("attic", "laptop", 60, "link = \"cable\""),
+        ]
+    };
+    let fault = format!(
+        "[[fault]]\nat_s = {AT_S}\nwhat = \"delay\"\ndevice = \"shed\"\nextra_ms = 10\n\
+         for_s = 80\n"
+    );
+    let gap_s = check(&devices("cable"), &fault, &devices("slow"));
+    assert!(gap_s < 1.0, "{gap_s} s");
+}
+
+#[test]
+fn a_faster_node_that_comes_is_used() {
+    let devices = |joins_s: f64| {
+        [
+            device("desk", "pi4", 20, "link = \"cable\""),
+            device("shed", "mini-pc", 60, "link = \"cable\""),
+            device("attic", "workstation", 60, &format!("link = \"cable\"\njoins_s = {joins_s}")),
+        ]
+    };
+    let gap_s = check(&devices(AT_S), "", &devices(0.0));
+    assert!(gap_s < 1.0, "{gap_s} s");
+}
