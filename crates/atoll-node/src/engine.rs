@@ -234,14 +234,6 @@ impl Worker {
         }
     }
 
-    /// The part that a job is for: the one with its layers; a head alone is the same in all. Else
-    /// any, which says what is wrong.
-    fn part_of(&self, job: &Job) -> Option<&Loaded> {
-        let parts = self.models.get(&job.model)?;
-        let same = parts.iter().find(|loaded| loaded.part.layers == job.part.layers);
-        same.or_else(|| parts.first())
-    }
-
     /// Runs jobs that [`Waiting::next`] put together.
     fn run_together(&mut self, jobs: Vec<Job>) {
         let begin = Instant::now();
@@ -256,7 +248,7 @@ impl Worker {
             }
         }
         let Some(first) = ready.first() else { return };
-        let loaded = self.part_of(first).expect("a session was made for it");
+        let loaded = part_of(&self.models, first).expect("a session was made for it");
         let outcome = catch_unwind(AssertUnwindSafe(|| job::run(loaded, &ready, &mut sessions)));
         match outcome {
             Ok(results) => {
@@ -290,8 +282,8 @@ impl Worker {
 
     /// Takes out the session of a job, or makes it if the job begins a new epoch.
     fn take_session(&mut self, job: &Job) -> Result<Session, String> {
-        let loaded =
-            self.part_of(job).ok_or_else(|| format!("model {} is not loaded here", job.model))?;
+        let loaded = part_of(&self.models, job)
+            .ok_or_else(|| format!("model {} is not loaded here", job.model))?;
         match self.sessions.remove(&job.session) {
             Some(session) if session.epoch > job.epoch => {
                 self.sessions.insert(job.session, session);
@@ -303,6 +295,14 @@ impl Worker {
             Some(_) | None => Ok(Session::new(job, loaded)),
         }
     }
+}
+
+/// The part that a job is for: the one with its layers; a head alone is the same in all. Else any,
+/// which says what is wrong.
+fn part_of<'a>(models: &'a BTreeMap<ModelId, Vec<Loaded>>, job: &Job) -> Option<&'a Loaded> {
+    let parts = models.get(&job.model)?;
+    let same = parts.iter().find(|loaded| loaded.part.layers == job.part.layers);
+    same.or_else(|| parts.first())
 }
 
 fn panic_words(panic: &(dyn Any + Send)) -> String {
