@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::excluded::Excluded;
 use self::moving::Move;
+pub(crate) use self::preparing::Preparation;
 use self::watching::Watch;
 use crate::effects::Effects;
 use crate::ids::{ModelId, NodeId, PlanEpoch, Time};
@@ -18,9 +19,11 @@ use crate::planted::Bug;
 mod excluded;
 mod moving;
 mod placing;
+mod preparing;
+mod reconsidering;
 mod surveying;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watching;
 
 /// The models that this node serves.
@@ -76,18 +79,6 @@ pub(crate) enum PlanState {
     Ready(Plan),
     /// Not to be placed with these members.
     Failed(PlanError),
-}
-
-/// One node on its way to being ready.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Preparation {
-    layers: Option<LayerRange>,
-    /// The nodes beside it in the ring, as it was told: it is ready when it has met them.
-    neighbours: [NodeId; 2],
-    epoch: PlanEpoch,
-    pub(crate) bytes_done: u64,
-    pub(crate) bytes_total: u64,
-    stalls_at: Time,
 }
 
 impl Deployment {
@@ -211,64 +202,6 @@ impl Deployment {
         if let Some(served) = self.served.get_mut(&model) {
             served.held.remove(&node);
             self.mend(fx, members, limits, model, node);
-        }
-    }
-
-    /// A node of a plan reports how far it is.
-    pub(crate) fn progress(
-        &mut self,
-        fx: &mut Effects,
-        limits: &Limits,
-        node: NodeId,
-        (model, epoch): (ModelId, PlanEpoch),
-        (bytes_done, bytes_total): (u64, u64),
-    ) {
-        let Some(served) = self.served.get_mut(&model) else { return };
-        let coming = served.coming.as_mut().map(|coming| &mut coming.asked);
-        let mut asked = [Some(&mut served.asked), coming].into_iter().flatten();
-        let asked = asked.find_map(|asked| asked.get_mut(&node).filter(|to| to.epoch == epoch));
-        let Some(asked) = asked else { return };
-        if bytes_done > asked.bytes_done {
-            asked.stalls_at = fx.now.after_us(limits.prepare_stall_us);
-        }
-        asked.bytes_done = asked.bytes_done.max(bytes_done);
-        asked.bytes_total = bytes_total;
-        if let PlanState::Preparing(plan) = &served.state {
-            fx.emit(Event::PlanProgress { plan: plan.clone(), node, bytes_done, bytes_total });
-        }
-    }
-
-    /// A node of a plan is ready, or cannot be.
-    pub(crate) fn prepared(
-        &mut self,
-        fx: &mut Effects,
-        members: &Membership,
-        limits: &Limits,
-        node: NodeId,
-        (model, epoch): (ModelId, PlanEpoch),
-        result: Result<(), String>,
-    ) {
-        let Some(served) = self.served.get_mut(&model) else { return };
-        if served.is_coming(node, epoch) {
-            if served.came(fx, self.me, node, result) {
-                self.seek_spares(fx, members, limits, model);
-            }
-            return;
-        }
-        let Some(asked) = served.asked.get(&node).filter(|asked| asked.epoch == epoch) else {
-            return;
-        };
-        let layers = asked.layers;
-        served.asked.remove(&node);
-        match result {
-            Ok(()) => {
-                served.held.insert(node, layers);
-                served.settle(fx, self.me);
-                if matches!(served.state, PlanState::Ready(_)) {
-                    self.seek_spares(fx, members, limits, model);
-                }
-            }
-            Err(cause) => self.exclude(fx, members, limits, (model, node), cause),
         }
     }
 

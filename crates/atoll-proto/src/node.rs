@@ -13,6 +13,7 @@ use crate::planted::Planted;
 use crate::session::origin::{Doubt, Origin, Said};
 use crate::session::stages::Stages;
 
+mod rounds;
 mod view;
 
 /// What makes a node this one.
@@ -152,41 +153,6 @@ impl Node {
                 }
                 None => self.deployment.unready(fx, members, limits, (model, node)),
             }
-        }
-    }
-
-    /// What tokens took on their way may speak for another plan: those of a session alone, after
-    /// its first one, which ends a prompt.
-    fn watch(&mut self, fx: &mut Effects, limits: &Limits) {
-        let mut rounds = Vec::new();
-        for output in &fx.outputs {
-            if let Output::Emit(Event::Token { request, index: 1.., hops, round_us, .. }) = output
-                && self.origin.active().len() == 1
-                && let Some(active) = self.origin.active().values().next()
-                && active.request.id == *request
-            {
-                let at = (active.request.model, active.positions());
-                rounds.push((at, hops.clone(), *round_us));
-            }
-        }
-        for (at, hops, round_us) in rounds {
-            let members = &self.membership;
-            self.deployment.came_around(fx, members, limits, at, (&hops, round_us));
-        }
-    }
-
-    /// Plans want links measured, and wait for that.
-    fn survey(&mut self, fx: &mut Effects, limits: &Limits) {
-        let in_doubt = self.deployment.take_in_doubt();
-        if !in_doubt.is_empty() {
-            self.membership.doubt_links(fx.now, &in_doubt);
-        }
-        if self.membership.take_surveyed() {
-            self.deployment.retry(fx, &self.membership, limits);
-        }
-        let nodes = self.deployment.take_to_survey();
-        if !nodes.is_empty() {
-            self.membership.survey(fx, &nodes);
         }
     }
 

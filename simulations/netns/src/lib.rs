@@ -11,6 +11,7 @@
 //! assert_eq!(wire.take(0, 1500).first, Some(5_000));
 //! ```
 
+pub mod adapt;
 mod answer;
 pub mod control;
 mod echo;

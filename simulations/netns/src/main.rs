@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use atoll_netns::report::Report;
-use atoll_netns::{Site, host, linkd, measure, rounds, soak};
+use atoll_netns::{Site, adapt, host, linkd, measure, rounds, soak};
 use clap::{Args, Parser};
 
 /// Runs real nodes in network namespaces, over links that can be made bad.
@@ -48,6 +48,18 @@ enum Arguments {
         /// Leave out the two rounds without spares.
         #[arg(long)]
         no_last: bool,
+    },
+    /// Throttles a stage, cuts a link and brings a faster node in the middle of answers: the plan
+    /// must follow and the answer stay whole.
+    Adapt {
+        #[command(flatten)]
+        mesh: MeshArguments,
+        /// Tokens of each answer, of which a quarter come before anything happens.
+        #[arg(long, default_value_t = 1_200)]
+        tokens: u32,
+        /// Only this change.
+        #[arg(long, value_name = "CHANGE")]
+        only: Option<adapt::Change>,
     },
     /// Plays scenarios with real nodes, for `atoll sim calibrate` to predict.
     Measure {
@@ -120,6 +132,9 @@ fn main() -> Result<ExitCode> {
             let options = rounds::Options { site, rounds, delay_us, only, last };
             rounds::run(&options, progress())
         }),
+        Arguments::Adapt { mesh, tokens, only } => {
+            mesh.run(3, |site| adapt::run(&adapt::Options { site, tokens, only }, progress()))
+        }
         Arguments::Measure { mesh, scenarios, crossing_model } => {
             let read = |path: PathBuf| {
                 let text = std::fs::read_to_string(&path);

@@ -35,7 +35,7 @@ pub struct Site {
     pub seed: u64,
     /// Nodes, the owner among them.
     pub hosts: usize,
-    /// Of which so many are stages.
+    /// Of which so many are stages; 0: as many as the owner finds best.
     pub stages: usize,
     /// Longest sequence, tokens.
     pub context: u64,
@@ -164,7 +164,7 @@ impl Mesh {
             let held = |status: Value| status["held"].as_array().map_or(0, Vec::len) > 0;
             self.status(*host).is_ok_and(held)
         };
-        let wanted = self.members.len().min(2 * self.site.stages - 1);
+        let wanted = self.members.len().min((2 * self.site.stages).saturating_sub(1));
         (0..self.members.len()).filter(holds).count() >= wanted
     }
 
@@ -179,7 +179,10 @@ impl Mesh {
         command.args(["netns", "exec", &member.namespace]).arg(&site.atoll);
         if host == 0 {
             let (stages, wait) = (site.stages.to_string(), self.wait_s.to_string());
-            command.arg("serve").arg(&site.model).args(["--stages", &stages, "--wait", &wait]);
+            command.arg("serve").arg(&site.model).args(["--wait", &wait]);
+            if site.stages > 0 {
+                command.args(["--stages", &stages]);
+            }
             command.args(["--ctx", &site.context.to_string()]);
         } else {
             command.arg("up");
@@ -187,7 +190,7 @@ impl Mesh {
         command.args(["--memory", &member.memory_bytes.to_string()]);
         command.args(["--json", "--name", &member.name, "--api", API, "--threads", "1"]);
         command.args(["--listen", "/ip4/0.0.0.0/tcp/7400"]);
-        command.args(["--log", "atoll_proto=info,atoll_node=info"]);
+        command.args(["--log", "atoll_proto=debug,atoll_node=debug"]);
         let own = |(key, _): &(std::ffi::OsString, _)| key.to_string_lossy().starts_with("ATOLL_");
         std::env::vars_os().filter(own).for_each(|(key, _)| _ = command.env_remove(key));
         command.env("ATOLL_DATA_DIR", &data).env("ATOLL_CONFIG", "/dev/null");
@@ -212,6 +215,16 @@ impl Mesh {
     /// What a node says of itself.
     pub(crate) fn status(&self, host: usize) -> Result<Value> {
         http::status(&self.members[host].namespace)
+    }
+
+    /// The namespace of a node.
+    pub(crate) fn namespace(&self, host: usize) -> &str {
+        &self.members[host].namespace
+    }
+
+    /// Gives a node that has a share of a core another one.
+    pub(crate) fn set_cpu(&self, host: usize, cores: f64) -> Result<()> {
+        self.members[host].quota.as_ref().context("it has no share to change")?.set(cores)
     }
 
     /// Which members are stages of the plan in force, the owner left out.

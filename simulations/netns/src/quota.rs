@@ -11,6 +11,7 @@ use atoll_sim::cost::QUOTA_PERIOD_US;
 #[derive(Debug)]
 pub struct Quota {
     folder: PathBuf,
+    is_second: bool,
 }
 
 impl Quota {
@@ -22,24 +23,36 @@ impl Quota {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("atoll-quota-{}-{count}", std::process::id());
+        let (first, second) = (Path::new("/sys/fs/cgroup/cpu"), Path::new("/sys/fs/cgroup"));
+        let is_second = !first.join("cpu.cfs_quota_us").is_file();
+        if is_second && !second.join("cgroup.controllers").is_file() {
+            bail!("no quota of the processor: neither {first:?} nor {second:?} has such groups");
+        }
+        let folder = if is_second { second } else { first }.join(name);
+        fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let quota = Self { folder, is_second };
+        quota.set(cores)?;
+        Ok(quota)
+    }
+
+    /// Gives the group another share.
+    ///
+    /// # Errors
+    /// If its files cannot be written.
+    pub fn set(&self, cores: f64) -> Result<()> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few cores")]
         let quota_us = (cores * QUOTA_PERIOD_US as f64).round().max(1_000.0) as u64;
-        let (first, second) = (Path::new("/sys/fs/cgroup/cpu"), Path::new("/sys/fs/cgroup"));
-        let (folder, files) = if first.join("cpu.cfs_quota_us").is_file() {
-            let period = ("cpu.cfs_period_us", QUOTA_PERIOD_US.to_string());
-            (first.join(name), vec![period, ("cpu.cfs_quota_us", quota_us.to_string())])
-        } else if second.join("cgroup.controllers").is_file() {
-            (second.join(name), vec![("cpu.max", format!("{quota_us} {QUOTA_PERIOD_US}"))])
+        let files = if self.is_second {
+            vec![("cpu.max", format!("{quota_us} {QUOTA_PERIOD_US}"))]
         } else {
-            bail!("no quota of the processor: neither {first:?} nor {second:?} has such groups");
+            let period = ("cpu.cfs_period_us", QUOTA_PERIOD_US.to_string());
+            vec![period, ("cpu.cfs_quota_us", quota_us.to_string())]
         };
-        fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let quota = Self { folder };
         for (file, value) in files {
-            let path = quota.folder.join(file);
+            let path = self.folder.join(file);
             fs::write(&path, value).with_context(|| format!("writing {}", path.display()))?;
         }
-        Ok(quota)
+        Ok(())
     }
 
     /// Puts a process in, with all that it will start.

@@ -76,6 +76,7 @@ impl Deployment {
             }
         }
         served.coming = Some(coming);
+        served.watch.sent_since = Some(fx.now);
         served.take_place(fx, me);
     }
 
@@ -190,3 +191,6 @@ impl Served {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -233,6 +233,7 @@ impl Deployment {
             }
         }
         served.place_by = None;
+        served.watch.sent_since = Some(fx.now);
         served.epoch.0 = served.epoch.0.saturating_add(1);
         let plan = Plan {
             model: id,
@@ -307,6 +308,9 @@ impl Deployment {
         }
         served.epoch.0 = served.epoch.0.saturating_add(1);
         (plan.epoch, plan.spares) = (served.epoch, spares.clone());
+        if spares.len() > first {
+            served.watch.sent_since.get_or_insert(fx.now);
+        }
         for spare in &spares[first..] {
             let layers = Some(spare.layers);
             served.asked.insert(spare.node, asked(fx.now, limits, &plan, layers));

@@ -2,10 +2,10 @@ use super::*;
 use crate::plan::Profile;
 use crate::planted::Planted;
 
-pub(super) const ME: NodeId = NodeId([1; 32]);
-pub(super) const ID: ModelId = ModelId([9; 32]);
+pub(crate) const ME: NodeId = NodeId([1; 32]);
+pub(crate) const ID: ModelId = ModelId([9; 32]);
 
-pub(super) fn model() -> ModelInfo {
+pub(crate) fn model() -> ModelInfo {
     ModelInfo {
         id: ID,
         name: "m".into(),
@@ -29,7 +29,7 @@ fn nodes(stages: &[Stage]) -> Vec<u8> {
 }
 
 /// This node, and others that have said hello.
-pub(super) fn members(fx: &mut Effects, limits: &Limits, others: &[u8]) -> Membership {
+pub(crate) fn members(fx: &mut Effects, limits: &Limits, others: &[u8]) -> Membership {
     let mut members = Membership::new(ME, "me".into());
     members.measured(fx, profile());
     others.iter().for_each(|&peer| hello(fx, limits, &mut members, peer));
@@ -40,7 +40,7 @@ fn profile() -> Profile {
     Profile { memory_bytes: 9000, weight_bytes_per_s: 10 }
 }
 
-pub(super) fn hello(fx: &mut Effects, limits: &Limits, members: &mut Membership, peer: u8) {
+pub(crate) fn hello(fx: &mut Effects, limits: &Limits, members: &mut Membership, peer: u8) {
     members.hello(fx, limits, NodeId([peer; 32]), "peer".into(), profile());
 }
 

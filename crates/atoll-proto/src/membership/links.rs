@@ -5,7 +5,7 @@
 //! each, asks each to probe the others and itself, and hears what they found. What is younger than
 //! [`FRESH_US`] is not measured again, whoever asks.
 //!
-//! The median of the latest round trips counts, so that a message behind a large one, or a peer
+//! The median of a round trips counts, so that a message behind a large one, or a peer
 //! that was busy, changes nothing. A peer can say what it likes of its links: nobody listens to
 //! more of them than were asked for, and where both ends of a way speak the longer one is believed.
 

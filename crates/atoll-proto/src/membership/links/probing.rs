@@ -21,12 +21,14 @@ pub(super) const WINDOW: usize = 15;
 /// A round ends after so long, µs.
 const ROUND_US: u64 = 700_000;
 /// A measurement is good for so long, µs.
-pub(super) const FRESH_US: u64 = 30_000_000;
-/// That of how much a link carries, µs: at most 216 KiB an hour for each direction of a pair.
-const FILLED_FRESH_US: u64 = 600_000_000;
-/// What was doubted is believed again for so long, µs: with every doubt 36 KiB are sent, so at most
-/// 432 KiB an hour for each direction of a pair.
-const DOUBT_US: u64 = 300_000_000;
+pub(super) const FRESH_US: u64 = 10_000_000;
+/// That of how much a link carries, µs: at most 144 KiB an hour for each direction of a pair.
+const FILLED_FRESH_US: u64 = 900_000_000;
+/// What is in doubt is forgotten so often at most, and measured anew...
+const DOUBTS_MAX: usize = 4;
+/// ... within so long, µs. With what is not in doubt that is 1,008 KiB an hour at most for each
+/// direction of a pair.
+const DOUBTS_US: u64 = 600_000_000;
 /// Longest round trip that is believed, µs: whoever is further away serves nobody.
 pub(super) const RTT_US_MAX: u32 = 10_000_000;
 /// Most that a link is believed to carry: 10 Gbit/s.
@@ -43,8 +45,8 @@ pub(super) struct Own {
     at: Option<Time>,
     /// The same of one with filled probes.
     filled_at: Option<Time>,
-    /// When it was last doubted.
-    doubted_at: Option<Time>,
+    /// When it was doubted of late.
+    doubted: Vec<Time>,
 }
 
 /// The latest round trips, µs.
@@ -127,11 +129,14 @@ impl Round {
 }
 
 impl Own {
-    /// Forgets it all, unless that was done not long ago; whether it did.
+    /// Forgets it all, unless that was done often of late; whether it did.
     pub(super) fn doubt(&mut self, now: Time) -> bool {
-        let does = !is_fresh(self.doubted_at, now, DOUBT_US);
+        self.doubted.retain(|at| at.after_us(DOUBTS_US) > now);
+        let does = self.doubted.len() < DOUBTS_MAX;
         if does {
-            *self = Self { doubted_at: Some(now), ..Self::default() };
+            let mut doubted = std::mem::take(&mut self.doubted);
+            doubted.push(now);
+            *self = Self { doubted, ..Self::default() };
         }
         does
     }
@@ -161,11 +166,18 @@ impl Window {
         }
     }
 
-    /// Of two in the middle the longer one.
+    /// The median of the quickest round, of two in the middle the longer one: a round that was
+    /// disturbed, by a node that was busy, was slower than the link.
     pub(super) fn median(&self) -> Option<u32> {
-        let mut sorted: Vec<u32> = self.0.iter().copied().collect();
-        sorted.sort_unstable();
-        sorted.get(sorted.len() / 2).copied()
+        let all: Vec<u32> = self.0.iter().copied().collect();
+        let rounds = all.rchunks(PROBES.into()).enumerate();
+        let whole = rounds.filter(|(i, round)| *i == 0 || round.len() == usize::from(PROBES));
+        let median = |(_, round): (usize, &[u32])| {
+            let mut sorted = round.to_vec();
+            sorted.sort_unstable();
+            sorted.get(sorted.len() / 2).copied()
+        };
+        whole.filter_map(median).min()
     }
 }
 

@@ -315,3 +315,20 @@ quickcheck! {
         })
     }
 }
+
+#[test]
+fn the_quickest_round_counts_and_doubt_forgets_it_so_often_at_most() {
+    let mut own = Own::default();
+    // A disturbed round, a good one, and one that has only begun.
+    [90_000; 5].into_iter().chain([700, 710, 720, 730, 740]).for_each(|us| own.small.add(us));
+    assert_eq!(own.figures().rtt_us, Some(720));
+    own.small.add(100);
+    assert_eq!(own.figures().rtt_us, Some(720), "five of its six latest");
+    for doubt in 0..4 {
+        own.small.add(800);
+        assert!(own.doubt(Time(doubt)) && own.figures().rtt_us.is_none(), "doubt {doubt}");
+    }
+    own.small.add(800);
+    assert!(!own.doubt(Time(5)) && own.figures().rtt_us == Some(800), "four are enough");
+    assert!(own.doubt(Time(700_000_000)));
+}
