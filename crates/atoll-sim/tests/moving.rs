@@ -146,3 +146,21 @@ fn a_faster_node_that_comes_is_used() {
     let gap_s = check(&devices(AT_S), "", &devices(0.0));
     assert!(gap_s < 1.0, "{gap_s} s");
 }
+
+#[test]
+fn a_node_that_says_too_much_of_itself_is_found_out() {
+    let devices = |more: &str| {
+        [
+            device("desk", "mini-pc", 20, "link = \"cable\""),
+            device("liar", "pi4", 60, &format!("link = \"cable\"\n{more}")),
+            device("attic", "laptop", 60, "link = \"cable\""),
+        ]
+    };
+    let (plans, gap_s, speed) = answered(&devices("claims = \"workstation\""), "");
+    let (_, _, best_speed) = answered(&devices(""), "");
+    let (at_s, last) = plans.0.last().unwrap();
+    let holds = |plan: &[(usize, usize)]| plan.iter().any(|(node, _)| *node == 1);
+    assert!(holds(&plans.0[0].1) && !holds(last), "{:?}", plans.0);
+    assert!(*at_s < 28.0 + 10.0 && gap_s < 1.0, "{:?}, {gap_s} s", plans.0);
+    assert!(speed >= 0.9 * best_speed, "{speed} tokens/s, {best_speed} without the lie");
+}

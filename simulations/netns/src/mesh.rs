@@ -190,7 +190,7 @@ impl Mesh {
         command.args(["--memory", &member.memory_bytes.to_string()]);
         command.args(["--json", "--name", &member.name, "--api", API, "--threads", "1"]);
         command.args(["--listen", "/ip4/0.0.0.0/tcp/7400"]);
-        command.args(["--log", "atoll_proto=debug,atoll_node=debug"]);
+        command.args(["--log", "atoll_proto=info,atoll_node=info"]);
         let own = |(key, _): &(std::ffi::OsString, _)| key.to_string_lossy().starts_with("ATOLL_");
         std::env::vars_os().filter(own).for_each(|(key, _)| _ = command.env_remove(key));
         command.env("ATOLL_DATA_DIR", &data).env("ATOLL_CONFIG", "/dev/null");

@@ -63,11 +63,13 @@ impl Moving {
     /// Messages since this was last asked: to whom, and of which kind.
     fn sent(&mut self) -> Vec<(u8, &'static str)> {
         let outputs = std::mem::take(&mut self.fx.outputs).into_iter();
-        let sent = outputs.filter_map(|output| match output {
-            Output::Send { to, message } => Some((to.0[0], message.kind())),
-            _ => None,
-        });
-        sent.collect()
+        let mut sent = Vec::new();
+        for output in outputs {
+            if let Output::Send { to, message } = output {
+                sent.push((to.0[0], message.kind()));
+            }
+        }
+        sent
     }
 }
 
