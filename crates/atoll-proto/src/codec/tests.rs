@@ -101,24 +101,26 @@ impl Arbitrary for Message {
             17 => Self::Presence(Presence::Heard(node(n.to_le_bytes()[0]))),
             18 => Self::Presence(Presence::Unheard(node(n.to_le_bytes()[0]))),
             19 => Self::Presence(Presence::Silent(node(n.to_le_bytes()[0]))),
-            20 => Self::Survey(Survey::Probe { probe: n.into(), filler: vec![7; usize::from(n)] }),
-            21 => Self::Survey(Survey::Echo(u32::arbitrary(g))),
-            22 => {
-                let nodes = stages.iter().map(|stage| stage.node).collect();
-                Self::Survey(Survey::Ask {
-                    ask: u32::arbitrary(g),
-                    nodes,
-                    is_again: bool::arbitrary(g),
-                })
-            }
-            23 => {
-                let (rtt_us, bytes_per_s) = (u32::arbitrary(g), u64::arbitrary(g));
-                let reach = |stage: &Stage| Reach { node: stage.node, rtt_us, bytes_per_s };
-                let reaches = stages.iter().map(reach).collect();
-                Self::Survey(Survey::Told { ask: n.into(), reaches })
-            }
+            20..=23 => Self::Survey(survey(g, n, &stages)),
             24 => Self::Keep { model, layers: LayerRange { start: n, end: n + 1 } },
             _ => Self::Close { session },
+        }
+    }
+}
+
+fn survey(g: &mut Gen, n: u16, stages: &[Stage]) -> Survey {
+    match u8::arbitrary(g) % 4 {
+        0 => Survey::Probe { probe: n.into(), filler: vec![7; usize::from(n)] },
+        1 => Survey::Echo(u32::arbitrary(g)),
+        2 => Survey::Ask {
+            ask: u32::arbitrary(g),
+            nodes: stages.iter().map(|stage| stage.node).collect(),
+            is_again: bool::arbitrary(g),
+        },
+        _ => {
+            let (rtt_us, bytes_per_s) = (u32::arbitrary(g), u64::arbitrary(g));
+            let reach = |stage: &Stage| Reach { node: stage.node, rtt_us, bytes_per_s };
+            Survey::Told { ask: n.into(), reaches: stages.iter().map(reach).collect() }
         }
     }
 }
