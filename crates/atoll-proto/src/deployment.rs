@@ -246,13 +246,15 @@ impl Deployment {
         let times = self.served.values().flat_map(|served| {
             let waiting = match served.state {
                 PlanState::Waiting { until } => Some(until),
-                PlanState::Ready(_) => served.next_readmitted(),
+                PlanState::Ready(_) => {
+                    served.next_readmitted().into_iter().chain(served.watch.look_at).min()
+                }
                 PlanState::Preparing(_) | PlanState::Failed(_) => None,
             };
             let stalls = served.asked.values().map(|asked| asked.stalls_at);
             let coming = served.coming.iter().flat_map(|coming| coming.asked.values());
             let stalls = stalls.chain(coming.map(|asked| asked.stalls_at));
-            waiting.into_iter().chain(served.place_by).chain(served.watch.look_at).chain(stalls)
+            waiting.into_iter().chain(served.place_by).chain(stalls)
         });
         times.min()
     }

@@ -67,8 +67,8 @@ impl Deployment {
                 served.spares.retain(|spare| spare.node != stage.node);
             }
             let layers = Some(stage.layers);
-            let is_beside_same = old.neighbours(stage.layers) == plan.neighbours(stage.layers);
-            if served.held.get(&stage.node) == Some(&layers) && is_beside_same {
+            let has_met = old.neighbours(stage.layers) == plan.neighbours(stage.layers);
+            if served.held.get(&stage.node) == Some(&layers) && has_met {
                 coming.ready.insert(stage.node);
             } else {
                 coming.asked.insert(stage.node, asked(fx.now, limits, plan, layers));

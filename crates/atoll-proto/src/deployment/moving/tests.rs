@@ -144,3 +144,20 @@ fn both_parts_need_room() {
     // Layers of 100 bytes with 20 positions of a byte each: 300 and 200 of weights, 60 of caches.
     assert!(fits(560) && !fits(559));
 }
+
+#[test]
+fn a_look_is_due_only_while_a_plan_is_in_force() {
+    let old = [stage(1, 0, 1), stage(2, 1, 4)];
+    let mut it = Moving::new(&old, &old);
+    let served = it.deployment.served.get_mut(&ID).expect("it is served");
+    served.watch.look_at = Some(Time(9));
+    assert_eq!(it.deployment.deadline(), Some(Time(9)));
+    it.fx.now = Time(9);
+    it.deployment.tick(&mut it.fx, &it.members, &it.limits);
+    assert!(it.deployment.deadline().is_none_or(|at| at > Time(9)), "it would tick for ever");
+    let served = it.deployment.served.get_mut(&ID).expect("it is served");
+    served.watch.look_at = Some(Time(3));
+    let PlanState::Ready(plan) = &served.state else { panic!("no plan in force") };
+    served.state = PlanState::Preparing(plan.clone());
+    assert!(it.deployment.deadline().is_none_or(|at| at > Time(3)), "nobody would look");
+}
