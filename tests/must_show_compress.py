@@ -107,19 +107,20 @@ def pruned(args):
     if path is None:
         return
     given, rises, made = scored(args, path)["ppl"], {}, None
-    for method in ("magnitude", "flap", "sobs"):
+    for name in ("magnitude", "flap", "flap --uneven", "sobs --uneven"):
         # What a neuron is for is seen in a text about many things; both rules see the same.
-        options = ["--prune-neurons", "0.2", "--method", method]
+        method, *uneven = name.split()
+        options = ["--prune-neurons", "0.2", "--method", method, *uneven]
         if method != "magnitude":
             options += ["--sequences", "8", *written(args, 16)]
-        made, report = compress(args, path, f"pruned-{method}.gguf", *options)
-        rises[method] = scored(args, made)["ppl"] - given
+        made, report = compress(args, path, f"pruned-{name.replace(' ', '')}.gguf", *options)
+        rises[name] = scored(args, made)["ppl"] - given
         share = report["neurons_after_over_before"]
-        what = f"{path.stem}, {1 - share:.1%} of neurons removed by {method}"
-        row(2, what, f"perplexity {given:.2f} + {rises[method]:.2f}", "-", True)
-    for method, most in (("flap", 0.5), ("magnitude", 0.6)):
-        found = rises["sobs"] / rises[method]
-        row(2, f"rise by sobs over {method}'s", f"{found:.2f}", f"<= {most}", found <= most)
+        what = f"{path.stem}, {1 - share:.1%} of neurons removed by {name}"
+        row(2, what, f"perplexity {given:.2f} + {rises[name]:.2f}", "-", True)
+    for name, most in (("flap", 0.5), ("flap --uneven", 0.5), ("magnitude", 0.6)):
+        found = rises["sobs --uneven"] / rises[name]
+        row(2, f"rise by sobs over that by {name}", f"{found:.2f}", f"<= {most}", found <= most)
     speeds, read = {path: [], made: []}, {}
     for _ in range(5):
         for file, all_speeds in speeds.items():

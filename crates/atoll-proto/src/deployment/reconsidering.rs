@@ -93,8 +93,9 @@ impl Deployment {
             served.place_by = None;
             return;
         }
-        if served.watch.hold_until > fx.now {
-            served.watch.look_at = Some(served.watch.hold_until);
+        let not_before = served.watch.hold_until.max(served.watch.next_search);
+        if not_before > fx.now {
+            served.watch.look_at = Some(not_before);
             served.place_by = None;
             return;
         }
@@ -106,6 +107,7 @@ impl Deployment {
         }
         let Some(served) = self.served.get_mut(&id) else { return };
         let stages = served.stages.clone();
+        served.watch.next_search = fx.now.after_us(LOOKS_US);
         served.watch.age(fx.now, &stages);
         let served = &self.served[&id];
         let (asked, owner) = ((&served.model, &served.policy), self.owner(members, id));
@@ -159,8 +161,45 @@ fn is_worth((now_ns, then_ns): (u64, u64), positions: u64, is_smooth: bool) -> b
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deployment::tests::{ID, ME, hello, members, model};
+    use crate::plan::PlanPolicy;
+    use crate::planted::Planted;
 
     const MS: u64 = 1_000_000;
+
+    #[test]
+    fn hellos_cost_one_search_a_second() {
+        let (limits, fx) = (Limits::default(), &mut Effects::new(Time(0), Planted::default()));
+        let mut members = members(fx, &limits, &[2, 3]);
+        let mut deployment = Deployment::new(ME);
+        let policy = PlanPolicy {
+            stages: None,
+            context: 10,
+            sessions: 1,
+            spares: 0,
+            wait_us: 0,
+            rule: None,
+        };
+        deployment.serve(fx, &members, &limits, (model(), policy));
+        while let Some(&node) = deployment.served[&ID].asked.keys().next() {
+            let epoch = deployment.served[&ID].asked[&node].epoch;
+            deployment.prepared(fx, &members, &limits, node, (ID, epoch), Ok(()));
+        }
+        // Nothing more will be heard of links than that nobody tells.
+        fx.now = Time(20_000_000);
+        deployment.retry(fx, &members, &limits);
+        fx.now = Time(21_000_001);
+        deployment.tick(fx, &members, &limits);
+        let next = deployment.served[&ID].watch.next_search;
+        assert_eq!(next, Time(22_000_001), "it has searched");
+        for ms in [1, 500, 999] {
+            fx.now = Time(21_000_001 + ms * 1_000);
+            hello(fx, &limits, &mut members, 3);
+            deployment.retry(fx, &members, &limits);
+            assert_eq!(deployment.served[&ID].watch.next_search, next, "{ms} ms later");
+            assert_eq!(deployment.deadline(), Some(next), "but then it will");
+        }
+    }
 
     #[test]
     fn a_move_has_to_be_worth_what_it_costs() {

@@ -44,6 +44,9 @@ pub(super) struct Watch {
     next_look: Time,
     /// No move before.
     pub(super) hold_until: Time,
+    /// No search before: whoever says something of itself again and again costs no more than one
+    /// in so long.
+    pub(super) next_search: Time,
     /// Since when parts have been on their way to nodes.
     pub(super) sent_since: Option<Time>,
     /// When to think of another plan.
