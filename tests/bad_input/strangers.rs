@@ -132,6 +132,9 @@ impl Stranger {
     }
 }
 
+/// What nodes speak after the hello.
+const WIRE_VERSION: u16 = 2;
+
 fn hello(version: u16) -> Vec<u8> {
     let mut bytes = b"atll".to_vec();
     bytes.extend(version.to_le_bytes());
@@ -157,12 +160,12 @@ fn garbage_instead_of_a_hello() {
 
 #[test]
 fn another_wire_version() {
-    refused(&hello(9), "it speaks wire version 9, not 1");
+    refused(&hello(9), "it speaks wire version 9, not 2");
 }
 
 #[test]
 fn a_frame_that_is_no_message() {
-    let mut bytes = hello(1);
+    let mut bytes = hello(WIRE_VERSION);
     bytes.extend(100_u32.to_le_bytes());
     bytes.extend([0x5a; 100]);
     refused(&bytes, "it sent a malformed message");
@@ -170,14 +173,14 @@ fn a_frame_that_is_no_message() {
 
 #[test]
 fn an_oversized_frame() {
-    let mut bytes = hello(1);
+    let mut bytes = hello(WIRE_VERSION);
     bytes.extend(u32::MAX.to_le_bytes());
     refused(&bytes, "frame size too big");
 }
 
 #[test]
 fn half_a_hello() {
-    refused(&hello(1)[..9], "no hello within");
+    refused(&hello(WIRE_VERSION)[..9], "no hello within");
 }
 
 #[test]
