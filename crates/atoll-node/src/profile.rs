@@ -16,8 +16,8 @@ use atoll_proto::plan::Profile;
 const SHARE_PERCENT: u64 = 80;
 
 /// How long the kernels are tried at a time, and how often: the second best counts, since whatever
-/// else a machine is busy with for a while makes it slower. Longer than what a process with a share
-/// of the processor may do at a stretch.
+/// else a machine is busy with for a while makes it slower. A process whose share of the processor
+/// is given in longer periods than this is taken for faster than it is, until its work is timed.
 const TRIAL: Duration = Duration::from_millis(25);
 const TRIALS: usize = 7;
 /// Before that, so that the weights are where they will be, and the processor as fast.
