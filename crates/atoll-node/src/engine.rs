@@ -310,3 +310,6 @@ fn panic_words(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no words".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

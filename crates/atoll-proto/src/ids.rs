@@ -78,3 +78,10 @@ pub struct RequestId(pub u64);
 /// A piece of computing asked of the driver; repeated in its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct JobId(pub u64);
+
+/// Of two in the middle the larger one; `None` of nothing.
+pub(crate) fn median<T: Ord + Copy>(of: impl Iterator<Item = T>) -> Option<T> {
+    let mut sorted: Vec<T> = of.collect();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied()
+}

@@ -79,7 +79,7 @@ impl Node {
         }
         let limits = self.config.limits.clone();
         self.route(&mut fx, &limits, input);
-        self.watch(&mut fx, &limits);
+        self.watch(&fx);
         self.doubt(&mut fx, &limits);
         self.survey(&mut fx, &limits);
         let plans = (&self.deployment, &self.membership);

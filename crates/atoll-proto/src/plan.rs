@@ -71,6 +71,17 @@ impl ModelInfo {
 }
 
 impl ModelInfo {
+    /// Bytes that a node needs while it holds one range and another beside it: the weights of both,
+    /// and the caches of so many positions of whichever has larger ones; saturating.
+    pub(crate) fn beside_bytes(&self, ranges: [Option<LayerRange>; 2], positions: u64) -> u64 {
+        let bytes = |positions: u64| {
+            ranges.map(|range| range.map_or(0, |range| self.part_bytes(range, positions)))
+        };
+        let (weights, all) = (bytes(0), bytes(positions));
+        let caches = [0, 1].map(|i| all[i] - weights[i]);
+        weights[0].saturating_add(weights[1]).saturating_add(caches[0].max(caches[1]))
+    }
+
     /// Predicted time of one position through `layers`, µs; an unmeasured speed counts as slow.
     #[must_use]
     pub fn row_us(&self, layers: LayerRange, weight_bytes_per_s: u64) -> u64 {
@@ -107,6 +118,13 @@ pub struct PlanPolicy {
     pub wait_us: u64,
     /// A rule of one's own in place of [`crate::planner`]'s.
     pub rule: Option<PlaceRule>,
+}
+
+impl PlanPolicy {
+    /// Whether stages are as many, and where, as take the least time per token.
+    pub(crate) const fn is_by_time(&self) -> bool {
+        self.stages.is_none() && self.rule.is_none()
+    }
 }
 
 /// Where each layer goes, given the model, the policy, the owner and the other nodes that there

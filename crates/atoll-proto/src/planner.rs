@@ -102,7 +102,7 @@ pub fn place_linked(
     others: &[Candidate],
     known: KnownLinks<'_>,
 ) -> Result<Vec<Stage>, PlanError> {
-    if policy.rule.is_some() || policy.stages.is_some() {
+    if !policy.is_by_time() {
         return place(model, policy, owner, others);
     }
     let need = Need::new(model, policy);

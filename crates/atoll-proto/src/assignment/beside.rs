@@ -40,14 +40,10 @@ impl Assignments {
         }
         self.give_up(fx, from, id);
         let Some(held) = self.held.get(&id) else { return };
-        // Weights of both, and the caches of whichever has larger ones.
         let positions = plan.context.into();
-        let bytes = |layers| (model.part_bytes(layers, 0), model.part_bytes(layers, positions));
-        let (weights, all) = bytes(held.layers);
-        let more = part.layers.map_or(0, |layers| {
-            let (new_weights, new_all) = bytes(layers);
-            weights.max((all + new_weights).saturating_sub(new_all))
-        });
+        let alone = part.layers.map_or(0, |layers| model.part_bytes(layers, positions));
+        let both = model.beside_bytes([Some(held.layers), part.layers], positions);
+        let more = both.saturating_sub(alone);
         let room = members.profile().memory_bytes;
         let room = own_bytes.map(|own| (own.saturating_add(more), room));
         match self.accept(limits, from, (&plan, &model, part), room) {

@@ -4,15 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::placing::{ask, asked};
+use super::placing::{ask, asked, prepare_own};
 use super::{Deployment, PlanState, Preparation, Served};
 use crate::effects::Effects;
 use crate::ids::{ModelId, NodeId, PlanEpoch, Time};
-use crate::io::{Event, Output, Part};
+use crate::io::{Event, Output};
 use crate::limits::Limits;
 use crate::membership::Membership;
 use crate::message::Message;
-use crate::plan::{LayerRange, Plan, Stage};
+use crate::plan::{Plan, Stage};
 
 /// Time between two moves of a model at least, µs: what a move brought shows before the next.
 const BETWEEN_US: u64 = 10_000_000;
@@ -48,18 +48,12 @@ impl Deployment {
         tracing::info!(model = %id, epoch = epoch.0, stages = plan.stages.len(), "plan coming");
         let mut coming = Move { plan, ready: BTreeSet::new(), asked: BTreeMap::new() };
         let plan = &coming.plan;
-        let own = plan.hop_of(me).map(|hop| plan.stages[hop].layers);
+        let own = plan.layers_of(me);
         if served.held.get(&me) == Some(&own) {
             coming.ready.insert(me);
         } else {
             coming.asked.insert(me, asked(fx.now, limits, plan, own));
-            fx.outputs.push(Output::Prepare {
-                model: id,
-                plan_epoch: epoch,
-                part: Part { layers: own, embed: true, head: true },
-                holders: Vec::new(),
-                is_beside: true,
-            });
+            fx.outputs.push(prepare_own(plan, own, true));
         }
         for stage in plan.stages.iter().filter(|stage| stage.node != me) {
             // What it was loading as a spare is given up for this.
@@ -84,19 +78,12 @@ impl Deployment {
     pub(super) fn fits_beside(&self, members: &Membership, id: ModelId, stages: &[Stage]) -> bool {
         let Some(served) = self.served.get(&id) else { return false };
         let positions = served.positions();
-        let layers_of = |node: NodeId| {
-            let stage = stages.iter().find(|stage| stage.node == node);
-            stage.map(|stage| stage.layers)
-        };
+        let layers_of = |node: NodeId| stages.iter().find(|stage| stage.node == node);
         let fits = |node: NodeId, memory_bytes: u64, ends: u64| {
-            let (held, new) = (served.held.get(&node).copied(), layers_of(node));
+            let held = served.held.get(&node).copied();
+            let new = layers_of(node).map(|stage| stage.layers);
             let Some(held) = held.filter(|held| *held != new) else { return true };
-            let bytes = |layers: Option<LayerRange>, positions| {
-                layers.map_or(0, |layers| served.model.part_bytes(layers, positions))
-            };
-            let weights = bytes(held, 0).saturating_add(bytes(new, 0));
-            let cache = |layers| bytes(layers, positions) - bytes(layers, 0);
-            let all = weights.saturating_add(cache(held).max(cache(new)));
+            let all = served.model.beside_bytes([held, new], positions);
             all.saturating_add(ends) <= self.free(id, node, memory_bytes)
         };
         let ends = served.model.embed_bytes.saturating_add(served.model.head_bytes);
@@ -142,7 +129,7 @@ impl Served {
             return false;
         };
         let model = plan.model;
-        let own = plan.hop_of(me).map(|hop| plan.stages[hop].layers);
+        let own = plan.layers_of(me);
         for node in self.held.keys().chain(self.asked.keys()).copied().collect::<BTreeSet<_>>() {
             if node != me && plan.hop_of(node).is_none() {
                 fx.send(node, Message::Unassign { model });
@@ -156,7 +143,7 @@ impl Served {
         fx.push(Output::Keep { model, layers: own });
         self.spares.clear();
         self.stages.clone_from(&plan.stages);
-        self.watch.moved(fx.now.after_us(BETWEEN_US));
+        self.watch.hold_until = fx.now.after_us(BETWEEN_US);
         tracing::info!(%model, epoch = plan.epoch.0, "plan moved to");
         fx.emit(Event::PlanReady { plan: plan.clone() });
         self.state = PlanState::Ready(plan);
@@ -180,7 +167,7 @@ impl Served {
         if let Some(&layers) = self.held.get(&me) {
             fx.push(Output::Keep { model, layers });
         }
-        self.watch.moved(fx.now.after_us(GIVEN_UP_US));
+        self.watch.hold_until = fx.now.after_us(GIVEN_UP_US);
     }
 
     /// Gives a coming plan up whose parts do not come.

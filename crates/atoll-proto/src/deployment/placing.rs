@@ -248,13 +248,7 @@ impl Deployment {
         if served.held.get(&me) != Some(&own) {
             served.held.remove(&me);
             served.asked.insert(me, asked(own));
-            fx.outputs.push(Output::Prepare {
-                model: id,
-                plan_epoch: plan.epoch,
-                part: Part { layers: own, embed: true, head: true },
-                holders: Vec::new(),
-                is_beside: false,
-            });
+            fx.outputs.push(prepare_own(&plan, own, false));
         }
         // Who loads its range already goes on, but not waiting for a neighbour that is gone.
         for stage in plan.stages.iter().chain(&plan.spares).filter(|stage| stage.node != me) {
@@ -334,6 +328,13 @@ pub(super) fn asked(
     let neighbours = layers.map_or([plan.owner; 2], |layers| plan.neighbours(layers));
     let epoch = plan.epoch;
     Preparation { layers, neighbours, epoch, bytes_done: 0, bytes_total: 0, stalls_at }
+}
+
+/// What the owner of a plan loads itself; `is_beside`: and what it holds stays.
+pub(super) fn prepare_own(plan: &Plan, own: Option<LayerRange>, is_beside: bool) -> Output {
+    let part = Part { layers: own, embed: true, head: true };
+    let (model, plan_epoch, holders) = (plan.model, plan.epoch, Vec::new());
+    Output::Prepare { model, plan_epoch, part, holders, is_beside }
 }
 
 /// `is_beside`: what it holds stays until it is told otherwise.

@@ -26,33 +26,34 @@ const ROWS_GAIN: u64 = 8;
 const IDLE_US: u64 = 5_000_000;
 
 impl Deployment {
+    /// Whether the plan of a model is by time, so that rounds may speak for another.
+    pub(crate) fn is_by_time(&self, model: ModelId) -> bool {
+        self.served.get(&model).is_some_and(|served| served.policy.is_by_time())
+    }
+
     /// A token of the only session under way came around a model's ring.
     pub(crate) fn came_around(
         &mut self,
-        fx: &mut Effects,
+        now: Time,
         members: &Membership,
-        limits: &Limits,
         (model, positions): (ModelId, u32),
         round: (&[HopTime], u64),
     ) {
         let me = self.me;
         let Some(served) = self.served.get_mut(&model) else { return };
-        if served.policy.stages.is_some() || served.policy.rule.is_some() {
-            return;
-        }
-        served.watch.positions = (positions, fx.now);
+        served.watch.positions = (positions, now);
         let claimed = |node| {
             let member = members.member(node).map(|member| &member.profile);
             let profile = if node == me { Some(members.profile()) } else { member };
             profile.map_or(0, |profile| profile.weight_bytes_per_s)
         };
-        let Some(drift) = served.round(fx.now, me, claimed, round) else { return };
+        let Some(drift) = served.round(now, me, claimed, round) else { return };
         if drift.of_links {
             self.in_doubt.extend(served.stages.iter().map(|stage| stage.node));
             self.in_doubt.remove(&me);
         }
         if drift.of_nodes || drift.of_links {
-            self.reconsider(fx, members, limits, model);
+            served.watch.look_at = Some(now);
         }
     }
 
@@ -64,9 +65,10 @@ impl Deployment {
         if served.is_sending() || !matches!(served.state, PlanState::Ready(_)) {
             return;
         }
-        let is_open = served.policy.stages.is_none() && served.policy.rule.is_none();
         let since = served.watch.sent_since.take();
-        if is_open && since.is_some_and(|since| since.after_us(SENDING_US) <= now) {
+        if served.policy.is_by_time()
+            && since.is_some_and(|since| since.after_us(SENDING_US) <= now)
+        {
             let nodes = planner::considered(&candidates);
             self.in_doubt.extend(nodes.iter().map(|node| node.node));
             served.watch.look_at = Some(now.after_us(LOOKS_US).max(served.watch.hold_until));
@@ -87,9 +89,8 @@ impl Deployment {
         id: ModelId,
     ) {
         let Some(served) = self.served.get_mut(&id) else { return };
-        let is_open = served.policy.stages.is_none() && served.policy.rule.is_none();
         served.watch.look_at = None;
-        if !is_open || served.coming.is_some() || !matches!(served.state, PlanState::Ready(_)) {
+        if !served.policy.is_by_time() || served.coming.is_some() {
             served.place_by = None;
             return;
         }
@@ -102,8 +103,8 @@ impl Deployment {
         if served.is_sending() {
             // Parts on their way make links look slow: what is known has to do.
             served.place_by = None;
-        } else if !self.in_doubt.is_empty() || !self.knows_links(fx.now, members, id) {
-            return self.look_again(fx.now, id);
+        } else if !self.knows_links(fx.now, members, id) {
+            return;
         }
         let Some(served) = self.served.get_mut(&id) else { return };
         let stages = served.stages.clone();
@@ -133,15 +134,6 @@ impl Deployment {
             } else {
                 self.assign(fx, limits, id, better);
             }
-        }
-    }
-
-    /// Links are being measured: what comes of it, or at the latest the end of the wait, is looked
-    /// at.
-    fn look_again(&mut self, now: Time, id: ModelId) {
-        let Some(served) = self.served.get_mut(&id) else { return };
-        if served.place_by.is_none() {
-            served.watch.look_at = Some(now.after_us(1));
         }
     }
 }

@@ -20,12 +20,11 @@ impl Deployment {
         };
         let room =
             candidates.iter().fold(free_bytes, |sum, node| sum.saturating_add(node.memory_bytes));
-        let by_links = served.policy.rule.is_none() && served.policy.stages.is_none();
         let needed = planner::needed_bytes(&served.model, &served.policy);
         let nodes: BTreeSet<NodeId> =
             planner::considered(&candidates).into_iter().map(|node| node.node).collect();
         // After a loss nothing is waited for.
-        let is_known = !by_links
+        let is_known = !served.policy.is_by_time()
             || is_late
             || served.lost.is_some()
             || room < needed

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use super::{PlanState, Served};
-use crate::ids::{NodeId, PlanEpoch, Time};
+use crate::ids::{NodeId, PlanEpoch, Time, median};
 use crate::io::HopTime;
 use crate::plan::Stage;
 
@@ -110,13 +110,6 @@ impl Watch {
         self.measured.remove(&node);
     }
 
-    /// A move has been made or given up: the next one not before `until`.
-    pub(super) fn moved(&mut self, until: Time) {
-        self.hold_until = until;
-        self.rounds.clear();
-        self.between_us = None;
-    }
-
     /// What was measured long ago of nodes that are no stages counts no more.
     pub(super) fn age(&mut self, now: Time, stages: &[Stage]) {
         self.measured.retain(|node, measured| {
@@ -162,8 +155,10 @@ impl Served {
             return None;
         }
         if plan.epoch != self.watch.epoch {
+            // What lies between the nodes of another ring takes another time.
             self.watch.epoch = plan.epoch;
             self.watch.rounds.clear();
+            self.watch.between_us = None;
         }
         let mut compute_us = BTreeMap::<NodeId, u64>::new();
         for hop in hops {
@@ -187,10 +182,12 @@ impl Served {
         watch.next_look = now.after_us(LOOKS_US);
         let rounds = std::mem::take(&mut watch.rounds);
         let took = |node: &NodeId| median(rounds.iter().map(|round| round.compute_us[node]));
-        let took: BTreeMap<NodeId, u64> = nodes.iter().map(|node| (*node, took(node))).collect();
+        let took = nodes.iter().map(|node| Some((*node, took(node)?)));
+        let took: BTreeMap<NodeId, u64> = took.collect::<Option<_>>()?;
+        let between_us = median(rounds.iter().map(|round| round.between_us))?;
         Some(Drift {
             of_nodes: self.nodes_drift(now, me, claimed, &took),
-            of_links: self.watch.links_drift(median(rounds.iter().map(|round| round.between_us))),
+            of_links: self.watch.links_drift(between_us),
         })
     }
 
@@ -256,13 +253,6 @@ impl Watch {
 const fn differs(us: u64, thought: u64) -> bool {
     let off = us.abs_diff(thought);
     off > DRIFT_US && off > thought / 100 * DRIFT_PERCENT
-}
-
-/// Of two in the middle the larger one; 0 of nothing.
-fn median(of: impl Iterator<Item = u64>) -> u64 {
-    let mut sorted: Vec<u64> = of.collect();
-    sorted.sort_unstable();
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0)
 }
 
 #[cfg(test)]

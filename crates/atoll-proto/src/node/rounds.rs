@@ -8,21 +8,17 @@ use crate::limits::Limits;
 impl Node {
     /// What tokens took on their way may speak for another plan: those of a session alone, after
     /// its first one, which ends a prompt.
-    pub(super) fn watch(&mut self, fx: &mut Effects, limits: &Limits) {
-        let mut rounds = Vec::new();
+    pub(super) fn watch(&mut self, fx: &Effects) {
         for output in &fx.outputs {
             if let Output::Emit(Event::Token { request, index: 1.., hops, round_us, .. }) = output
                 && self.origin.active().len() == 1
                 && let Some(active) = self.origin.active().values().next()
                 && active.request.id == *request
+                && self.deployment.is_by_time(active.request.model)
             {
                 let at = (active.request.model, active.positions());
-                rounds.push((at, hops.clone(), *round_us));
+                self.deployment.came_around(fx.now, &self.membership, at, (hops, *round_us));
             }
-        }
-        for (at, hops, round_us) in rounds {
-            let members = &self.membership;
-            self.deployment.came_around(fx, members, limits, at, (&hops, round_us));
         }
     }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::deployment::tests::{ID, ME, members, model};
-use crate::plan::{PlanPolicy, Profile};
+use crate::plan::{LayerRange, PlanPolicy, Profile};
 use crate::planted::Planted;
 
 const POLICY: PlanPolicy =
@@ -160,4 +160,21 @@ fn a_look_is_due_only_while_a_plan_is_in_force() {
     let PlanState::Ready(plan) = &served.state else { panic!("no plan in force") };
     served.state = PlanState::Preparing(plan.clone());
     assert!(it.deployment.deadline().is_none_or(|at| at > Time(3)), "nobody would look");
+}
+
+#[test]
+fn what_a_node_loads_as_a_spare_is_given_up_for_its_stage() {
+    let old = [stage(1, 0, 1), stage(2, 1, 4)];
+    let mut it = Moving::new(&old, &old);
+    it.deployment.served.get_mut(&ID).expect("it is served").policy.spares = 1;
+    it.deployment.seek_spares(&mut it.fx, &it.members, &it.limits, ID);
+    let spare = it.served().spares[0].node;
+    assert!(it.served().asked.contains_key(&spare));
+    let new = [stage(1, 0, 1), Stage { node: spare, layers: LayerRange { start: 1, end: 4 } }];
+    it.deployment.move_to(&mut it.fx, &it.limits, ID, new.to_vec());
+    assert!(it.served().asked.is_empty() && it.served().spares.is_empty());
+    it.sent();
+    it.ready(spare, Ok(()));
+    assert_eq!(it.stages(), new);
+    assert_eq!(it.sent()[0], (2, "unassign"));
 }

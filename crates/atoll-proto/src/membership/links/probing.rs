@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::effects::Effects;
-use crate::ids::{NodeId, Time};
+use crate::ids::{NodeId, Time, median};
 use crate::limits::FILLER_BYTES_MAX;
 use crate::message::{Message, Survey};
 use crate::planner::LinkFigures;
@@ -172,12 +172,7 @@ impl Window {
         let all: Vec<u32> = self.0.iter().copied().collect();
         let rounds = all.rchunks(PROBES.into()).enumerate();
         let whole = rounds.filter(|(i, round)| *i == 0 || round.len() == usize::from(PROBES));
-        let median = |(_, round): (usize, &[u32])| {
-            let mut sorted = round.to_vec();
-            sorted.sort_unstable();
-            sorted.get(sorted.len() / 2).copied()
-        };
-        whole.filter_map(median).min()
+        whole.filter_map(|(_, round)| median(round.iter().copied())).min()
     }
 }
 
