@@ -111,8 +111,8 @@ def pruned(args):
         # What a neuron is for is seen in a text about many things; both rules see the same.
         method, *uneven = name.split()
         # Alike, 4 of 19 blocks of 256 go; as many are to go of layers that differ.
-        share = "0.2105" if uneven else "0.2"
-        options = ["--prune-neurons", share, "--method", method, *uneven]
+        asked = "0.2105" if uneven else "0.2"
+        options = ["--prune-neurons", asked, "--method", method, *uneven]
         if method != "magnitude":
             options += ["--sequences", "8", *written(args, 16)]
         made, report = compress(args, path, f"pruned-{name.replace(' ', '')}.gguf", *options)

@@ -2,43 +2,28 @@
 //! answer under way goes on.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use atoll_sim::proto::Event;
-use atoll_sim::proto::plan::Stage;
-use atoll_sim::{Invariant, Scenario, Seen, Study};
+use atoll_sim::{Scenario, Study};
 
-/// Bytes of a layer of the model with two sessions' caches, and of what the owner holds beside.
-const LAYER_BYTES: u64 = 2_216_960 + 2 * 768 * 2_048;
-const ENDS_BYTES: u64 = 30_083_456;
+use crate::plans::Plans;
+
+mod plans;
+
 /// When it happens, s.
 const AT_S: f64 = 30.0;
 
-/// Plans in force and when they came to be so, s: nodes by their place in the scenario.
-#[derive(Default)]
-struct Plans(Vec<(f64, Vec<(usize, usize)>)>);
-
-impl Invariant for Plans {
-    fn name(&self) -> &'static str {
-        "plans"
-    }
-
-    fn see(&mut self, now: u64, seen: &Seen<'_>) -> Option<String> {
-        if let Seen::Told { event: Event::PlanReady { plan }, .. } = seen {
-            let number = |node: &[u8; 32]| usize::from(node[7]);
-            let stage = |stage: &Stage| (number(&stage.node.0), stage.layers.len());
-            self.0.push((now as f64 / 1e6, plan.stages.iter().map(stage).collect()));
-        }
-        None
-    }
+/// A device with room for so many layers, and for embedding and head twice, as while it moves.
+fn device(name: &str, profile: &str, layers: u64, more: &str) -> String {
+    plans::device(name, profile, (layers, 2 * u64::from(name == "desk")), more)
 }
 
-/// A device with room for so many layers, and more lines about it.
-fn device(name: &str, profile: &str, layers: u64, more: &str) -> String {
-    let ends_bytes = if name == "desk" { 2 * ENDS_BYTES } else { 0 };
-    let memory_bytes = layers * LAYER_BYTES + ends_bytes + 1_000;
-    format!(
-        "[[device]]\nname = \"{name}\"\nprofile = \"{profile}\"\nmemory_bytes = {memory_bytes}\n\
-         {more}\n"
-    )
+/// A desk that is slow, a shed with something in it, and a laptop in the attic.
+fn house(layers: u64, (shed, link): (&str, &str)) -> [String; 3] {
+    let cable = "link = \"cable\"";
+    [
+        device("desk", "mini-pc", 20, cable),
+        device("shed", shed, layers, &format!("link = \"{link}\"")),
+        device("attic", "laptop", layers, cable),
+    ]
 }
 
 /// A device at a fifth of a desktop's speed, which was a desktop before.
@@ -84,53 +69,33 @@ fn check(before: &[String], fault: &str, as_if: &[String]) -> f64 {
     gap_s
 }
 
-fn slowed(device: &str) -> String {
-    format!(
-        "[[fault]]\nat_s = {AT_S}\nwhat = \"slow\"\ndevice = \"{device}\"\npercent = 500\n\
-         for_s = 80\n"
-    )
+/// Something that happens to the shed, for longer than the answer takes.
+fn fault(what: &str) -> String {
+    format!("[[fault]]\nat_s = {AT_S}\ndevice = \"shed\"\nfor_s = 80\n{what}\n")
+}
+
+/// The shed's desktop computes at a fifth of its speed, where nodes hold so many layers.
+fn slowed(layers: u64) -> f64 {
+    let fault = fault("what = \"slow\"\npercent = 500");
+    check(&house(layers, ("desktop", "cable")), &fault, &house(layers, ("slowed", "cable")))
 }
 
 #[test]
 fn a_node_at_a_fifth_of_its_speed_is_left() {
-    let devices = |profile| {
-        [
-            device("desk", "mini-pc", 20, "link = \"cable\""),
-            device("shed", profile, 60, "link = \"cable\""),
-            device("attic", "laptop", 60, "link = \"cable\""),
-        ]
-    };
-    let gap_s = check(&devices("desktop"), &slowed("shed"), &devices("slowed"));
+    let gap_s = slowed(60);
     assert!(gap_s < 1.0, "no more than computing again what was said: {gap_s} s");
 }
 
 #[test]
 fn without_room_for_both_sessions_stand_still() {
-    let devices = |profile| {
-        [
-            device("desk", "mini-pc", 20, "link = \"cable\""),
-            device("shed", profile, 20, "link = \"cable\""),
-            device("attic", "laptop", 20, "link = \"cable\""),
-        ]
-    };
-    let gap_s = check(&devices("desktop"), &slowed("shed"), &devices("slowed"));
+    let gap_s = slowed(20);
     assert!(gap_s < 2.0, "{gap_s} s");
 }
 
 #[test]
 fn a_link_that_gets_slow_is_left() {
-    let devices = |link: &str| {
-        [
-            device("desk", "mini-pc", 20, "link = \"cable\""),
-            device("shed", "desktop", 60, &format!("link = \"{link}\"")),
-            device("attic", "laptop", 60, "link = \"cable\""),
-        ]
-    };
-    let fault = format!(
-        "[[fault]]\nat_s = {AT_S}\nwhat = \"delay\"\ndevice = \"shed\"\nextra_ms = 10\n\
-         for_s = 80\n"
-    );
-    let gap_s = check(&devices("cable"), &fault, &devices("slow"));
+    let fault = fault("what = \"delay\"\nextra_ms = 10");
+    let gap_s = check(&house(60, ("desktop", "cable")), &fault, &house(60, ("desktop", "slow")));
     assert!(gap_s < 1.0, "{gap_s} s");
 }
 

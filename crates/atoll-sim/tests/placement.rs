@@ -1,33 +1,13 @@
 //! A mesh places layers by the links that it measured itself, where nobody says how many stages.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use atoll_sim::proto::Event;
 use atoll_sim::proto::plan::{ModelInfo, PlanError, PlanPolicy, Stage};
 use atoll_sim::proto::planner::{Candidate, place};
-use atoll_sim::{Invariant, Scenario, Seen, Study};
+use atoll_sim::{Scenario, Study};
 
-/// Bytes of a layer of the model with its caches, and of what the owner holds beside.
-const LAYER_BYTES: u64 = 2_216_960 + 2 * 768 * 2_048;
-const ENDS_BYTES: u64 = 30_083_456;
+use crate::plans::Plans;
 
-/// The latest plan in force: nodes by their place in the scenario, with their layers.
-#[derive(Default)]
-struct Plans(Vec<(usize, usize)>);
-
-impl Invariant for Plans {
-    fn name(&self) -> &'static str {
-        "plans"
-    }
-
-    fn see(&mut self, _now: u64, seen: &Seen<'_>) -> Option<String> {
-        if let Seen::Told { event: Event::PlanReady { plan }, .. } = seen {
-            let number = |node: &[u8; 32]| usize::from(node[7]);
-            let stage = |stage: &Stage| (number(&stage.node.0), stage.layers.len());
-            self.0 = plan.stages.iter().map(stage).collect();
-        }
-        None
-    }
-}
+mod plans;
 
 /// What the mesh did before it knew links.
 fn by_speed_and_memory(
@@ -43,12 +23,8 @@ fn by_speed_and_memory(
 
 /// A node that holds so many layers.
 fn device(name: &str, profile: &str, link: &str, site: &str, layers: u64) -> String {
-    let ends_bytes = if name == "desk" { ENDS_BYTES } else { 0 };
-    let memory_bytes = layers * LAYER_BYTES + ends_bytes + 1_000;
-    format!(
-        "[[device]]\nname = \"{name}\"\nprofile = \"{profile}\"\nlink = \"{link}\"\n\
-         site = \"{site}\"\nmemory_bytes = {memory_bytes}\n"
-    )
+    let more = format!("link = \"{link}\"\nsite = \"{site}\"");
+    plans::device(name, profile, (layers, u64::from(name == "desk")), &more)
 }
 
 fn scenario(devices: &[String]) -> Scenario {
@@ -76,7 +52,8 @@ fn placed(devices: &[String]) -> (Vec<(usize, usize)>, f64, f64) {
     let rule = Study::of(&schedule).place_by(by_speed_and_memory).run();
     assert_eq!((&ours.violations, &rule.violations), (&vec![], &vec![]));
     let speed = |report| scenario.judge(report).0.tokens_per_s_p50;
-    (plans.0, speed(&ours), speed(&rule))
+    let (_, latest) = plans.0.pop().unwrap();
+    (latest, speed(&ours), speed(&rule))
 }
 
 #[test]
