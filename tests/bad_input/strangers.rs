@@ -133,7 +133,7 @@ impl Stranger {
 }
 
 /// What nodes speak after the hello.
-const WIRE_VERSION: u16 = 2;
+const WIRE_VERSION: u16 = 3;
 
 fn hello(version: u16) -> Vec<u8> {
     let mut bytes = b"atll".to_vec();
@@ -160,7 +160,7 @@ fn garbage_instead_of_a_hello() {
 
 #[test]
 fn another_wire_version() {
-    refused(&hello(9), "it speaks wire version 9, not 2");
+    refused(&hello(9), "it speaks wire version 9, not 3");
 }
 
 #[test]

@@ -9,15 +9,20 @@ _quiet = None
 
 
 class Llama:
-    """One model and one context."""
+    """One model and one context.
 
-    def __init__(self, path, threads, context, batch=512):
+    Without `repack` weights stay as they are in the file: slower, and without AMX, whose code ends
+    with an illegal instruction on virtual machines that name it and do not have it.
+    """
+
+    def __init__(self, path, threads, context, batch=512, repack=True):
         global _quiet
         if _quiet is None:
             _quiet = L.llama_log_callback(lambda level, text, data: None)
             L.llama_log_set(_quiet, ctypes.c_void_p(0))
         model = L.llama_model_default_params()
         model.n_gpu_layers = 0
+        model.use_extra_bufts = repack
         self.model = L.llama_model_load_from_file(str(path).encode(), model)
         assert self.model, f"llama.cpp cannot open {path}"
         params = L.llama_context_default_params()

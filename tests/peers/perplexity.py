@@ -19,7 +19,7 @@ from llama import Llama, log_softmax
 
 
 def perplexity(path, text, context, chunks_max, threads):
-    llama = Llama(path, threads, context, batch=context)
+    llama = Llama(path, threads, context, batch=context, repack=False)
     if text.endswith("\n"):
         text = text[:-1]  # llama-perplexity drops the last line end of a file
     ids = llama.tokenize(text)

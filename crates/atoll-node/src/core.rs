@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use atoll_proto::plan::{Plan, PlanError, Profile};
-use atoll_proto::snapshot::{ServedModel, ServedState, Snapshot};
+use atoll_proto::snapshot::{LinkView, ServedModel, ServedState, Snapshot, Timing};
 use atoll_proto::{Event, Input, ModelId, Node, NodeId, Output, RequestId, Time};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 
@@ -301,6 +301,16 @@ impl Core {
             ServedState::Waiting | ServedState::Preparing(..) | ServedState::Failed(_) => None,
         };
         self.snapshot().served.into_iter().filter_map(in_force).collect()
+    }
+
+    /// What tokens of a model that this node owns should take, and took.
+    pub(crate) fn timing(&self, model: ModelId) -> Option<Timing> {
+        lock(&self.driven).node.timing(model)
+    }
+
+    /// What is known of links.
+    pub(crate) fn known_links(&self) -> Vec<LinkView> {
+        lock(&self.driven).node.links()
     }
 
     /// What the compute thread holds.

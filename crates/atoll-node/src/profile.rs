@@ -23,6 +23,10 @@ const TRIALS: usize = 7;
 /// Before that, so that the weights are where they will be, and the processor as fast.
 const WARM_UP: Duration = Duration::from_millis(15);
 const TRIAL_TOKENS_MAX: usize = 256;
+/// The same for the rows of a chunk, which take some milliseconds together.
+const CHUNK_ROWS: usize = 64;
+const CHUNK_TRIALS: usize = 4;
+const CHUNK_TRIAL: Duration = Duration::from_millis(10);
 
 /// Measures. `memory_bytes` stands instead of what is found free.
 ///
@@ -33,11 +37,13 @@ pub(crate) fn measure(
     memory_bytes: Option<u64>,
 ) -> Result<Profile, ModelError> {
     let memory_bytes = memory_bytes.unwrap_or_else(|| free_bytes() / 100 * SHARE_PERCENT);
-    Ok(Profile { memory_bytes, weight_bytes_per_s: weight_bytes_per_s(compute)? })
+    let (weight_bytes_per_s, prefill_bytes_per_s) = speeds(compute)?;
+    Ok(Profile { memory_bytes, weight_bytes_per_s, prefill_bytes_per_s })
 }
 
-/// Weight bytes per second of decoding, from a random model of 4 layers of width 512 (12 MiB).
-fn weight_bytes_per_s(compute: &Arc<Compute>) -> Result<u64, ModelError> {
+/// Weight bytes per second of decoding, and of each row of a chunk, from a random model of 4 layers
+/// of width 512 (12 MiB).
+fn speeds(compute: &Arc<Compute>) -> Result<(u64, u64), ModelError> {
     let small = tiny::config(Architecture::Llama);
     let config = ModelConfig {
         dim: 512,
@@ -53,26 +59,30 @@ fn weight_bytes_per_s(compute: &Arc<Compute>) -> Result<u64, ModelError> {
     let stage = Stage::load(&TensorSource::Gguf(file), &part, compute, &mut |_| {})?;
     let mut kv = stage.new_kv_cache(TRIAL_TOKENS_MAX);
     let bytes = stage.weight_bytes_per_token() as f64;
-    let mut try_for = |time: Duration| {
-        let (begin, mut tokens) = (Instant::now(), 0);
-        while tokens < TRIAL_TOKENS_MAX && begin.elapsed() < time {
-            stage.forward(&mut kv, StageInput::Tokens(&[1]), tokens)?;
-            tokens += 1;
+    let mut try_for = |rows: usize, time: Duration| {
+        let (begin, mut tokens, input) = (Instant::now(), 0, vec![1; rows]);
+        while tokens == 0 || tokens + rows <= TRIAL_TOKENS_MAX && begin.elapsed() < time {
+            stage.forward(&mut kv, StageInput::Tokens(&input), tokens)?;
+            tokens += rows;
         }
         kv.truncate(0);
         Ok::<_, ModelError>(bytes * tokens as f64 / begin.elapsed().as_secs_f64())
     };
-    try_for(WARM_UP)?;
-    let mut found = (0..TRIALS).map(|_| try_for(TRIAL)).collect::<Result<Vec<f64>, _>>()?;
-    found.sort_by(f64::total_cmp);
-    tracing::debug!(?found, "kernels tried, weight bytes per second");
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "bytes per second are positive and far below 2^53"
-    )]
-    let per_s = found[TRIALS - 2] as u64;
-    Ok(per_s)
+    try_for(1, WARM_UP)?;
+    let mut second_best = |rows: usize, trials: usize, time: Duration| {
+        let found = (0..trials).map(|_| try_for(rows, time)).collect::<Result<Vec<f64>, _>>();
+        let mut found = found?;
+        found.sort_by(f64::total_cmp);
+        tracing::debug!(rows, ?found, "kernels tried, weight bytes per second and row");
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "bytes per second are positive and far below 2^53"
+        )]
+        let per_s = found[trials - 2] as u64;
+        Ok::<_, ModelError>(per_s)
+    };
+    Ok((second_best(1, TRIALS, TRIAL)?, second_best(CHUNK_ROWS, CHUNK_TRIALS, CHUNK_TRIAL)?))
 }
 
 /// Memory free for this process: the system's, or less if a control group says so.

@@ -22,6 +22,9 @@ pub struct Status {
     pub models: Vec<ModelView>,
     /// The plan of the first of them.
     pub plan: Option<PlanView>,
+    /// Links between this node and its peers, and between those, as far as they were measured: the
+    /// owner of a model that is placed by time has them measured.
+    pub links: Vec<LinkTimingView>,
     /// What it holds ready to compute, for itself or for others.
     pub held: Vec<HeldView>,
     /// Requests of its own under way.
@@ -51,6 +54,8 @@ pub struct NodeView {
     pub memory_bytes: u64,
     /// Weight bytes that its kernels take through a token per second.
     pub weight_bytes_per_s: u64,
+    /// The same for each row of a prompt's chunk.
+    pub prefill_bytes_per_s: u64,
     /// Compute threads.
     pub threads: usize,
     /// Kernel set.
@@ -78,6 +83,8 @@ pub struct PeerView {
     pub memory_bytes: u64,
     /// Weight bytes per second there.
     pub weight_bytes_per_s: u64,
+    /// The same for each row of a prompt's chunk.
+    pub prefill_bytes_per_s: u64,
     /// Message bytes from it.
     pub bytes_received: u64,
     /// Message bytes to it.
@@ -110,6 +117,54 @@ pub struct PlanView {
     pub stages: Vec<StageView>,
     /// Positions per session.
     pub context: u32,
+    /// What its tokens should take, and took; none where that cannot be said.
+    pub timing: Option<TimingView>,
+}
+
+/// What tokens of a plan should take by what is known of its nodes and links, and what those of
+/// the latest request took that was alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimingView {
+    /// Positions in the cache for which a token is predicted.
+    pub positions: u32,
+    /// A token, predicted.
+    pub token_ms: f64,
+    /// The median of the latest tokens; none before a request of some tokens was alone.
+    pub measured_token_ms: Option<f64>,
+    /// Tokens of a prompt for which the first token is predicted.
+    pub prompt_tokens: u32,
+    /// From such a prompt to its first token, predicted.
+    pub first_token_ms: f64,
+    /// What each node computes for a token, the owner first, then in ring order.
+    pub nodes: Vec<NodeTimingView>,
+    /// The rest of a token, predicted: on its way between nodes, and waiting there.
+    pub between_ms: f64,
+    /// The same of the latest tokens.
+    pub measured_between_ms: Option<f64>,
+}
+
+/// What a node computes for a token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeTimingView {
+    /// Its name.
+    pub node: String,
+    /// Predicted.
+    pub compute_ms: f64,
+    /// The median of the latest tokens.
+    pub measured_ms: Option<f64>,
+}
+
+/// What was measured of the way from one node to another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkTimingView {
+    /// Its name.
+    pub from: String,
+    /// Its name.
+    pub to: String,
+    /// There and back again.
+    pub rtt_us: Option<u32>,
+    /// What it carries.
+    pub bytes_per_s: Option<u64>,
 }
 
 /// A part of a model, loaded.

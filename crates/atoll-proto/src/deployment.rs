@@ -19,6 +19,7 @@ use crate::planted::Bug;
 mod excluded;
 mod moving;
 mod placing;
+mod predicting;
 mod preparing;
 mod reconsidering;
 mod surveying;

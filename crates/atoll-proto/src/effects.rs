@@ -1,7 +1,9 @@
 //! What one call of `Node::handle` collects.
 
-use crate::ids::{JobId, NodeId, Time};
-use crate::io::{Event, Output};
+use std::ops::Range;
+
+use crate::ids::{JobId, NodeId, RequestId, Time};
+use crate::io::{Event, HopTime, Output};
 use crate::message::Message;
 use crate::planted::Planted;
 
@@ -10,12 +12,22 @@ use crate::planted::Planted;
 pub(crate) struct Effects {
     pub(crate) now: Time,
     pub(crate) outputs: Vec<Output>,
+    /// Chunks of prompts that have passed every stage, for plans to be watched by.
+    pub(crate) passed: Vec<Passed>,
     pub(crate) planted: Planted,
+}
+
+/// What a chunk of a prompt took.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    pub(crate) request: RequestId,
+    pub(crate) positions: Range<u32>,
+    pub(crate) hops: Vec<HopTime>,
 }
 
 impl Effects {
     pub(crate) const fn new(now: Time, planted: Planted) -> Self {
-        Self { now, outputs: Vec::new(), planted }
+        Self { now, outputs: Vec::new(), passed: Vec::new(), planted }
     }
 
     pub(crate) fn push(&mut self, output: Output) {

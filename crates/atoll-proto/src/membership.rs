@@ -274,6 +274,11 @@ impl Membership {
         self.links.take_news()
     }
 
+    /// Members to which this node has measured its link.
+    pub(crate) fn measured_links(&self) -> impl Iterator<Item = NodeId> {
+        self.links.measured()
+    }
+
     /// What is known of the link from one node to another, this one perhaps among them.
     pub(crate) fn link(&self, from: NodeId, to: NodeId) -> LinkFigures {
         match (from == self.me, to == self.me) {

@@ -317,9 +317,9 @@ impl Node {
                 let at = (from, (session, epoch));
                 self.origin.received(fx, ids, limits, at, Said::Opened(hop));
             }
-            Message::Passed { session, epoch, to_pos, hops: _ } => {
+            Message::Passed { session, epoch, to_pos, hops } => {
                 let at = (from, (session, epoch));
-                self.origin.received(fx, ids, limits, at, Said::Passed(to_pos));
+                self.origin.received(fx, ids, limits, at, Said::Passed(to_pos, hops));
             }
             Message::Nack { session, epoch, len } => {
                 let at = (from, (session, epoch));

@@ -101,6 +101,9 @@ pub struct Profile {
     pub memory_bytes: u64,
     /// Weight bytes that its kernels take through a token per second.
     pub weight_bytes_per_s: u64,
+    /// The same for each row of a prompt's chunk, of which many go through together; 0: not
+    /// measured.
+    pub prefill_bytes_per_s: u64,
 }
 
 /// How a model is to be placed.

@@ -23,6 +23,28 @@ pub struct Candidate {
     pub memory_bytes: u64,
     /// Weight bytes taken through one token per second; 0: not measured, counts as very slow.
     pub weight_bytes_per_s: u64,
+    /// The same for each row of a prompt's chunk; 0: not measured, counts as one alone.
+    pub prefill_bytes_per_s: u64,
+}
+
+/// For what a plan is predicted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    /// Positions in the cache when a token is computed.
+    pub(crate) positions: u32,
+    /// Tokens of the prompt.
+    pub(crate) prompt_tokens: u32,
+}
+
+/// What a plan should take.
+#[derive(Debug)]
+pub(crate) struct Predicted {
+    /// One token, µs.
+    pub(crate) token_us: u64,
+    /// From the prompt to the first token, µs.
+    pub(crate) first_token_us: u64,
+    /// Computing for one token at each of the nodes, µs.
+    pub(crate) compute_us: Vec<u64>,
 }
 
 /// Positions per session that a plan of `model` under `policy` has room for.
@@ -133,6 +155,18 @@ pub(crate) fn token_ns(
     let stage_nodes = others.iter().filter(is_stage).copied();
     let nodes: Vec<Candidate> = std::iter::once(owner).chain(stage_nodes).collect();
     linked::token_ns((model, policy, &need), &nodes, known, stages)
+}
+
+/// What a plan with these stages should take; `nodes` are the owner, then those of the stages.
+/// `None` where it cannot be said.
+pub(crate) fn predict(
+    (model, policy): (&ModelInfo, &PlanPolicy),
+    nodes: &[Candidate],
+    known: KnownLinks<'_>,
+    (stages, at): (&[Stage], At),
+) -> Option<Predicted> {
+    let need = Need::new(model, policy);
+    linked::predict((model, policy, &need), nodes, known, (stages, at))
 }
 
 fn with_owner(owner: Candidate, others: &[Candidate], n: usize) -> Vec<Candidate> {

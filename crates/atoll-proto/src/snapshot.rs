@@ -2,6 +2,7 @@
 
 use crate::ids::{Epoch, ModelId, NodeId, SessionId, Time};
 use crate::plan::{LayerRange, Plan, PlanError, Profile};
+use crate::planner::LinkFigures;
 
 /// What a node knows and does at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,46 @@ pub enum ServedState {
     Ready(Plan),
     /// Cannot be placed.
     Failed(PlanError),
+}
+
+/// What tokens of a plan in force should take, by what is known of its nodes and links, and what
+/// those of the latest session took that was alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Positions in the cache for which a token is predicted.
+    pub positions: u32,
+    /// A token's way around the ring, µs.
+    pub token_us: u64,
+    /// The median of the latest that were looked at, µs.
+    pub measured_token_us: Option<u64>,
+    /// Tokens of a prompt for which the first token is predicted.
+    pub prompt_tokens: u32,
+    /// From such a prompt to its first token, µs.
+    pub first_token_us: u64,
+    /// What each node computes for a token, the owner first, then in ring order.
+    pub nodes: Vec<NodeTiming>,
+}
+
+/// What a node computes for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeTiming {
+    /// Which.
+    pub node: NodeId,
+    /// What it should take, µs.
+    pub predicted_us: u64,
+    /// The median of the latest that were looked at, µs.
+    pub measured_us: Option<u64>,
+}
+
+/// What is known of the link from one node to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkView {
+    /// From here.
+    pub from: NodeId,
+    /// To there.
+    pub to: NodeId,
+    /// What was measured, by this node or by one of the two.
+    pub figures: LinkFigures,
 }
 
 /// A part held for another node's plan.

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use atoll_proto::plan::Profile;
 use serde::{Deserialize, Serialize};
 
 use crate::Random;
-use crate::cost::{Model, Speed};
+use crate::cost::{Model, STANDARD_ROWS_GAIN, Speed};
 
 mod link;
 mod what;
@@ -111,6 +112,23 @@ pub struct Device {
 
 impl Device {
     /// A device of the standard kind.
+    /// What it says of itself at first.
+    pub(crate) fn profile(&self) -> Profile {
+        let claimed = u128::from(self.weight_bytes_per_s);
+        let rows_together = match &self.speed {
+            Some(speed) => {
+                claimed * u128::from(speed.more_rows_bytes_per_s)
+                    / u128::from(speed.weight_bytes_per_s.max(1))
+            }
+            None => claimed * u128::from(STANDARD_ROWS_GAIN),
+        };
+        Profile {
+            memory_bytes: self.memory_bytes,
+            weight_bytes_per_s: self.weight_bytes_per_s,
+            prefill_bytes_per_s: u64::try_from(rows_together).unwrap_or(u64::MAX),
+        }
+    }
+
     pub(crate) const fn plain(joins_us: u64, memory_bytes: u64, weight_bytes_per_s: u64) -> Self {
         let (speed, cpu_permille, link) = (None, None, None);
         Self { joins_us, memory_bytes, weight_bytes_per_s, speed, cpu_permille, link, site: 0 }

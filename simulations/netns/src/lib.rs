@@ -25,6 +25,7 @@ pub mod linkd;
 pub mod measure;
 mod measured;
 mod mesh;
+pub mod predict;
 mod quota;
 pub mod report;
 pub mod rounds;

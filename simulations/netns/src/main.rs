@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use atoll_netns::report::Report;
-use atoll_netns::{Site, adapt, host, linkd, measure, rounds, soak};
+use atoll_netns::{Site, adapt, host, linkd, measure, predict, rounds, soak};
 use clap::{Args, Parser};
 
 /// Runs real nodes in network namespaces, over links that can be made bad.
@@ -60,6 +60,15 @@ enum Arguments {
         /// Only this change.
         #[arg(long, value_name = "CHANGE")]
         only: Option<adapt::Change>,
+    },
+    /// Holds what owners predict of tokens and first tokens against what they take, in meshes of
+    /// two to six nodes.
+    Predict {
+        #[command(flatten)]
+        mesh: MeshArguments,
+        /// Only the meshes of these names.
+        #[arg(long, value_name = "NAME", num_args = 1..)]
+        only: Vec<String>,
     },
     /// Plays scenarios with real nodes, for `atoll sim calibrate` to predict.
     Measure {
@@ -134,6 +143,9 @@ fn main() -> Result<ExitCode> {
         }),
         Arguments::Adapt { mesh, tokens, only } => {
             mesh.run(3, |site| adapt::run(&adapt::Options { site, tokens, only }, progress()))
+        }
+        Arguments::Predict { mesh, only } => {
+            mesh.run(2, |site| predict::run(&predict::Options { site, only }, progress()))
         }
         Arguments::Measure { mesh, scenarios, crossing_model } => {
             let read = |path: PathBuf| {

@@ -20,7 +20,7 @@ use crate::quota::Quota;
 /// How long nodes may take to be one mesh with a plan.
 const MESH_LIMIT: Duration = Duration::from_secs(90);
 /// Sessions that `atoll serve` makes room for.
-const SESSIONS: u64 = 16;
+pub(crate) const SESSIONS: u64 = 16;
 
 /// What runs, and where.
 #[derive(Clone, Debug)]

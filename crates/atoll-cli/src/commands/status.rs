@@ -74,10 +74,34 @@ fn text(status: &Value) -> String {
             ));
         }
     }
+    lines.extend(timing(&status["plan"]["timing"]));
     if let Some(us) = status["ring"]["hop_us_median"].as_f64() {
         lines.push(format!("hops   {us:.0} µs each beside computing, median of the latest tokens"));
     }
     lines.join("\n")
+}
+
+/// What tokens should take, and what they took.
+fn timing(timing: &Value) -> Vec<String> {
+    let Some(nodes) = timing["nodes"].as_array() else { return Vec::new() };
+    let ms = |value: &Value| value.as_f64().map_or_else(|| "?".to_owned(), |ms| format!("{ms:.1}"));
+    let line = |what: &str, predicted: &Value, measured: &Value| {
+        format!("       {what:<14} {:>8} {:>8}", ms(predicted), ms(measured))
+    };
+    let positions = timing["positions"].as_u64().unwrap_or_default();
+    let prompt_tokens = timing["prompt_tokens"].as_u64().unwrap_or_default();
+    let mut lines = vec![format!("time   ms of {:<8} predicted measured", "")];
+    lines.extend(nodes.iter().map(|node| {
+        let name = node["node"].as_str().unwrap_or("?");
+        line(name, &node["compute_ms"], &node["measured_ms"])
+    }));
+    lines.push(line("between nodes", &timing["between_ms"], &timing["measured_between_ms"]));
+    lines.push(line("a token", &timing["token_ms"], &timing["measured_token_ms"]));
+    lines.push(format!(
+        "       at {positions} positions; the first of {prompt_tokens} after {} ms",
+        ms(&timing["first_token_ms"])
+    ));
+    lines
 }
 
 #[cfg(test)]
@@ -90,10 +114,18 @@ mod tests {
             "node": { "name": "a", "id": "12D3", "listen": ["/ip4/127.0.0.1/tcp/1"] },
             "peers": [{ "name": "b", "address": "/ip4/127.0.0.1/tcp/2", "found_by": "kademlia" }],
             "models": [{ "name": "m", "stages": [{ "node": "a", "layers": [0, 15] }] }],
+            "plan": { "timing": {
+                "positions": 9, "token_ms": 12.34, "measured_token_ms": 13.0,
+                "prompt_tokens": 512, "first_token_ms": 800.0,
+                "nodes": [{ "node": "a", "compute_ms": 10.0, "measured_ms": null }],
+                "between_ms": 2.34, "measured_between_ms": 3.0,
+            } },
         });
         let text = text(&status);
         assert!(text.contains("node   a  12D3"), "{text}");
         assert!(text.contains("peer   b  /ip4/127.0.0.1/tcp/2  found by kademlia"), "{text}");
         assert!(text.contains("layers  0..15 a"), "{text}");
+        assert!(text.contains("a                  10.0        ?"), "{text}");
+        assert!(text.contains("a token            12.3     13.0"), "{text}");
     }
 }

@@ -7,13 +7,14 @@ use std::sync::{Arc, PoisonError};
 
 use atoll_proto::ModelId;
 use atoll_proto::plan::Plan;
-use atoll_proto::snapshot::Peer;
+use atoll_proto::snapshot::{LinkView, Peer, Timing};
 
 use super::{NodeHandle, lock};
 use crate::events::{id_text, stages_of};
 use crate::served::Served;
 use crate::status::{
-    BlobsView, HeldView, ModelView, NodeView, PeerView, PlanView, STATUS_SCHEMA, Status,
+    BlobsView, HeldView, LinkTimingView, ModelView, NodeTimingView, NodeView, PeerView, PlanView,
+    STATUS_SCHEMA, Status, TimingView,
 };
 
 impl NodeHandle {
@@ -33,6 +34,7 @@ impl NodeHandle {
             peers: self.peers(),
             models: self.models(&plans),
             plan: plans.values().next().map(|plan| self.plan_view(plan)),
+            links: self.links(),
             held: self.held(),
             requests: self.shared.core.n_requests(),
             ring: self.shared.core.rounds().view(),
@@ -54,6 +56,7 @@ impl NodeHandle {
             uptime_s: self.shared.started.elapsed().as_secs(),
             memory_bytes: profile.memory_bytes,
             weight_bytes_per_s: profile.weight_bytes_per_s,
+            prefill_bytes_per_s: profile.prefill_bytes_per_s,
             threads: self.shared.options.threads,
             kernels: self.shared.kernels.clone(),
             rss_bytes: rss_bytes(),
@@ -73,6 +76,7 @@ impl NodeHandle {
                 rtt_us: link.rtt_us,
                 memory_bytes: member.profile.memory_bytes,
                 weight_bytes_per_s: member.profile.weight_bytes_per_s,
+                prefill_bytes_per_s: member.profile.prefill_bytes_per_s,
                 bytes_received: link.bytes_received,
                 bytes_sent: link.bytes_sent,
             })
@@ -102,7 +106,47 @@ impl NodeHandle {
             epoch: plan.epoch.0,
             stages: stages_of(plan, &self.shared.core.names()),
             context: plan.context,
+            timing: self.shared.core.timing(plan.model).map(|timing| self.timing_view(&timing)),
         }
+    }
+
+    fn timing_view(&self, timing: &Timing) -> TimingView {
+        let names = self.shared.core.names();
+        let (mut computed_us, mut measured_us) = (0, Some(0));
+        let nodes = timing.nodes.iter().map(|node| {
+            computed_us += node.predicted_us;
+            measured_us = measured_us.zip(node.measured_us).map(|(sum, us)| sum + us);
+            NodeTimingView {
+                node: names.of(node.node),
+                compute_ms: ms(node.predicted_us),
+                measured_ms: node.measured_us.map(ms),
+            }
+        });
+        let nodes = nodes.collect();
+        let measured = timing.measured_token_us.zip(measured_us);
+        TimingView {
+            positions: timing.positions,
+            token_ms: ms(timing.token_us),
+            measured_token_ms: timing.measured_token_us.map(ms),
+            prompt_tokens: timing.prompt_tokens,
+            first_token_ms: ms(timing.first_token_us),
+            nodes,
+            between_ms: ms(timing.token_us.saturating_sub(computed_us)),
+            measured_between_ms: measured
+                .map(|(token, computed)| ms(token.saturating_sub(computed))),
+        }
+    }
+
+    fn links(&self) -> Vec<LinkTimingView> {
+        let links = self.shared.core.known_links();
+        let names = self.shared.core.names();
+        let view = |link: LinkView| LinkTimingView {
+            from: names.of(link.from),
+            to: names.of(link.to),
+            rtt_us: link.figures.rtt_us,
+            bytes_per_s: link.figures.bytes_per_s,
+        };
+        links.into_iter().map(view).collect()
     }
 
     fn held(&self) -> Vec<HeldView> {
@@ -121,6 +165,10 @@ impl NodeHandle {
             })
             .collect()
     }
+}
+
+fn ms(us: u64) -> f64 {
+    us as f64 / 1e3
 }
 
 /// Resident memory of this process (`VmRSS`), where the system tells.

@@ -10,7 +10,7 @@ use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::Stream;
 
 /// The version of everything that is said after the hello.
-pub(crate) const WIRE_VERSION: u16 = 2;
+pub(crate) const WIRE_VERSION: u16 = 3;
 /// Opening, hello and answer together.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(bytes[..6], *b"atll\x01\x02");
         assert_eq!(bytes[6..], [9; 16]);
         assert_eq!(decode_hello(bytes).unwrap(), (0x0201, name));
-        assert_eq!(encode_answer(Answer::IdentityInUse), *b"atll\x02\0\x02");
+        assert_eq!(encode_answer(Answer::IdentityInUse), *b"atll\x03\0\x02");
     }
 
     #[test]
@@ -122,7 +122,7 @@ mod tests {
         for answer in Answer::ALL {
             assert_eq!(decode_answer(encode_answer(answer)).unwrap(), answer);
         }
-        assert!(decode_answer(*b"atll\x02\0\x63").is_err());
+        assert!(decode_answer(*b"atll\x03\0\x63").is_err());
         assert!(decode_answer(*b"HTTP/1.").is_err());
     }
 }

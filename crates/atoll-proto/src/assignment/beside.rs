@@ -203,7 +203,7 @@ mod tests {
     fn both_parts_need_room() {
         let mut held = Held::new();
         let memory = |held: &mut Held, memory_bytes: u64| {
-            let profile = crate::plan::Profile { memory_bytes, weight_bytes_per_s: 1 };
+            let profile = crate::plan::Profile { memory_bytes, ..Default::default() };
             held.members.measured(&mut held.fx, profile);
         };
         // 200 and 300 bytes of weights, 30 of the larger one's caches.

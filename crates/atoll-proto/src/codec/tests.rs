@@ -46,6 +46,7 @@ impl Arbitrary for Message {
                 profile: Profile {
                     memory_bytes: u64::arbitrary(g),
                     weight_bytes_per_s: u64::arbitrary(g),
+                    prefill_bytes_per_s: u64::arbitrary(g),
                 },
             },
             1 => Self::Heartbeat { again_ms: u32::arbitrary(g) },

@@ -165,6 +165,7 @@ impl Deployment {
             node,
             memory_bytes: self.free(id, node, member.profile.memory_bytes),
             weight_bytes_per_s: served.watch.speed(node, member.profile.weight_bytes_per_s),
+            prefill_bytes_per_s: member.profile.prefill_bytes_per_s,
         };
         usable.map(candidate).collect()
     }
@@ -178,6 +179,7 @@ impl Deployment {
             node,
             memory_bytes: self.free(id, node, profile.memory_bytes),
             weight_bytes_per_s: served.map_or(claimed, |s| s.watch.speed(node, claimed)),
+            prefill_bytes_per_s: profile.prefill_bytes_per_s,
         }
     }
 

@@ -26,11 +26,6 @@ const ROWS_GAIN: u64 = 8;
 const IDLE_US: u64 = 5_000_000;
 
 impl Deployment {
-    /// Whether the plan of a model is by time, so that rounds may speak for another.
-    pub(crate) fn is_by_time(&self, model: ModelId) -> bool {
-        self.served.get(&model).is_some_and(|served| served.policy.is_by_time())
-    }
-
     /// A token of the only session under way came around a model's ring.
     pub(crate) fn came_around(
         &mut self,

@@ -36,8 +36,8 @@ pub(crate) fn members(fx: &mut Effects, limits: &Limits, others: &[u8]) -> Membe
     members
 }
 
-fn profile() -> Profile {
-    Profile { memory_bytes: 9000, weight_bytes_per_s: 10 }
+pub(crate) fn profile() -> Profile {
+    Profile { memory_bytes: 9000, weight_bytes_per_s: 10, prefill_bytes_per_s: 40 }
 }
 
 pub(crate) fn hello(fx: &mut Effects, limits: &Limits, members: &mut Membership, peer: u8) {

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
+use super::predicting::Shown;
 use super::{PlanState, Served};
 use crate::ids::{NodeId, PlanEpoch, Time, median};
 use crate::io::HopTime;
@@ -39,6 +40,8 @@ pub(super) struct Watch {
     /// What nodes really do of what their profiles say, permille: `None` until it was looked at.
     real_permille: Option<u64>,
     measured: BTreeMap<NodeId, Measured>,
+    /// What nodes did in this plan.
+    pub(super) shown: Shown,
     /// What lay between the nodes when this plan was first looked at, µs.
     between_us: Option<u64>,
     next_look: Time,
@@ -62,6 +65,8 @@ struct Round {
     compute_us: BTreeMap<NodeId, u64>,
     /// On the way between them, µs.
     between_us: u64,
+    /// All of it, µs.
+    round_us: u64,
 }
 
 /// A node's speed as its work showed it.
@@ -132,7 +137,7 @@ impl Served {
     }
 
     /// Bytes that the latest token reads at a node, of weights and caches.
-    fn work_bytes(&self, node: NodeId, me: NodeId) -> u64 {
+    pub(super) fn work_bytes(&self, node: NodeId, me: NodeId) -> u64 {
         let stage = self.stages.iter().find(|stage| stage.node == node);
         let positions = self.watch.positions.0.into();
         let layers = stage.map_or(0, |stage| self.model.part_bytes(stage.layers, positions));
@@ -140,7 +145,8 @@ impl Served {
         if node == me { layers.saturating_add(head) } else { layers }
     }
 
-    /// Takes a round in. What it and those before it show, if it is time to look.
+    /// Takes a round in. What it and those before it show, if it is time to look and the plan may
+    /// change for it.
     pub(super) fn round(
         &mut self,
         now: Time,
@@ -170,7 +176,7 @@ impl Served {
             return None;
         }
         let held: u64 = hops.iter().map(|hop| u64::from(hop.held_us)).sum();
-        let round = Round { compute_us, between_us: round_us.saturating_sub(held) };
+        let round = Round { compute_us, between_us: round_us.saturating_sub(held), round_us };
         let watch = &mut self.watch;
         watch.rounds.push_back(round);
         if watch.rounds.len() > ROUNDS {
@@ -185,6 +191,11 @@ impl Served {
         let took = nodes.iter().map(|node| Some((*node, took(node)?)));
         let took: BTreeMap<NodeId, u64> = took.collect::<Option<_>>()?;
         let between_us = median(rounds.iter().map(|round| round.between_us))?;
+        let round_us = median(rounds.iter().map(|round| round.round_us))?;
+        self.show(me, &took, round_us);
+        if !self.policy.is_by_time() {
+            return None;
+        }
         Some(Drift {
             of_nodes: self.nodes_drift(now, me, claimed, &took),
             of_links: self.watch.links_drift(between_us),
@@ -250,7 +261,7 @@ impl Watch {
 }
 
 /// Whether a time, µs, is not what was thought.
-const fn differs(us: u64, thought: u64) -> bool {
+pub(super) const fn differs(us: u64, thought: u64) -> bool {
     let off = us.abs_diff(thought);
     off > DRIFT_US && off > thought / 100 * DRIFT_PERCENT
 }

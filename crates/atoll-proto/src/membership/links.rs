@@ -124,6 +124,12 @@ impl Links {
         })
     }
 
+    /// Peers to which this node has measured its link.
+    pub(super) fn measured(&self) -> impl Iterator<Item = NodeId> {
+        let known = self.own.iter().filter(|(_, own)| own.figures().rtt_us.is_some());
+        known.map(|(peer, _)| *peer)
+    }
+
     /// What is known of the link from this node to a peer.
     pub(super) fn to(&self, peer: NodeId) -> LinkFigures {
         self.own.get(&peer).map(Own::figures).unwrap_or_default()

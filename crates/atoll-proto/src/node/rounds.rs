@@ -14,10 +14,16 @@ impl Node {
                 && self.origin.active().len() == 1
                 && let Some(active) = self.origin.active().values().next()
                 && active.request.id == *request
-                && self.deployment.is_by_time(active.request.model)
             {
                 let at = (active.request.model, active.positions());
                 self.deployment.came_around(fx.now, &self.membership, at, (hops, *round_us));
+            }
+        }
+        for passed in &fx.passed {
+            if let [active] = self.origin.active().values().collect::<Vec<_>>()[..]
+                && active.request.id == passed.request
+            {
+                self.deployment.chunk_passed(active.request.model, passed);
             }
         }
     }

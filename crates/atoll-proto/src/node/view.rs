@@ -3,9 +3,38 @@
 use super::Node;
 use crate::assignment::PartState;
 use crate::deployment::PlanState;
-use crate::snapshot::{HeldPart, Peer, ServedModel, ServedState, Snapshot, StageView};
+use crate::ids::{ModelId, NodeId};
+use crate::planner::LinkFigures;
+use crate::snapshot::{
+    HeldPart, LinkView, Peer, ServedModel, ServedState, Snapshot, StageView, Timing,
+};
+
+/// Far more than an owner has measured for a plan.
+const LINKED_MAX: usize = 64;
 
 impl Node {
+    /// What tokens of the model that this node serves should take, and took; `None` without a plan
+    /// in force.
+    #[must_use]
+    pub fn timing(&self, model: ModelId) -> Option<Timing> {
+        self.deployment.timing(&self.membership, model)
+    }
+
+    /// What is known of the links between this node and the members to which it has measured its
+    /// own, at most [`LINKED_MAX`] of them, and between those.
+    #[must_use]
+    pub fn links(&self) -> Vec<LinkView> {
+        let measured = self.membership.measured_links().take(LINKED_MAX);
+        let nodes: Vec<NodeId> = std::iter::once(self.config.id).chain(measured).collect();
+        let pairs = nodes.iter().flat_map(|from| nodes.iter().map(move |to| (*from, *to)));
+        let views = pairs.filter(|(from, to)| from != to).map(|(from, to)| LinkView {
+            from,
+            to,
+            figures: self.membership.link(from, to),
+        });
+        views.filter(|view| view.figures != LinkFigures::default()).collect()
+    }
+
     /// What the node knows and does now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {

@@ -8,7 +8,7 @@
 use atoll_plan::{Codec, Fleet, Layer, Link, Model, Node, Placement, Policy, Query, Variant};
 use atoll_plan::{cost, fleet, plan};
 
-use super::{Candidate, Need, context, sorted};
+use super::{At, Candidate, Need, Predicted, context, sorted};
 use crate::ids::NodeId;
 use crate::limits::SURVEYED_MAX;
 use crate::plan::{LayerRange, ModelInfo, PlanPolicy, Stage};
@@ -103,6 +103,38 @@ pub(super) fn token_ns(
     let asked = asked(model, policy);
     let model = planned_model(model, need);
     let query = Query { fleet: &fleet, model: &model, policy: &asked };
+    Some(cost::predict(&query, &placement(nodes, stages)?)?.token_ns)
+}
+
+/// What a plan with these stages should take; as [`token_ns`].
+pub(super) fn predict(
+    (model, policy, need): (&ModelInfo, &PlanPolicy, &Need),
+    nodes: &[Candidate],
+    known: KnownLinks<'_>,
+    (stages, at): (&[Stage], At),
+) -> Option<Predicted> {
+    let fleet = fleet(model, need, nodes, known).ok()?;
+    let (positions, prompt_tokens) = (at.positions.into(), at.prompt_tokens.into());
+    let asked = Policy { positions, prompt_tokens, ..asked(model, policy) };
+    let model = planned_model(model, need);
+    let query = Query { fleet: &fleet, model: &model, policy: &asked };
+    let found = cost::predict(&query, &placement(nodes, stages)?)?;
+    let compute_us = nodes.iter().enumerate().map(|(i, node)| {
+        let stages = stages.iter().zip(&found.stage_ns);
+        let own = stages.filter(|(stage, _)| stage.node == node.node);
+        let layers_ns: u64 = own.map(|(_, ns)| ns.saturating_sub(STAGE_NS)).sum();
+        let ends_ns = if i == 0 { found.ends_ns } else { 0 };
+        layers_ns.saturating_add(ends_ns) / 1000
+    });
+    Some(Predicted {
+        token_us: found.token_ns / 1000,
+        first_token_us: found.first_token_ns / 1000,
+        compute_us: compute_us.collect(),
+    })
+}
+
+/// Stages as `atoll-plan` has them; `None` where one is on none of `nodes`.
+fn placement(nodes: &[Candidate], stages: &[Stage]) -> Option<Placement> {
     let placed = stages.iter().map(|stage| {
         let node = nodes.iter().position(|node| node.node == stage.node)?;
         let layers = usize::from(stage.layers.start)..usize::from(stage.layers.end);
@@ -110,8 +142,7 @@ pub(super) fn token_ns(
         Some(atoll_plan::Stage { node, layers, variants })
     });
     let codecs = vec![0; stages.len() + 1];
-    let placement = Placement { stages: placed.collect::<Option<_>>()?, codecs };
-    Some(cost::predict(&query, &placement)?.token_ns)
+    Some(Placement { stages: placed.collect::<Option<_>>()?, codecs })
 }
 
 /// What is asked of a plan.
@@ -151,10 +182,14 @@ fn fleet(
 ) -> Result<Fleet, atoll_plan::PlanError> {
     let kv_bytes_per_1024 = u64::from(model.kv_bytes_per_position) * 1024;
     let profile = |(i, node): (usize, &Candidate)| Node {
-        layer_ns: bytes_ns(mean_bytes(need), node),
-        kv_ns_per_1024: bytes_ns(kv_bytes_per_1024, node),
+        layer_ns: bytes_ns(mean_bytes(need), node.weight_bytes_per_s),
+        kv_ns_per_1024: bytes_ns(kv_bytes_per_1024, node.weight_bytes_per_s),
+        prefill_layer_ns: match node.prefill_bytes_per_s {
+            0 => bytes_ns(mean_bytes(need), node.weight_bytes_per_s),
+            rows_together => bytes_ns(mean_bytes(need), rows_together),
+        },
         stage_ns: STAGE_NS,
-        head_ns: bytes_ns(model.embed_bytes.max(model.head_bytes), node),
+        head_ns: bytes_ns(model.embed_bytes.max(model.head_bytes), node.weight_bytes_per_s),
         ..Node::new(&i.to_string(), node.memory_bytes.min(BYTES_MAX))
     };
     let mut fleet = Fleet::new(nodes.iter().enumerate().map(profile).collect(), 0)?;
@@ -202,9 +237,9 @@ fn mean_bytes(need: &Need) -> u64 {
     need.weight(0, need.n_layers()) / (need.n_layers() as u64).max(1)
 }
 
-/// How long a node takes over so many bytes, ns.
-fn bytes_ns(bytes: u64, node: &Candidate) -> u64 {
-    let ns = u128::from(bytes) * 1_000_000_000 / u128::from(node.weight_bytes_per_s.max(1));
+/// How long so many bytes take at that speed, ns.
+fn bytes_ns(bytes: u64, bytes_per_s: u64) -> u64 {
+    let ns = u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_s.max(1));
     u64::try_from(ns).unwrap_or(u64::MAX).min(fleet::TIME_NS_MAX)
 }
 

@@ -22,7 +22,8 @@ const fn policy(stages: Option<u16>) -> PlanPolicy {
 }
 
 const fn candidate(byte: u8, memory_bytes: u64, weight_bytes_per_s: u64) -> Candidate {
-    Candidate { node: NodeId([byte; 32]), memory_bytes, weight_bytes_per_s }
+    let node = NodeId([byte; 32]);
+    Candidate { node, memory_bytes, weight_bytes_per_s, prefill_bytes_per_s: 0 }
 }
 
 fn lengths(stages: &[Stage]) -> Vec<usize> {

@@ -8,13 +8,12 @@
 use std::collections::VecDeque;
 
 use crate::deployment::PlanState;
-use crate::effects::Effects;
+use crate::effects::{Effects, Passed};
 use crate::ids::{JobId, NodeId, Time};
 use crate::io::{
     Computed, Event, FinishReason, HopTime, Job, JobInput, Output, Part, RECENT_TOKENS_MAX,
     Request, RequestError, SampleWork,
 };
-use crate::limits::HOPS_MAX;
 use crate::message::{Frame, Refused};
 use crate::plan::Plan;
 use crate::planted::Bug;
@@ -273,13 +272,13 @@ impl Active {
                 self.emit(tools, token, detail)
             }
             (JobKind::First, Ok(Computed::Nothing)) => {
-                self.passed(tools, to);
+                self.passed(tools, to, Vec::new());
                 Step::Running
             }
             (JobKind::First, Ok(Computed::Activation(rows))) => {
                 if self.ring.remote().next().is_none() {
                     // Alone: what a chunk without a token gives beside its cache is of no use.
-                    self.passed(tools, to);
+                    self.passed(tools, to, Vec::new());
                 } else if rows.rows != running.rows {
                     return self.broken("computing gave another number of rows".into());
                 } else {
@@ -299,15 +298,21 @@ impl Active {
         Step::Failed(RequestError::StageFailed { node: self.me, cause })
     }
 
-    /// Every position before `to` is in every stage's KV cache.
-    pub(crate) fn passed(&mut self, tools: &mut Tools<'_>, to: u32) {
+    /// Every position before `to` is in every stage's KV cache, which took what `hops` say.
+    pub(crate) fn passed(&mut self, tools: &mut Tools<'_>, to: u32, hops: Vec<HopTime>) {
         // The chunk that ends the log ends with its token only.
         let total = length(&self.tokens);
-        let before = self.ring.chunks.len();
+        let mut latest = None;
         while to < total && self.ring.chunks.front().is_some_and(|chunk| chunk.to <= to) {
-            self.ring.chunks.pop_front();
+            latest = self.ring.chunks.pop_front();
         }
-        if self.ring.chunks.len() < before {
+        if let Some(mut chunk) = latest {
+            if chunk.to == to {
+                chunk.take_hops(hops);
+                let (request, hops) = (self.request.id, chunk.hops);
+                let positions = to - chunk.rows..to;
+                tools.fx.passed.push(Passed { request, positions, hops });
+            }
             self.ring.moved();
             self.tell_prefilled(tools, to);
             self.feed(tools);
@@ -338,8 +343,7 @@ impl Active {
         }
         let to = frame.from_pos + 1;
         if let Some(chunk) = self.ring.chunks.iter_mut().find(|chunk| chunk.to == to) {
-            let room = HOPS_MAX.saturating_sub(chunk.hops.len());
-            chunk.hops.extend(frame.hops.into_iter().take(room));
+            chunk.take_hops(frame.hops);
         }
         self.ring.moved();
         self.tell_prefilled(tools, to);

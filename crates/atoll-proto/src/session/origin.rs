@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::deployment::{Deployment, PlanState, Served};
 use crate::effects::{Effects, JobIds};
 use crate::ids::{Epoch, JobId, ModelId, NodeId, RequestId, SessionId, Time};
-use crate::io::{Computed, Event, FinishReason, Output, Request, RequestError};
+use crate::io::{Computed, Event, FinishReason, HopTime, Output, Request, RequestError};
 use crate::limits::Limits;
 use crate::membership::Membership;
 use crate::message::{Frame, Message, Refused};
@@ -215,7 +215,7 @@ impl Origin {
         let last = ring.plan.stages.last().is_some_and(|stage| stage.node == from);
         let along = match &said {
             Said::Row(frame) => last && usize::from(frame.hop) == ring.plan.stages.len(),
-            Said::Passed(_) => last,
+            Said::Passed(..) => last,
             Said::Nack(_) => ring.remote().next().is_some_and(|(_, node)| node == from),
             Said::Opened(_) | Said::Reject(..) => ring.plan.hop_of(from).is_some(),
         };
@@ -226,7 +226,7 @@ impl Origin {
         self.with(fx, ids, limits, id, |active, tools| {
             match said {
                 Said::Row(frame) => active.came_around(tools, *frame),
-                Said::Passed(to_pos) => active.passed(tools, to_pos),
+                Said::Passed(to_pos, hops) => active.passed(tools, to_pos, hops),
                 Said::Nack(len) => active.nacked(tools, len),
                 Said::Opened(hop) => active.ring.opened(from, hop),
                 Said::Reject(why, cause) => return active.rejected(tools, from, (why, cause)),
@@ -312,7 +312,7 @@ pub(crate) enum Said {
     /// A row has come around.
     Row(Box<Frame>),
     /// A chunk has.
-    Passed(u32),
+    Passed(u32, Vec<HopTime>),
     /// Its cache ends here.
     Nack(u32),
     /// It takes up the epoch, as this stage.

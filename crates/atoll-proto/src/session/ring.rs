@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::effects::Effects;
 use crate::ids::{Epoch, NodeId, Time};
 use crate::io::{Activation, HopTime, Request};
-use crate::limits::Limits;
+use crate::limits::{HOPS_MAX, Limits};
 use crate::message::{Frame, Message, Open};
 use crate::plan::Plan;
 use crate::planted::Bug;
@@ -55,6 +55,14 @@ pub(crate) struct Chunk {
     pub(crate) rows: u32,
     pub(crate) started: Time,
     pub(crate) hops: Vec<HopTime>,
+}
+
+impl Chunk {
+    /// Takes down what nodes on its way took, as many as there can be.
+    pub(crate) fn take_hops(&mut self, hops: Vec<HopTime>) {
+        let room = HOPS_MAX.saturating_sub(self.hops.len());
+        self.hops.extend(hops.into_iter().take(room));
+    }
 }
 
 /// What a passed deadline means.

@@ -70,6 +70,7 @@ pub(super) fn can_hold(schedule: &Schedule, n: usize) -> bool {
         node: id(i),
         memory_bytes: device.memory_bytes,
         weight_bytes_per_s: device.weight_bytes_per_s,
+        prefill_bytes_per_s: 0,
     };
     let mut all = schedule.devices.iter().enumerate().map(candidate);
     let Some(origin) = all.next() else { return false };

@@ -242,6 +242,7 @@ fn fits(schedule: &Schedule) -> Result<(), ScenarioError> {
         node: id(node),
         memory_bytes: device.memory_bytes,
         weight_bytes_per_s: device.weight_bytes_per_s,
+        prefill_bytes_per_s: 0,
     };
     let mut all = schedule.devices.iter().enumerate().map(candidate);
     let origin = all.next().expect("there is a device: checked before");

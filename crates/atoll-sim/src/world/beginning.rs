@@ -1,6 +1,6 @@
 //! What is known before a run begins: who comes when, what is asked, what strikes.
 
-use atoll_proto::plan::{PlanPolicy, Profile};
+use atoll_proto::plan::PlanPolicy;
 use atoll_proto::{Command, Input, Request, RequestId};
 
 use super::{Happening, MODEL, ORIGIN, World, id, model, policy};
@@ -9,11 +9,7 @@ impl World<'_> {
     pub(super) fn begin(&mut self) {
         let schedule = self.schedule;
         for (i, device) in schedule.devices.iter().enumerate() {
-            let profile = Profile {
-                memory_bytes: device.memory_bytes,
-                weight_bytes_per_s: device.weight_bytes_per_s,
-            };
-            self.own(0, i, Input::Command(Command::Measured(profile)));
+            self.own(0, i, Input::Command(Command::Measured(device.profile())));
             for peer in self.around.of(i).into_iter().take_while(|peer| *peer < i) {
                 self.own(device.joins_us, i, Input::Discovered { peer: id(peer) });
             }

@@ -106,11 +106,14 @@ impl World<'_> {
 
     /// A node says what it can carry: so many percent of its true speed.
     fn says(&mut self, node: usize, percent: u64) {
-        let device = &self.schedule.devices[node];
-        let speed = u128::from(device.weight_bytes_per_s) * u128::from(percent) / 100;
+        let profile = self.schedule.devices[node].profile();
+        let said = |speed: u64| {
+            u64::try_from(u128::from(speed) * u128::from(percent) / 100).unwrap_or(u64::MAX)
+        };
         let profile = Profile {
-            memory_bytes: device.memory_bytes,
-            weight_bytes_per_s: u64::try_from(speed).unwrap_or(u64::MAX),
+            weight_bytes_per_s: said(profile.weight_bytes_per_s),
+            prefill_bytes_per_s: said(profile.prefill_bytes_per_s),
+            ..profile
         };
         self.handle(node, Input::Command(Command::Measured(profile)));
     }

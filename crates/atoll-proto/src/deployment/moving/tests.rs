@@ -137,7 +137,7 @@ fn both_parts_need_room() {
     let old = [stage(1, 0, 1), stage(2, 1, 4)];
     let mut it = Moving::new(&old, &old);
     let mut fits = |memory_bytes: u64| {
-        let profile = Profile { memory_bytes, weight_bytes_per_s: 10 };
+        let profile = Profile { memory_bytes, ..super::super::tests::profile() };
         it.members.hello(&mut it.fx, &it.limits, node(2), "peer".into(), profile);
         it.deployment.fits_beside(&it.members, ID, &[stage(1, 0, 2), stage(2, 2, 4)])
     };

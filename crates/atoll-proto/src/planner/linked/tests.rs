@@ -29,7 +29,8 @@ const fn policy() -> PlanPolicy {
 /// Room for so many layers, and a little; speed in MB/s.
 const fn candidate(byte: u8, layers: u64, speed: u64) -> Candidate {
     let memory_bytes = layers * 1_000_020 + 6_000;
-    Candidate { node: NodeId([byte; 32]), memory_bytes, weight_bytes_per_s: speed * 1_000_000 }
+    let (node, weight_bytes_per_s) = (NodeId([byte; 32]), speed * 1_000_000);
+    Candidate { node, memory_bytes, weight_bytes_per_s, prefill_bytes_per_s: 0 }
 }
 
 fn check(

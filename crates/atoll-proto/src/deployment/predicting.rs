@@ -1,0 +1,163 @@
+//! What tokens of the plan in force should take, and what they took.
+//!
+//! Nodes are believed what they did in this plan, tempered over looks, unless they are off by more
+//! than a plan would stand; before they did anything, what their profiles say. Links are believed
+//! what probes showed.
+
+use std::collections::BTreeMap;
+
+use super::watching::differs;
+use super::{Deployment, PlanState, Served};
+use crate::effects::Passed;
+use crate::ids::{ModelId, NodeId};
+use crate::membership::Membership;
+use crate::plan::Stage;
+use crate::planner::{self, At, Candidate};
+use crate::snapshot::{NodeTiming, Timing};
+
+/// Prompt tokens for which the first token is predicted, if the context has room for them.
+const PROMPT_TOKENS: u32 = 512;
+/// Chunks with fewer rows say little about those with many.
+const CHUNK_ROWS_MIN: u32 = 32;
+/// A look changes what is thought of a node by one in so many.
+const TEMPER: u64 = 4;
+
+/// What nodes did in the plan in force.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    stages: Vec<Stage>,
+    paces: BTreeMap<NodeId, Pace>,
+    latest: Option<Latest>,
+}
+
+/// How fast a node was with the work that it has: bytes of weights and caches per second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    /// For a token.
+    token: Option<u64>,
+    /// For a row of a prompt's chunk.
+    chunk: Option<u64>,
+}
+
+/// The medians of the latest look.
+#[derive(Clone, Debug)]
+struct Latest {
+    /// Of computing, µs.
+    compute_us: BTreeMap<NodeId, u64>,
+    /// Of all of a token, µs.
+    round_us: u64,
+}
+
+impl Shown {
+    /// Forgets what other stages did.
+    pub(super) fn of(&mut self, stages: &[Stage]) -> &mut Self {
+        if self.stages != stages {
+            *self = Self { stages: stages.to_vec(), ..Self::default() };
+        }
+        self
+    }
+}
+
+fn tempered(before: Option<u64>, now: u64) -> u64 {
+    let Some(before) = before else { return now };
+    let sum = u128::from(before) * u128::from(TEMPER - 1) + u128::from(now);
+    u64::try_from(sum / u128::from(TEMPER)).unwrap_or(u64::MAX)
+}
+
+impl Served {
+    /// Takes down what nodes computed for tokens lately, and all of a token, µs.
+    pub(super) fn show(&mut self, me: NodeId, took: &BTreeMap<NodeId, u64>, round_us: u64) {
+        for (&node, &us) in took {
+            let bytes = u128::from(self.work_bytes(node, me));
+            let speed = u64::try_from(bytes * 1_000_000 / u128::from(us.max(1)));
+            let speed = speed.unwrap_or(u64::MAX).max(1);
+            let pace = &mut self.watch.shown.of(&self.stages).paces.entry(node).or_default().token;
+            let thought_us = |speed: u64| {
+                u64::try_from(bytes * 1_000_000 / u128::from(speed)).unwrap_or(u64::MAX)
+            };
+            let before = pace.filter(|&speed| !differs(us, thought_us(speed)));
+            *pace = Some(tempered(before, speed));
+        }
+        let compute_us = took.clone();
+        self.watch.shown.of(&self.stages).latest = Some(Latest { compute_us, round_us });
+    }
+
+    /// A chunk of a prompt of the only session under way has passed.
+    fn chunk_passed(&mut self, passed: &Passed) {
+        let PlanState::Ready(_) = self.state else { return };
+        let rows = u64::from(passed.positions.end - passed.positions.start);
+        if self.coming.is_some() || rows < CHUNK_ROWS_MIN.into() {
+            return;
+        }
+        let middle = u64::from(passed.positions.start) + rows / 2;
+        for stage in &self.stages {
+            let hops = passed.hops.iter().filter(|hop| hop.node == stage.node);
+            let us: u64 = hops.map(|hop| u64::from(hop.compute_us)).sum();
+            if us > 0 {
+                let bytes = u128::from(self.model.part_bytes(stage.layers, middle));
+                let per_s = bytes * u128::from(rows) * 1_000_000 / u128::from(us);
+                let per_s = u64::try_from(per_s).unwrap_or(u64::MAX).max(1);
+                let shown = self.watch.shown.of(&self.stages);
+                let pace = &mut shown.paces.entry(stage.node).or_default().chunk;
+                *pace = Some(tempered(*pace, per_s));
+            }
+        }
+    }
+}
+
+impl Deployment {
+    /// A chunk of a prompt of the only session under way has passed every stage.
+    pub(crate) fn chunk_passed(&mut self, model: ModelId, passed: &Passed) {
+        if let Some(served) = self.served.get_mut(&model) {
+            served.chunk_passed(passed);
+        }
+    }
+
+    /// What tokens of a model's plan should take, and what they took; `None` without a plan in
+    /// force, or where it cannot be said.
+    pub(crate) fn timing(&self, members: &Membership, model: ModelId) -> Option<Timing> {
+        let served = self.served.get(&model)?;
+        let PlanState::Ready(plan) = &served.state else { return None };
+        let shown = Some(&served.watch.shown).filter(|shown| shown.stages == plan.stages);
+        let node = |node: NodeId| {
+            let member = || members.member(node).map(|member| &member.profile);
+            let profile = if node == self.me { Some(members.profile()) } else { member() };
+            let pace = shown.and_then(|shown| shown.paces.get(&node)).copied().unwrap_or_default();
+            let said = profile?.weight_bytes_per_s;
+            Some(Candidate {
+                node,
+                memory_bytes: u64::MAX,
+                weight_bytes_per_s: pace.token.unwrap_or_else(|| served.watch.speed(node, said)),
+                prefill_bytes_per_s: pace.chunk.unwrap_or(profile?.prefill_bytes_per_s),
+            })
+        };
+        let remote = plan.stages.iter().map(|stage| stage.node).filter(|other| *other != self.me);
+        let nodes: Vec<Candidate> =
+            std::iter::once(self.me).chain(remote).map(node).collect::<Option<_>>()?;
+        let context = planner::context(&served.model, &served.policy);
+        let positions = match served.watch.positions.0 {
+            0 => PROMPT_TOKENS.min(context),
+            heard => heard,
+        };
+        let at = At { positions, prompt_tokens: PROMPT_TOKENS.min(context) };
+        let known = |from, to| members.link(from, to);
+        let asked = (&served.model, &served.policy);
+        let predicted = planner::predict(asked, &nodes, &known, (&plan.stages, at))?;
+        let latest = shown.and_then(|shown| shown.latest.as_ref());
+        let timings = nodes.iter().zip(predicted.compute_us).map(|(node, predicted_us)| {
+            let took = latest.and_then(|latest| latest.compute_us.get(&node.node));
+            NodeTiming { node: node.node, predicted_us, measured_us: took.copied() }
+        });
+        Some(Timing {
+            positions,
+            token_us: predicted.token_us,
+            measured_token_us: latest.map(|latest| latest.round_us),
+            prompt_tokens: at.prompt_tokens,
+            first_token_us: predicted.first_token_us,
+            nodes: timings.collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
