@@ -67,5 +67,6 @@ pub use options::NodeOptions;
 pub use rounds::{RingView, Round, Rounds};
 pub use start::start;
 pub use status::{
-    BlobsView, HeldView, ModelView, NodeView, PeerView, PlanView, STATUS_SCHEMA, Status,
+    BlobsView, HeldView, LinkTimingView, ModelView, NodeTimingView, NodeView, PeerView, PlanView,
+    STATUS_SCHEMA, Status, TimingView,
 };

@@ -2,6 +2,7 @@
 //!
 //! Planner, policies that it is compared with, and `atoll plan` all use [`predict`].
 
+use crate::fleet::Link;
 use crate::placement::{Placement, Stage};
 use crate::query::{Query, STAGES_MAX};
 
@@ -129,7 +130,9 @@ pub fn first_token_ns(query: &Query<'_>, placement: &Placement) -> Option<u64> {
             if u != v {
                 let link = query.fleet.link(u, v)?;
                 let bytes = query.model.frame_bytes(placement.codecs[hop], rows);
-                let sent_at = at.max(link_free_at[hop]).saturating_add(link.transfer_ns(bytes));
+                // Between two requests a link was idle.
+                let took = if from == 0 { Link::first_transfer_ns } else { Link::transfer_ns };
+                let sent_at = at.max(link_free_at[hop]).saturating_add(took(link, bytes));
                 link_free_at[hop] = sent_at;
                 at = sent_at.saturating_add(link.latency_ns);
             }

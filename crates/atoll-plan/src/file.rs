@@ -61,6 +61,8 @@ pub struct NodeEntry {
     pub head_s: Option<f64>,
     /// One layer, one prompt token, s; without it a quarter of `layer_s`.
     pub prefill_layer_s_per_token: Option<f64>,
+    /// Or: weight bytes read per second for each row of a prompt's chunk.
+    pub prefill_bytes_per_s: Option<f64>,
     /// What a further sequence adds to one layer, s; without it a quarter of `layer_s`.
     pub batch_layer_s: Option<f64>,
     /// What 1,024 positions in the cache add to one layer, s; without it, the time of their bytes.
@@ -342,6 +344,10 @@ fn node(
     let or = |key: &str, seconds: Option<f64>, default_ns: u64| {
         seconds.map_or(Ok(default_ns), |seconds| ns(&what(key), seconds))
     };
+    let prefill_ns = match entry.prefill_bytes_per_s {
+        Some(value) => time_of(layer_bytes, rate(&what("prefill_bytes_per_s"), value)?),
+        None => layer_ns / 4,
+    };
     let kv_ns = time_of(kv_bytes.saturating_mul(1024), bytes_per_s);
     let head_ns = time_of(head_bytes, bytes_per_s);
     Ok(Node {
@@ -353,7 +359,7 @@ fn node(
         prefill_layer_ns: or(
             "prefill_layer_s_per_token",
             entry.prefill_layer_s_per_token,
-            layer_ns / 4,
+            prefill_ns,
         )?,
         stage_ns: or("stage_s", entry.stage_s, 100_000)?,
         embed_ns: 10_000,

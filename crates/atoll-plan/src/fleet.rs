@@ -84,6 +84,25 @@ impl Link {
     }
 }
 
+/// What TCP sends at first on a connection that was idle, bytes: ten segments (RFC 6928).
+const WINDOW_BYTES: u64 = 10 * 1448;
+
+impl Link {
+    /// How long the link is taken by a frame of `bytes` after it was idle, ns; saturates. What is
+    /// under way doubles with each round trip until the link is full, as TCP begins.
+    #[must_use]
+    pub fn first_transfer_ns(self, bytes: u64) -> u64 {
+        let round_ns = self.latency_ns.saturating_mul(2);
+        let (mut window, mut left, mut waited_ns) = (WINDOW_BYTES, bytes, 0_u64);
+        while left > window && self.transfer_ns(window) < round_ns {
+            left -= window;
+            window *= 2;
+            waited_ns = waited_ns.saturating_add(round_ns);
+        }
+        waited_ns.saturating_add(self.transfer_ns(left))
+    }
+}
+
 /// Nodes, the links between them, and which of them owns the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fleet {

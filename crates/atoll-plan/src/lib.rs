@@ -43,7 +43,7 @@ mod throughput;
 
 pub use cost::Prediction;
 pub use error::PlanError;
-pub use file::FleetFile;
+pub use file::{Defaults, FleetFile, LinkEntry, NodeEntry};
 pub use fleet::{Fleet, Link, Node};
 pub use model::{Codec, Layer, Model, Variant};
 pub use placement::{Placement, Stage};

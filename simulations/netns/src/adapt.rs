@@ -126,7 +126,7 @@ fn one(options: &Options, change: Change, before: Option<usize>) -> Result<Seen>
     let memory_bytes = 2 * (layers + model.embed_bytes + model.head_bytes) + (8 << 30);
     let mut lan = Emulator::start(&site.program, site.hosts, site.seed)?;
     lan.ask(&Request::Set { from: None, to: None, link: house() })?;
-    let room = |cpu: f64| Room { memory_bytes, cpu: Some(cpu) };
+    let room = |cpu: f64| Room { memory_bytes, cpu: Some(cpu), is_even: false };
     let rooms = change.shares().map(room).into();
     let mut mesh = Mesh::with_rooms(site, WAIT_S, &lan.namespaces, rooms)?;
     if change == Change::Newcomer {

@@ -69,6 +69,9 @@ enum Arguments {
         /// Only the meshes of these names.
         #[arg(long, value_name = "NAME", num_args = 1..)]
         only: Vec<String>,
+        /// Requests of each mesh that are measured, of which the median counts.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
     },
     /// Plays scenarios with real nodes, for `atoll sim calibrate` to predict.
     Measure {
@@ -144,8 +147,8 @@ fn main() -> Result<ExitCode> {
         Arguments::Adapt { mesh, tokens, only } => {
             mesh.run(3, |site| adapt::run(&adapt::Options { site, tokens, only }, progress()))
         }
-        Arguments::Predict { mesh, only } => {
-            mesh.run(2, |site| predict::run(&predict::Options { site, only }, progress()))
+        Arguments::Predict { mesh, only, runs } => {
+            mesh.run(2, |site| predict::run(&predict::Options { site, only, runs }, progress()))
         }
         Arguments::Measure { mesh, scenarios, crossing_model } => {
             let read = |path: PathBuf| {

@@ -144,7 +144,8 @@ fn with_nodes(
     say(&format!("{}: links are {late_us:.0} µs later than they were told", scenario.name));
     let cpu = scenario.devices.iter().flat_map(|line| vec![line.cpu; line.count]);
     let rooms = schedule.devices.iter().zip(cpu);
-    let rooms = rooms.map(|(device, cpu)| Room { memory_bytes: device.memory_bytes, cpu });
+    let rooms =
+        rooms.map(|(device, cpu)| Room { memory_bytes: device.memory_bytes, cpu, is_even: false });
     let rooms = rooms.collect();
     let mut mesh = Mesh::with_rooms(site, WAIT_S, &lan.namespaces, rooms)?;
     say(&format!("{}: {} layers as {}", scenario.name, model.layers, mesh.status(0)?["plan"]));
@@ -232,7 +233,7 @@ fn crossing_us(options: &Options, say: &mut impl FnMut(&str)) -> Result<f64> {
     let prompt = measured::prompt(&site.atoll, &site.model, 16)?;
     let lan = Emulator::start(&site.program, site.hosts, site.seed)?;
     let link_us = echo::one_way_us(&lan.namespaces)?;
-    let rooms = vec![Room { memory_bytes: 1 << 31, cpu: None }; 2];
+    let rooms = vec![Room { memory_bytes: 1 << 31, cpu: None, is_even: false }; 2];
     let mesh = Mesh::with_rooms(site, WAIT_S, &lan.namespaces, rooms)?;
     for _ in 0..2 {
         let lines = mesh.ask_tokens(&prompt, 128, ANSWER_LIMIT);

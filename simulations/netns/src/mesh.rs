@@ -59,6 +59,9 @@ pub struct Room {
     pub memory_bytes: u64,
     /// Share of a core; absent or 1 and more: no limit beside its one thread.
     pub cpu: Option<f64>,
+    /// That share is given in periods as short as there are: the node is like one with a slower
+    /// processor.
+    pub is_even: bool,
 }
 
 /// A node's process; none while it is dead.
@@ -87,7 +90,7 @@ impl Mesh {
     pub(crate) fn start(site: Site, wait_s: u64, namespaces: &[String]) -> Result<Self> {
         let (bytes, ends_bytes) = room(&site)?;
         let ends = |host| if host == 0 { ends_bytes } else { 0 };
-        let room = |host| Room { memory_bytes: bytes + ends(host), cpu: None };
+        let room = |host| Room { memory_bytes: bytes + ends(host), cpu: None, is_even: false };
         let rooms = (0..namespaces.len()).map(room).collect();
         Self::with_rooms(site, wait_s, namespaces, rooms)
     }
@@ -100,7 +103,8 @@ impl Mesh {
         rooms: Vec<Room>,
     ) -> Result<Self> {
         let member = |(host, (namespace, room)): (usize, (&String, Room))| {
-            let quota = room.cpu.filter(|cpu| *cpu < 1.0).map(Quota::new).transpose()?;
+            let quota = if room.is_even { Quota::even } else { Quota::new };
+            let quota = room.cpu.filter(|cpu| *cpu < 1.0).map(quota).transpose()?;
             Ok(Member {
                 namespace: namespace.clone(),
                 name: format!("n{host}"),

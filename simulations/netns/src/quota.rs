@@ -12,7 +12,11 @@ use atoll_sim::cost::QUOTA_PERIOD_US;
 pub struct Quota {
     folder: PathBuf,
     is_second: bool,
+    is_even: bool,
 }
+
+/// The least that the system gives in a period, µs.
+const QUOTA_MIN_US: f64 = 1_000.0;
 
 impl Quota {
     /// Makes a group that may use `cores` of the processor, such as 0.5.
@@ -20,6 +24,19 @@ impl Quota {
     /// # Errors
     /// If this machine has no such groups, with what was looked for.
     pub fn new(cores: f64) -> Result<Self> {
+        Self::group(cores, false)
+    }
+
+    /// The same in periods as short as there can be, a millisecond of each: what uses it is slowed
+    /// down evenly.
+    ///
+    /// # Errors
+    /// As [`Quota::new`].
+    pub fn even(cores: f64) -> Result<Self> {
+        Self::group(cores, true)
+    }
+
+    fn group(cores: f64, is_even: bool) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("atoll-quota-{}-{count}", std::process::id());
@@ -30,7 +47,7 @@ impl Quota {
         }
         let folder = if is_second { second } else { first }.join(name);
         fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let quota = Self { folder, is_second };
+        let quota = Self { folder, is_second, is_even };
         quota.set(cores)?;
         Ok(quota)
     }
@@ -40,12 +57,13 @@ impl Quota {
     /// # Errors
     /// If its files cannot be written.
     pub fn set(&self, cores: f64) -> Result<()> {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few cores")]
-        let quota_us = (cores * QUOTA_PERIOD_US as f64).round().max(1_000.0) as u64;
+        let period_us = if self.is_even { QUOTA_MIN_US / cores } else { QUOTA_PERIOD_US as f64 };
+        let quota_us = (cores * period_us).round().max(QUOTA_MIN_US);
+        let period_us = period_us.round();
         let files = if self.is_second {
-            vec![("cpu.max", format!("{quota_us} {QUOTA_PERIOD_US}"))]
+            vec![("cpu.max", format!("{quota_us} {period_us}"))]
         } else {
-            let period = ("cpu.cfs_period_us", QUOTA_PERIOD_US.to_string());
+            let period = ("cpu.cfs_period_us", period_us.to_string());
             vec![period, ("cpu.cfs_quota_us", quota_us.to_string())]
         };
         for (file, value) in files {

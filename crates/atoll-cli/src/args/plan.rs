@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::ApiAddress;
+
 /// For what a plan is judged
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PlanObjective {
@@ -17,11 +19,16 @@ pub(crate) enum PlanObjective {
 /// `atoll plan`
 #[derive(Args, Debug)]
 pub(crate) struct PlanArgs {
-    /// A fetched model or a path [default: the fleet file's own]
+    /// A fetched model or a path [default: the fleet file's own, or the one that the node serves]
     pub(crate) model: Option<String>,
-    /// The devices and links, TOML; `-`: from stdin
+    /// The devices and links, TOML; `-`: from stdin [default: the mesh of the node that runs here,
+    /// as it measured itself]
     #[arg(long, value_name = "FILE")]
-    pub(crate) fleet: PathBuf,
+    pub(crate) fleet: Option<PathBuf>,
+    /// Where that node's HTTP interface listens [default: as noted in the data directory]
+    #[arg(long, env = "ATOLL_API", value_name = "IP:PORT", hide_env_values = true)]
+    #[arg(conflicts_with = "fleet")]
+    pub(crate) api: Option<ApiAddress>,
     /// Say why each node was left out, and what would change that
     #[arg(long)]
     pub(crate) explain: bool,

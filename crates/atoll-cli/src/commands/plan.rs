@@ -1,5 +1,7 @@
-//! `atoll plan`: which layers would go where on devices that need not be here.
+//! `atoll plan`: which layers would go where, on devices that need not be here or in the mesh that
+//! runs here.
 
+mod mesh;
 mod report;
 
 use std::collections::BTreeSet;
@@ -25,8 +27,11 @@ use crate::source;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 pub(crate) fn run(settings: &Settings, args: &PlanArgs) -> Result<(), Failure> {
-    let file = read(&args.fleet)?;
-    let asked = Asked::new(settings, args, &file)?;
+    let (file, served) = match &args.fleet {
+        Some(path) => (read(path)?, None),
+        None => mesh::fleet(settings, args.api)?,
+    };
+    let asked = Asked::new(settings, args.model.as_ref().or(served.as_ref()), &file)?;
     let policy = policy(args, &file, &asked.fleet)?;
     let query = Query { fleet: &asked.fleet, model: &asked.model, policy: &policy };
     let found = plan(&query).map_err(|error| in_the_way(&query, error))?;
@@ -75,8 +80,12 @@ struct Asked {
 }
 
 impl Asked {
-    fn new(settings: &Settings, args: &PlanArgs, file: &FleetFile) -> Result<Self, Failure> {
-        let Some(name) = &args.model else {
+    fn new(
+        settings: &Settings,
+        model_name: Option<&String>,
+        file: &FleetFile,
+    ) -> Result<Self, Failure> {
+        let Some(name) = model_name else {
             let entry = file.model.as_ref().ok_or_else(|| {
                 Failure::usage("no model is named")
                     .because("neither on the command line nor as [model] in the fleet file")
@@ -153,6 +162,8 @@ fn policy(args: &PlanArgs, file: &FleetFile, fleet: &Fleet) -> Result<Policy, Fa
         positions: args.positions.min(args.ctx),
         prompt_tokens: args.prompt.min(args.ctx),
         excluded,
+        // As a mesh has it: who embeds goes on with its own layers.
+        is_owner_first: args.fleet.is_none(),
         pins,
         loss_max,
         ..Policy::default()

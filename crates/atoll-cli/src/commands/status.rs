@@ -23,7 +23,7 @@ pub(crate) fn run(settings: &Settings, args: &StatusArgs) -> Result<(), Failure>
     if settings.json { output::json(&status) } else { output::line_out(&text(&status)) }
 }
 
-fn fetch(url: &str) -> Result<Value, Failure> {
+pub(super) fn fetch(url: &str) -> Result<Value, Failure> {
     let unreachable = |cause: String| {
         Failure::new(Exit::Unreachable, format!("the node at {url} does not answer"))
             .because(cause)

@@ -40,6 +40,12 @@ fn plan(fleet: &str, more: &[&str]) -> Finished {
 }
 
 #[test]
+fn without_a_fleet_a_node_is_asked() {
+    let done = Atoll::new().run(&["plan"]);
+    done.expect(4, "no node");
+}
+
+#[test]
 fn a_plan_as_json_adds_up() {
     let json = plan(FLEET, &["--json", "--explain"]).expect(0, "").json();
     assert_eq!((&json["schema"], &json["origin"]), (&"atoll.plan/1".into(), &"desk".into()));

@@ -10,7 +10,7 @@ use atoll_proto::plan::Plan;
 use atoll_proto::snapshot::{LinkView, Peer, Timing};
 
 use super::{NodeHandle, lock};
-use crate::events::{id_text, stages_of};
+use crate::events::{Names, id_text, stages_of};
 use crate::served::Served;
 use crate::status::{
     BlobsView, HeldView, LinkTimingView, ModelView, NodeTimingView, NodeView, PeerView, PlanView,
@@ -101,39 +101,14 @@ impl NodeHandle {
     }
 
     fn plan_view(&self, plan: &Plan) -> PlanView {
+        let timing = self.shared.core.timing(plan.model);
+        let names = self.shared.core.names();
         PlanView {
             model: plan.model.to_string(),
             epoch: plan.epoch.0,
-            stages: stages_of(plan, &self.shared.core.names()),
+            stages: stages_of(plan, &names),
             context: plan.context,
-            timing: self.shared.core.timing(plan.model).map(|timing| self.timing_view(&timing)),
-        }
-    }
-
-    fn timing_view(&self, timing: &Timing) -> TimingView {
-        let names = self.shared.core.names();
-        let (mut computed_us, mut measured_us) = (0, Some(0));
-        let nodes = timing.nodes.iter().map(|node| {
-            computed_us += node.predicted_us;
-            measured_us = measured_us.zip(node.measured_us).map(|(sum, us)| sum + us);
-            NodeTimingView {
-                node: names.of(node.node),
-                compute_ms: ms(node.predicted_us),
-                measured_ms: node.measured_us.map(ms),
-            }
-        });
-        let nodes = nodes.collect();
-        let measured = timing.measured_token_us.zip(measured_us);
-        TimingView {
-            positions: timing.positions,
-            token_ms: ms(timing.token_us),
-            measured_token_ms: timing.measured_token_us.map(ms),
-            prompt_tokens: timing.prompt_tokens,
-            first_token_ms: ms(timing.first_token_us),
-            nodes,
-            between_ms: ms(timing.token_us.saturating_sub(computed_us)),
-            measured_between_ms: measured
-                .map(|(token, computed)| ms(token.saturating_sub(computed))),
+            timing: timing.map(|timing| timing_view(&timing, &names)),
         }
     }
 
@@ -164,6 +139,31 @@ impl NodeHandle {
                 sessions: held.sessions,
             })
             .collect()
+    }
+}
+
+fn timing_view(timing: &Timing, names: &Names) -> TimingView {
+    let (mut computed_us, mut measured_us) = (0, Some(0));
+    let nodes = timing.nodes.iter().map(|node| {
+        computed_us += node.predicted_us;
+        measured_us = measured_us.zip(node.measured_us).map(|(sum, us)| sum + us);
+        NodeTimingView {
+            node: names.of(node.node),
+            compute_ms: ms(node.predicted_us),
+            measured_ms: node.measured_us.map(ms),
+        }
+    });
+    let nodes = nodes.collect();
+    let measured = timing.measured_token_us.zip(measured_us);
+    TimingView {
+        positions: timing.positions,
+        token_ms: ms(timing.token_us),
+        measured_token_ms: timing.measured_token_us.map(ms),
+        prompt_tokens: timing.prompt_tokens,
+        first_token_ms: ms(timing.first_token_us),
+        nodes,
+        between_ms: ms(timing.token_us.saturating_sub(computed_us)),
+        measured_between_ms: measured.map(|(token, computed)| ms(token.saturating_sub(computed))),
     }
 }
 

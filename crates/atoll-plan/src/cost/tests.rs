@@ -55,6 +55,21 @@ fn chunks_of_a_prompt_overlap_in_stages() {
 }
 
 #[test]
+fn a_link_that_was_idle_fills_round_by_round() {
+    // A round trip of 80 ms at 20 Mbit/s: 200 kB are under way when it is full.
+    let far = Link { latency_ns: 40_000_000, bytes_per_s: 2_500_000 };
+    assert_eq!(far.first_transfer_ns(14_480), far.transfer_ns(14_480), "that goes at once");
+    let (after_two, left) = (160_000_000, 100_000 - 3 * 14_480);
+    assert_eq!(far.first_transfer_ns(100_000), after_two + far.transfer_ns(left));
+    let (after_four, left) = (320_000_000, 300_000 - 15 * 14_480);
+    assert_eq!(far.first_transfer_ns(300_000), after_four + far.transfer_ns(left));
+    let near = Link { latency_ns: 100_000, ..far };
+    assert_eq!(near.first_transfer_ns(300_000), near.transfer_ns(300_000), "it is full at once");
+    let absurd = Link { latency_ns: u64::MAX, bytes_per_s: u64::MAX };
+    assert_eq!(absurd.first_transfer_ns(u64::MAX), u64::MAX);
+}
+
+#[test]
 fn users_share_the_ring() {
     let policy = Policy { positions: 0, ..Policy::default() };
     check(&policy, |query, placement| {

@@ -1,15 +1,13 @@
 //! What tokens of the plan in force should take, and what they took.
 //!
-//! Nodes are believed what they did in this plan, tempered over looks, unless they are off by more
-//! than a plan would stand; before they did anything, what their profiles say. Links are believed
-//! what probes showed.
+//! Nodes are believed what they did in this plan lately; before they did anything, what their
+//! profiles say. Links are believed what probes showed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use super::watching::differs;
 use super::{Deployment, PlanState, Served};
 use crate::effects::Passed;
-use crate::ids::{ModelId, NodeId};
+use crate::ids::{ModelId, NodeId, median};
 use crate::membership::Membership;
 use crate::plan::Stage;
 use crate::planner::{self, At, Candidate};
@@ -19,29 +17,47 @@ use crate::snapshot::{NodeTiming, Timing};
 const PROMPT_TOKENS: u32 = 512;
 /// Chunks with fewer rows say little about those with many.
 const CHUNK_ROWS_MIN: u32 = 32;
-/// A look changes what is thought of a node by one in so many.
-const TEMPER: u64 = 4;
+/// Looks, and chunks, of which the median is believed: one that something was in the way of changes
+/// nothing, and two do.
+const LATEST: usize = 3;
 
 /// What nodes did in the plan in force.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     stages: Vec<Stage>,
     paces: BTreeMap<NodeId, Pace>,
-    latest: Option<Latest>,
+    latest: Option<Look>,
 }
 
-/// How fast a node was with the work that it has: bytes of weights and caches per second.
-#[derive(Clone, Copy, Debug, Default)]
+/// How fast a node was lately with the work that it has: bytes of weights and caches per second.
+#[derive(Debug, Default)]
 struct Pace {
     /// For a token.
-    token: Option<u64>,
+    token: Latest,
     /// For a row of a prompt's chunk.
-    chunk: Option<u64>,
+    chunk: Latest,
+}
+
+/// The latest few figures.
+#[derive(Debug, Default)]
+struct Latest(VecDeque<u64>);
+
+impl Latest {
+    fn push(&mut self, figure: u64) {
+        if self.0.len() == LATEST {
+            self.0.pop_front();
+        }
+        self.0.push_back(figure);
+    }
+
+    fn median(&self) -> Option<u64> {
+        median(self.0.iter().copied())
+    }
 }
 
 /// The medians of the latest look.
-#[derive(Clone, Debug)]
-struct Latest {
+#[derive(Debug)]
+struct Look {
     /// Of computing, µs.
     compute_us: BTreeMap<NodeId, u64>,
     /// Of all of a token, µs.
@@ -58,12 +74,6 @@ impl Shown {
     }
 }
 
-fn tempered(before: Option<u64>, now: u64) -> u64 {
-    let Some(before) = before else { return now };
-    let sum = u128::from(before) * u128::from(TEMPER - 1) + u128::from(now);
-    u64::try_from(sum / u128::from(TEMPER)).unwrap_or(u64::MAX)
-}
-
 impl Served {
     /// Takes down what nodes computed for tokens lately, and all of a token, µs.
     pub(super) fn show(&mut self, me: NodeId, took: &BTreeMap<NodeId, u64>, round_us: u64) {
@@ -71,15 +81,11 @@ impl Served {
             let bytes = u128::from(self.work_bytes(node, me));
             let speed = u64::try_from(bytes * 1_000_000 / u128::from(us.max(1)));
             let speed = speed.unwrap_or(u64::MAX).max(1);
-            let pace = &mut self.watch.shown.of(&self.stages).paces.entry(node).or_default().token;
-            let thought_us = |speed: u64| {
-                u64::try_from(bytes * 1_000_000 / u128::from(speed)).unwrap_or(u64::MAX)
-            };
-            let before = pace.filter(|&speed| !differs(us, thought_us(speed)));
-            *pace = Some(tempered(before, speed));
+            let shown = self.watch.shown.of(&self.stages);
+            shown.paces.entry(node).or_default().token.push(speed);
         }
         let compute_us = took.clone();
-        self.watch.shown.of(&self.stages).latest = Some(Latest { compute_us, round_us });
+        self.watch.shown.of(&self.stages).latest = Some(Look { compute_us, round_us });
     }
 
     /// A chunk of a prompt of the only session under way has passed.
@@ -98,8 +104,7 @@ impl Served {
                 let per_s = bytes * u128::from(rows) * 1_000_000 / u128::from(us);
                 let per_s = u64::try_from(per_s).unwrap_or(u64::MAX).max(1);
                 let shown = self.watch.shown.of(&self.stages);
-                let pace = &mut shown.paces.entry(stage.node).or_default().chunk;
-                *pace = Some(tempered(*pace, per_s));
+                shown.paces.entry(stage.node).or_default().chunk.push(per_s);
             }
         }
     }
@@ -122,13 +127,16 @@ impl Deployment {
         let node = |node: NodeId| {
             let member = || members.member(node).map(|member| &member.profile);
             let profile = if node == self.me { Some(members.profile()) } else { member() };
-            let pace = shown.and_then(|shown| shown.paces.get(&node)).copied().unwrap_or_default();
-            let said = profile?.weight_bytes_per_s;
+            let pace = shown.and_then(|shown| shown.paces.get(&node));
+            let (token, chunk) = (pace.map(|pace| &pace.token), pace.map(|pace| &pace.chunk));
+            let said = || served.watch.speed(node, profile.map_or(0, |it| it.weight_bytes_per_s));
             Some(Candidate {
                 node,
                 memory_bytes: u64::MAX,
-                weight_bytes_per_s: pace.token.unwrap_or_else(|| served.watch.speed(node, said)),
-                prefill_bytes_per_s: pace.chunk.unwrap_or(profile?.prefill_bytes_per_s),
+                weight_bytes_per_s: token.and_then(Latest::median).unwrap_or_else(said),
+                prefill_bytes_per_s: chunk
+                    .and_then(Latest::median)
+                    .unwrap_or(profile?.prefill_bytes_per_s),
             })
         };
         let remote = plan.stages.iter().map(|stage| stage.node).filter(|other| *other != self.me);

@@ -261,7 +261,7 @@ impl Watch {
 }
 
 /// Whether a time, µs, is not what was thought.
-pub(super) const fn differs(us: u64, thought: u64) -> bool {
+const fn differs(us: u64, thought: u64) -> bool {
     let off = us.abs_diff(thought);
     off > DRIFT_US && off > thought / 100 * DRIFT_PERCENT
 }
