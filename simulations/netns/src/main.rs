@@ -72,6 +72,9 @@ enum Arguments {
         /// Requests of each mesh that are measured, of which the median counts.
         #[arg(long, default_value_t = 5)]
         runs: usize,
+        /// Draw each plan into this folder.
+        #[arg(long, value_name = "DIR")]
+        svg: Option<PathBuf>,
     },
     /// Plays scenarios with real nodes, for `atoll sim calibrate` to predict.
     Measure {
@@ -147,9 +150,10 @@ fn main() -> Result<ExitCode> {
         Arguments::Adapt { mesh, tokens, only } => {
             mesh.run(3, |site| adapt::run(&adapt::Options { site, tokens, only }, progress()))
         }
-        Arguments::Predict { mesh, only, runs } => {
-            mesh.run(2, |site| predict::run(&predict::Options { site, only, runs }, progress()))
-        }
+        Arguments::Predict { mesh, only, runs, svg } => mesh.run(2, |site| {
+            let options = predict::Options { site, only, runs, svg };
+            predict::run(&options, progress())
+        }),
         Arguments::Measure { mesh, scenarios, crossing_model } => {
             let read = |path: PathBuf| {
                 let text = std::fs::read_to_string(&path);

@@ -7,7 +7,8 @@
 //! written down before the requests that are measured begin.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -18,18 +19,22 @@ use serde_json::{Value, json};
 use crate::answer::Answer;
 use crate::control::Request;
 use crate::host::CpuTime;
+use crate::http::API;
 use crate::mesh::{Mesh, Room, SESSIONS, Site};
 use crate::report::Report;
-use crate::{Emulator, LinkChange, measured};
+use crate::{Emulator, LinkChange, in_namespace, measured};
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(240);
 const WAIT_S: u64 = 30;
+/// Reno, whatever this machine has: it fills a link as CUBIC does, which most systems have, and any
+/// namespace may take it.
+const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 /// Tokens of a prompt, as `timing` in the state of a node predicts for, and of an answer.
 const PROMPT_TOKENS: usize = 512;
 const TOKENS: u32 = 64;
 const CONTEXT: u64 = 640;
-/// Requests before those that are measured.
-const WARM: usize = 3;
+/// Requests over the same plan before those that are measured.
+const WARM: usize = 7;
 /// What the issue that asked for this wants of predictions, off by at most: the median and each.
 const OFF: [f64; 2] = [0.10, 0.20];
 
@@ -42,6 +47,8 @@ pub struct Options {
     pub only: Vec<String>,
     /// Requests of each that are measured, of which the median counts.
     pub runs: usize,
+    /// Where the plans are drawn, if they are to be.
+    pub svg: Option<PathBuf>,
 }
 
 /// Nodes, the owner first, and what joins them.
@@ -58,7 +65,15 @@ struct Kind {
 const MBIT: u64 = 1_000_000;
 const MS: u64 = 1_000;
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
+    // Each could hold the model, and the links are longer than what others would save.
+    Kind {
+        name: "one-of-three",
+        nodes: &[(1000, 1.0), (1000, 1.0), (1000, 0.5)],
+        rate_bits_per_s: 100 * MBIT,
+        delay_us: 20 * MS,
+        odd: None,
+    },
     Kind {
         name: "two-fast",
         nodes: &[(600, 1.0), (600, 1.0)],
@@ -161,6 +176,8 @@ struct Found {
     stages: Value,
     /// Links as the owner knows them.
     links: Value,
+    /// The plan for what nodes say of themselves, explained, if it was drawn.
+    explained: Option<String>,
     /// With profiles and probes alone, and after some requests.
     said: [Value; 2],
     token_ms: Vec<f64>,
@@ -202,6 +219,10 @@ fn one(options: &Options, kind: &Kind, say: &mut impl FnMut(&str)) -> Result<Fou
     let model = measured::model(&site.atoll, &site.model, CONTEXT)?;
     let prompt = measured::prompt(&site.atoll, &site.model, PROMPT_TOKENS)?;
     let mut lan = Emulator::start(&site.program, site.hosts, site.seed)?;
+    for namespace in &lan.namespaces {
+        let set = in_namespace(namespace, || fs::write(CONGESTION, "reno"));
+        set?.with_context(|| format!("writing {CONGESTION}"))?;
+    }
     everywhere(&site, &lan)?;
     for host in 0..site.hosts {
         for (from, to) in [(Some(host), None), (None, Some(host))] {
@@ -219,24 +240,17 @@ fn one(options: &Options, kind: &Kind, say: &mut impl FnMut(&str)) -> Result<Fou
     let mesh = Mesh::with_rooms(site, WAIT_S, &lan.namespaces, kind.rooms(&model))?;
     // Links are still being measured when they are slow.
     sleep(Duration::from_secs(3));
-    let mut last = stages(&mesh)?;
     let first = timing(&mesh)?;
-    for _ in 0..4 {
-        for _ in 0..WARM {
-            answer(&mesh, &prompt)?;
-        }
-        // What a plan is left for is loaded, and what is measured anew is known.
-        sleep(Duration::from_secs(3));
-        let now = stages(&mesh)?;
-        if now == last {
-            break;
-        }
-        last = now;
-    }
+    let last = settle(&mesh, &prompt)?;
     let said = [first, timing(&mesh)?];
     let links = mesh.status(0)?["links"].take();
+    let explained = match &options.svg {
+        Some(folder) => Some(draw(&mesh, &options.site, &folder.join(kind.name))?),
+        None => None,
+    };
     say(&format!("{}: {last}: {}", kind.name, said[1]));
-    let mut found = Found { stages: last, links, said, token_ms: vec![], first_token_ms: vec![] };
+    let mut found =
+        Found { stages: last, links, explained, said, token_ms: vec![], first_token_ms: vec![] };
     for _ in 0..options.runs.max(1) {
         let answer = answer(&mesh, &prompt)?;
         let mut waits: Vec<f64> =
@@ -247,6 +261,23 @@ fn one(options: &Options, kind: &Kind, say: &mut impl FnMut(&str)) -> Result<Fou
     let stages = stages(&mesh)?;
     ensure!(stages == found.stages, "the plan became {stages}, it was {}", found.stages);
     Ok(found)
+}
+
+/// Asks until the plan has stayed as it is for some requests.
+fn settle(mesh: &Mesh, prompt: &[u32]) -> Result<Value> {
+    let (mut last, mut same) = (stages(mesh)?, 0);
+    for _ in 0..3 * WARM {
+        answer(mesh, prompt)?;
+        let now = stages(mesh)?;
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        if same == WARM {
+            break;
+        }
+    }
+    // What is measured anew is known by then.
+    sleep(Duration::from_secs(3));
+    Ok(last)
 }
 
 /// Lets the owner take the model in, and puts what it then has on its disk on all others': parts
@@ -274,6 +305,20 @@ fn link_all(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Has the owner's plan explained and drawn, as `atoll plan` does for a mesh that runs.
+fn draw(mesh: &Mesh, site: &Site, path: &Path) -> Result<String> {
+    let data = tempfile::tempdir()?;
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", mesh.namespace(0)]).arg(&site.atoll).arg("plan");
+    command.arg(&site.model).args(["--api", API, "--explain", "--ctx", &CONTEXT.to_string()]);
+    command.args(["--users", &SESSIONS.to_string(), "--svg"]).arg(path.with_extension("svg"));
+    command.env("ATOLL_DATA_DIR", data.path()).env("ATOLL_CONFIG", "/dev/null");
+    let done = command.output().context("running atoll plan")?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "atoll plan: {said}");
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
 fn answer(mesh: &Mesh, prompt: &[u32]) -> Result<Answer> {
@@ -320,7 +365,7 @@ fn figures(found: &Found, off: &mut [Vec<f64>; 2]) -> Result<Value> {
         "token_predicted_before": ratio(before, "token_ms", token)?,
         "first_token_predicted_before": ratio(before, "first_token_ms", first)?,
         "predicted": after, "predicted_before": before,
-        "links": found.links,
+        "links": found.links, "explained": found.explained,
         "all": { "token_ms": found.token_ms, "first_token_ms": found.first_token_ms },
     }))
 }

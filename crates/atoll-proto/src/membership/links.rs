@@ -9,6 +9,7 @@
 //! that was busy, changes nothing. A peer can say what it likes of its links: nobody listens to
 //! more of them than were asked for, and where both ends of a way speak the longer one is believed.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::effects::Effects;
@@ -240,13 +241,17 @@ impl Links {
         self.fill(fx);
     }
 
-    /// Sends the next filled probe, unless one is under way.
+    /// Sends the next filled probe, unless one is under way: to each peer one, before any gets
+    /// another, since time may be short.
     fn fill(&mut self, fx: &mut Effects) {
         if self.rounds.values().any(Round::fills) {
             return;
         }
         let probe = self.fresh();
-        if let Some((peer, round)) = self.rounds.iter_mut().find(|(_, round)| round.waits()) {
+        let waiting = self.rounds.iter_mut().filter(|(_, round)| round.waits());
+        if let Some((peer, round)) =
+            waiting.min_by_key(|(peer, round)| (Reverse(round.filled_left), **peer))
+        {
             round.send(fx, *peer, probe);
         }
     }

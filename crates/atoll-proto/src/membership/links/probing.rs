@@ -14,6 +14,8 @@ use crate::planner::LinkFigures;
 
 /// Small probes of one round.
 pub(super) const PROBES: u8 = 5;
+/// So many are enough where they have taken a quarter of the round's time.
+const PROBES_FAR: u8 = 3;
 /// Filled ones.
 pub(super) const FILLED: u8 = 3;
 /// Round trips that are kept: three rounds.
@@ -94,6 +96,10 @@ impl Round {
         if self.small_left > 0 {
             self.small_left -= 1;
             own.small.add(us);
+            let is_far = now.after_us(ROUND_US / 4 * 3) > self.until;
+            if is_far && PROBES - self.small_left >= PROBES_FAR {
+                self.small_left = 0;
+            }
         } else {
             self.filled_left -= 1;
             own.filled.add(us);
@@ -118,8 +124,13 @@ impl Round {
     /// The round is over, all of it or not.
     pub(super) fn end(&self, now: Time, own: &mut Own) {
         if let Some(sent_at) = self.sent_at {
-            let window = if self.small_left > 0 { &mut own.small } else { &mut own.filled };
-            window.add(now.since_us(sent_at));
+            let us = now.since_us(sent_at);
+            if self.small_left > 0 {
+                own.small.add(us);
+            } else if own.small.least().is_none_or(|small| us >= 2 * u64::from(small)) {
+                // Before that it may as well be on its way back.
+                own.filled.add(us);
+            }
         }
         own.at = Some(now);
         if self.has_filled {
@@ -151,8 +162,7 @@ impl Own {
 
     /// The quickest of each kind: what disturbs a probe makes it slower.
     fn bytes_per_s(&self) -> Option<u64> {
-        let least = |window: &Window| window.0.iter().min().copied();
-        let more_us = least(&self.filled)?.saturating_sub(least(&self.small)?).max(1);
+        let more_us = self.filled.least()?.saturating_sub(self.small.least()?).max(1);
         Some((FILLER_BYTES_MAX as u64 * 1_000_000 / u64::from(more_us)).min(BYTES_PER_S_MAX))
     }
 }
@@ -164,6 +174,10 @@ impl Window {
         if self.0.len() > WINDOW {
             self.0.pop_front();
         }
+    }
+
+    fn least(&self) -> Option<u32> {
+        self.0.iter().min().copied()
     }
 
     /// The median of the quickest round, of two in the middle the longer one: a round that was
