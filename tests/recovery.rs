@@ -97,6 +97,34 @@ impl Mesh {
         });
     }
 
+    /// After some answers, what was measured stands beside what is predicted, and adds up.
+    fn tells_what_tokens_take(&self) {
+        let status = self.status();
+        let timing = &status["plan"]["timing"];
+        let ms = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{value} in {timing}"));
+        let nodes = timing["nodes"].as_array().unwrap();
+        assert_eq!((nodes.len(), &nodes[0]["node"]), (STAGES, &Value::from("owner")), "{timing}");
+        for (what, node, between) in [
+            ("token_ms", "compute_ms", "between_ms"),
+            ("measured_token_ms", "measured_ms", "measured_between_ms"),
+        ] {
+            let sum =
+                nodes.iter().map(|node_| ms(&node_[node])).sum::<f64>() + ms(&timing[between]);
+            assert!(ms(&timing[what]) > 0.0 && (sum - ms(&timing[what])).abs() < 0.01, "{timing}");
+        }
+        assert!(ms(&timing["first_token_ms"]) > ms(&timing["token_ms"]), "{timing}");
+    }
+
+    /// The mesh is what `atoll plan` plans for when it is given no fleet.
+    fn plans(&self, model: &Path) {
+        let (model, context) = (model.to_str().unwrap(), CONTEXT.to_string());
+        let args = ["plan", model, "--ctx", &context, "--users", "16", "--json"];
+        let plan = atoll::json(self.owner_data.path(), &args);
+        assert_eq!(plan["origin"], "owner", "{plan}");
+        // Each has room for its share alone.
+        assert_eq!(plan["stages"].as_array().unwrap().len(), STAGES, "{plan}");
+    }
+
     /// Which members are stages; none while there is no plan in force.
     fn stages(&self, status: &Value) -> Vec<usize> {
         let Some(stages) = status["plan"]["stages"].as_array() else { return Vec::new() };
@@ -208,6 +236,8 @@ fn an_answer_outlives_any_stage() {
     let prompts = ["Once upon a time".to_owned(), crate::local::long_prompt(1200)];
     let undisturbed = prompts.each_ref().map(|prompt| Answer::of(&mesh.ask(prompt), 0, || {}));
     assert!(undisturbed.iter().all(|answer| answer.finish == "length"), "{undisturbed:?}");
+    mesh.tells_what_tokens_take();
+    mesh.plans(path);
 
     for end in [End::Stop, End::Kill, End::KillInPrefill] {
         let mut gaps = Vec::new();

@@ -192,6 +192,20 @@ fn each_direction_is_measured_by_what_it_carries() {
 }
 
 #[test]
+fn what_far_nodes_carry_is_measured_in_time_too() {
+    // A round has time for eight probes, one after the other.
+    let mut net = Net::new(4, |_, _| 40_000);
+    net.bytes_per_s = |_, _| 2_500_000;
+    net.survey(1, &ids(2..=4));
+    net.run();
+    for (from, to) in [(1, 2), (1, 3), (1, 4), (2, 3), (3, 4), (4, 2)] {
+        let found = net.link(from, to).bytes_per_s;
+        let found = found.unwrap_or_else(|| panic!("{from} to {to} was not measured"));
+        assert!(found.abs_diff(2_500_000) < 50_000, "{from} to {to}: {found}");
+    }
+}
+
+#[test]
 fn an_hour_of_surveys_costs_no_pair_a_mebibyte() {
     let mut net = Net::new(3, |_, _| 300);
     for _ in 0..120 {
