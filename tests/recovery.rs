@@ -108,8 +108,7 @@ impl Mesh {
             ("token_ms", "compute_ms", "between_ms"),
             ("measured_token_ms", "measured_ms", "measured_between_ms"),
         ] {
-            let sum =
-                nodes.iter().map(|node_| ms(&node_[node])).sum::<f64>() + ms(&timing[between]);
+            let sum = nodes.iter().map(|it| ms(&it[node])).sum::<f64>() + ms(&timing[between]);
             assert!(ms(&timing[what]) > 0.0 && (sum - ms(&timing[what])).abs() < 0.01, "{timing}");
         }
         assert!(ms(&timing["first_token_ms"]) > ms(&timing["token_ms"]), "{timing}");

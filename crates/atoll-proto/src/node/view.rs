@@ -21,7 +21,7 @@ impl Node {
     }
 
     /// What is known of the links between this node and the members to which it has measured its
-    /// own, at most [`LINKED_MAX`] of them, and between those.
+    /// own, at most 64 of them, and between those.
     #[must_use]
     pub fn links(&self) -> Vec<LinkView> {
         let measured = self.membership.measured_links().take(LINKED_MAX);
