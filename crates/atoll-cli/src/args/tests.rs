@@ -29,6 +29,7 @@ fn lines_that_are_understood() {
     check("atoll bench m --vs llama.cpp --peer-python venv/bin/python", true);
     check("atoll eval m --text f --kv int8", true);
     check("atoll plan --fleet f", true);
+    check("atoll plan m --api 127.0.0.1:1 --svg f", true);
     check("atoll plan m --fleet f --explain --json --without a --pin 0..2=b --loss 0.05", true);
     check("atoll serve", true);
     check("atoll pull", true);
@@ -41,7 +42,7 @@ fn lines_that_are_refused() {
     check("atoll bench m --kv int4", false);
     check("atoll bench m --vs another", false);
     check("atoll bench m --batch 0", false);
-    check("atoll plan m", false);
+    check("atoll plan m --fleet f --api 127.0.0.1:1", false);
     check("atoll plan m --fleet f --pin 2..0=b", false);
     check("atoll plan m --fleet f --pin 0..2", false);
     check("atoll plan m --fleet f --loss -1", false);
