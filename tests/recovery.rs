@@ -122,6 +122,7 @@ impl Mesh {
         assert_eq!(plan["origin"], "owner", "{plan}");
         // Each has room for its share alone.
         assert_eq!(plan["stages"].as_array().unwrap().len(), STAGES, "{plan}");
+        assert_eq!(plan["stages"][0]["node"], "owner", "{plan}");
     }
 
     /// Which members are stages; none while there is no plan in force.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::error::PlanError;
-use crate::fleet::{Fleet, Link, NODES_MAX, Node, TIME_NS_MAX};
+use crate::fleet::{Fleet, Link, NODES_MAX, Node, STAGE_NS, TIME_NS_MAX};
 use crate::model::{Codec, LAYERS_MAX, Layer, Model, Variant};
 
 /// A fleet file.
@@ -361,7 +361,7 @@ fn node(
             entry.prefill_layer_s_per_token,
             prefill_ns,
         )?,
-        stage_ns: or("stage_s", entry.stage_s, 100_000)?,
+        stage_ns: or("stage_s", entry.stage_s, STAGE_NS)?,
         embed_ns: 10_000,
         head_ns: or("head_s", entry.head_s, head_ns)?,
     })

@@ -84,10 +84,16 @@ impl Link {
     }
 }
 
+/// Taking a frame in and sending it on where nobody measured it, ns.
+pub const STAGE_NS: u64 = 100_000;
+
 /// What TCP sends at first on a connection that was idle, bytes: ten segments (RFC 6928).
 const WINDOW_BYTES: u64 = 10 * 1448;
 
 impl Link {
+    /// What a mesh assumes of a link that nobody measured: between a cable and Wi-Fi, 100 Mbit/s.
+    pub const UNKNOWN: Self = Self { latency_ns: 500_000, bytes_per_s: 12_500_000 };
+
     /// How long the link is taken by a frame of `bytes` after it was idle, ns; saturates. What is
     /// under way doubles with each round trip until the link is full, as TCP begins.
     #[must_use]

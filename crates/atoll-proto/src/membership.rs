@@ -274,6 +274,12 @@ impl Membership {
         self.links.take_news()
     }
 
+    /// What a member says that it can carry, or this node; `None` of strangers.
+    pub(crate) fn profile_of(&self, node: NodeId) -> Option<&Profile> {
+        let theirs = || self.member(node).map(|member| &member.profile);
+        if node == self.me { Some(self.profile()) } else { theirs() }
+    }
+
     /// Members to which this node has measured its link.
     pub(crate) fn measured_links(&self) -> impl Iterator<Item = NodeId> {
         self.links.measured()

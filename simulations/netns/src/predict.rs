@@ -139,24 +139,6 @@ pub fn names() -> Vec<&'static str> {
 }
 
 impl Kind {
-    /// The links of a host.
-    const fn link(&self, host: usize) -> LinkChange {
-        let (rate, delay) = match self.odd {
-            Some((odd, rate, delay)) if odd == host => (rate, delay),
-            Some(_) | None => (self.rate_bits_per_s, self.delay_us),
-        };
-        LinkChange {
-            rate_bits_per_s: Some(rate),
-            delay_us: Some(delay),
-            queue_bytes: None,
-            jitter_us: None,
-            loss_ppm: None,
-            duplicate_ppm: None,
-            reorder_ppm: None,
-            up: None,
-        }
-    }
-
     fn rooms(&self, model: &Model) -> Vec<Room> {
         let kv_bytes = u64::from(model.kv_bytes_per_position) * CONTEXT * SESSIONS;
         let room = |(host, &(permille, cpu)): (usize, &(u64, f64))| {
@@ -168,6 +150,11 @@ impl Kind {
         };
         self.nodes.iter().enumerate().map(room).collect()
     }
+}
+
+fn link(rate_bits_per_s: u64, delay_us: u64) -> LinkChange {
+    let (rate, delay) = (Some(rate_bits_per_s), Some(delay_us));
+    LinkChange { rate_bits_per_s: rate, delay_us: delay, ..LinkChange::default() }
 }
 
 /// What was said and what was, ms.
@@ -224,17 +211,11 @@ fn one(options: &Options, kind: &Kind, say: &mut impl FnMut(&str)) -> Result<Fou
         set?.with_context(|| format!("writing {CONGESTION}"))?;
     }
     everywhere(&site, &lan)?;
-    for host in 0..site.hosts {
-        for (from, to) in [(Some(host), None), (None, Some(host))] {
-            // The odd one's links stay as they are when others' are set.
-            if kind.odd.is_none_or(|(odd, ..)| odd != host) {
-                lan.ask(&Request::Set { from, to, link: kind.link(host) })?;
-            }
-        }
-    }
-    if let Some((odd, ..)) = kind.odd {
+    let all = link(kind.rate_bits_per_s, kind.delay_us);
+    lan.ask(&Request::Set { from: None, to: None, link: all })?;
+    if let Some((odd, rate, delay)) = kind.odd {
         for (from, to) in [(Some(odd), None), (None, Some(odd))] {
-            lan.ask(&Request::Set { from, to, link: kind.link(odd) })?;
+            lan.ask(&Request::Set { from, to, link: link(rate, delay) })?;
         }
     }
     let mesh = Mesh::with_rooms(site, WAIT_S, &lan.namespaces, kind.rooms(&model))?;

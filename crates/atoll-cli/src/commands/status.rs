@@ -14,16 +14,20 @@ use crate::settings::Settings;
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(settings: &Settings, args: &StatusArgs) -> Result<(), Failure> {
-    let url = match args.api {
-        Some(ApiAddress::At(at)) => format!("http://{at}"),
-        Some(ApiAddress::None) => return Err(Failure::usage("status needs an address to ask")),
-        None => ApiFile::read(&settings.data_dir)?,
-    };
-    let status = fetch(&url)?;
+    let status = ask(settings, args.api)?;
     if settings.json { output::json(&status) } else { output::line_out(&text(&status)) }
 }
 
-pub(super) fn fetch(url: &str) -> Result<Value, Failure> {
+/// What the node there says of itself, or the one that the data directory knows of.
+///
+/// # Errors
+/// [`Exit::Unreachable`] if no node answers, [`Exit::VersionSkew`] if it is of another version.
+pub(super) fn ask(settings: &Settings, api: Option<ApiAddress>) -> Result<Value, Failure> {
+    let url = match api {
+        Some(ApiAddress::At(at)) => format!("http://{at}"),
+        Some(ApiAddress::None) => return Err(Failure::usage("there is no address to ask")),
+        None => ApiFile::read(&settings.data_dir)?,
+    };
     let unreachable = |cause: String| {
         Failure::new(Exit::Unreachable, format!("the node at {url} does not answer"))
             .because(cause)

@@ -40,6 +40,21 @@ fn plan(fleet: &str, more: &[&str]) -> Finished {
 }
 
 #[test]
+fn rows_of_a_prompt_are_as_fast_as_the_fleet_says() {
+    let first_s = |more: &str| {
+        let fleet = FLEET.replace("layer_s = 0.001", &format!("layer_s = 0.001{more}"));
+        let fleet = fleet.replace("layer_s = 0.002", &format!("layer_s = 0.002{more}"));
+        plan(&fleet, &["--json"]).json()["predicted"]["ttft_s"].as_f64().unwrap()
+    };
+    let (usual, slow) = (first_s(""), first_s(", prefill_bytes_per_s = 1e9"));
+    // 100 MB a layer: 0.1 s a row instead of 0.5 ms at most.
+    assert!(slow > 50.0 * usual, "{slow} s, {usual} s");
+    let finished =
+        plan(&FLEET.replace("layer_s = 0.001", "layer_s = 0.001, prefill_bytes_per_s = 0"), &[]);
+    finished.expect(2, "prefill_bytes_per_s of attic");
+}
+
+#[test]
 fn without_a_fleet_a_node_is_asked() {
     let done = Atoll::new().run(&["plan"]);
     done.expect(4, "no node");

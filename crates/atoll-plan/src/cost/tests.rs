@@ -70,6 +70,27 @@ fn a_link_that_was_idle_fills_round_by_round() {
 }
 
 #[test]
+fn only_the_first_chunk_finds_links_idle() {
+    let far = Link { latency_ns: 40_000_000, bytes_per_s: 2_500_000 };
+    let mut fleet = Fleet::new(vec![Node::new("a", 1 << 20), Node::new("b", 1 << 20)], 0).unwrap();
+    for (from, to) in [(0, 1), (1, 0)] {
+        fleet.connect(from, to, far).unwrap();
+    }
+    let model = Model::uniform("m", 1, 1, 2304);
+    let stage = Stage { node: 1, layers: 0..1, variants: vec![0] };
+    let placement = Placement { stages: vec![stage], codecs: vec![0; 2] };
+    let first_token = |prompt_tokens| {
+        let policy = Policy { prompt_tokens, chunk_rows: 128, ..Policy::default() };
+        let query = Query { fleet: &fleet, model: &model, policy: &policy };
+        first_token_ns(&query, &placement).unwrap()
+    };
+    let chunk = model.frame_bytes(0, 128);
+    let there_and_back = far.latency_ns + far.frame_ns(model.frame_bytes(0, 1));
+    assert_eq!(first_token(128), far.first_transfer_ns(chunk) + there_and_back);
+    assert_eq!(first_token(256), first_token(128) + far.transfer_ns(chunk));
+}
+
+#[test]
 fn users_share_the_ring() {
     let policy = Policy { positions: 0, ..Policy::default() };
     check(&policy, |query, placement| {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::watching::per_s;
 use super::{Deployment, PlanState, Served};
 use crate::effects::Passed;
 use crate::ids::{ModelId, NodeId, median};
@@ -66,7 +67,7 @@ struct Look {
 
 impl Shown {
     /// Forgets what other stages did.
-    pub(super) fn of(&mut self, stages: &[Stage]) -> &mut Self {
+    fn of(&mut self, stages: &[Stage]) -> &mut Self {
         if self.stages != stages {
             *self = Self { stages: stages.to_vec(), ..Self::default() };
         }
@@ -74,17 +75,22 @@ impl Shown {
     }
 }
 
+#[cfg(test)]
+impl Shown {
+    /// What a node computed, and all of a token, µs.
+    pub(super) fn latest(&self, node: NodeId) -> Option<(u64, u64)> {
+        let look = self.latest.as_ref()?;
+        Some((*look.compute_us.get(&node)?, look.round_us))
+    }
+}
+
 impl Served {
     /// Takes down what nodes computed for tokens lately, and all of a token, µs.
-    pub(super) fn show(&mut self, me: NodeId, took: &BTreeMap<NodeId, u64>, round_us: u64) {
-        for (&node, &us) in took {
-            let bytes = u128::from(self.work_bytes(node, me));
-            let speed = u64::try_from(bytes * 1_000_000 / u128::from(us.max(1)));
-            let speed = speed.unwrap_or(u64::MAX).max(1);
-            let shown = self.watch.shown.of(&self.stages);
-            shown.paces.entry(node).or_default().token.push(speed);
+    pub(super) fn show(&mut self, me: NodeId, compute_us: BTreeMap<NodeId, u64>, round_us: u64) {
+        for (&node, &us) in &compute_us {
+            let speed = per_s(self.work_bytes(node, me), us);
+            self.watch.shown.of(&self.stages).paces.entry(node).or_default().token.push(speed);
         }
-        let compute_us = took.clone();
         self.watch.shown.of(&self.stages).latest = Some(Look { compute_us, round_us });
     }
 
@@ -100,11 +106,9 @@ impl Served {
             let hops = passed.hops.iter().filter(|hop| hop.node == stage.node);
             let us: u64 = hops.map(|hop| u64::from(hop.compute_us)).sum();
             if us > 0 {
-                let bytes = u128::from(self.model.part_bytes(stage.layers, middle));
-                let per_s = bytes * u128::from(rows) * 1_000_000 / u128::from(us);
-                let per_s = u64::try_from(per_s).unwrap_or(u64::MAX).max(1);
+                let bytes = self.model.part_bytes(stage.layers, middle).saturating_mul(rows);
                 let shown = self.watch.shown.of(&self.stages);
-                shown.paces.entry(stage.node).or_default().chunk.push(per_s);
+                shown.paces.entry(stage.node).or_default().chunk.push(per_s(bytes, us));
             }
         }
     }
@@ -125,18 +129,16 @@ impl Deployment {
         let PlanState::Ready(plan) = &served.state else { return None };
         let shown = Some(&served.watch.shown).filter(|shown| shown.stages == plan.stages);
         let node = |node: NodeId| {
-            let member = || members.member(node).map(|member| &member.profile);
-            let profile = if node == self.me { Some(members.profile()) } else { member() };
+            let profile = members.profile_of(node)?;
             let pace = shown.and_then(|shown| shown.paces.get(&node));
-            let (token, chunk) = (pace.map(|pace| &pace.token), pace.map(|pace| &pace.chunk));
-            let said = || served.watch.speed(node, profile.map_or(0, |it| it.weight_bytes_per_s));
+            let token = pace.and_then(|pace| pace.token.median());
+            let chunk = pace.and_then(|pace| pace.chunk.median());
+            let said = || served.watch.speed(node, profile.weight_bytes_per_s);
             Some(Candidate {
                 node,
                 memory_bytes: u64::MAX,
-                weight_bytes_per_s: token.and_then(Latest::median).unwrap_or_else(said),
-                prefill_bytes_per_s: chunk
-                    .and_then(Latest::median)
-                    .unwrap_or(profile?.prefill_bytes_per_s),
+                weight_bytes_per_s: token.unwrap_or_else(said),
+                prefill_bytes_per_s: chunk.unwrap_or(profile.prefill_bytes_per_s),
             })
         };
         let remote = plan.stages.iter().map(|stage| stage.node).filter(|other| *other != self.me);

@@ -37,11 +37,8 @@ impl Deployment {
         let me = self.me;
         let Some(served) = self.served.get_mut(&model) else { return };
         served.watch.positions = (positions, now);
-        let claimed = |node| {
-            let member = members.member(node).map(|member| &member.profile);
-            let profile = if node == me { Some(members.profile()) } else { member };
-            profile.map_or(0, |profile| profile.weight_bytes_per_s)
-        };
+        let claimed =
+            |node| members.profile_of(node).map_or(0, |profile| profile.weight_bytes_per_s);
         let Some(drift) = served.round(now, me, claimed, round) else { return };
         if drift.of_links {
             self.in_doubt.extend(served.stages.iter().map(|stage| stage.node));

@@ -3,6 +3,7 @@ use crate::plan::Profile;
 use crate::planted::Planted;
 
 pub(crate) const ME: NodeId = NodeId([1; 32]);
+pub(crate) const OTHER: NodeId = NodeId([2; 32]);
 pub(crate) const ID: ModelId = ModelId([9; 32]);
 
 pub(crate) fn model() -> ModelInfo {
@@ -34,6 +35,19 @@ pub(crate) fn members(fx: &mut Effects, limits: &Limits, others: &[u8]) -> Membe
     members.measured(fx, profile());
     others.iter().for_each(|&peer| hello(fx, limits, &mut members, peer));
     members
+}
+
+/// A plan in force: three layers at another node, one and the ends here.
+pub(crate) fn in_force(context: u32) -> Served {
+    let policy =
+        PlanPolicy { stages: None, context, sessions: 1, spares: 0, wait_us: 0, rule: None };
+    let stage = |node, start, end| Stage { node, layers: LayerRange { start, end } };
+    let stages = vec![stage(ME, 0, 1), stage(OTHER, 1, 4)];
+    let (epoch, spares) = (PlanEpoch(1), Vec::new());
+    let plan = Plan { model: ID, epoch, owner: ME, stages: stages.clone(), spares, context };
+    let mut served = Served::new(model(), policy, Time(0));
+    (served.state, served.stages) = (PlanState::Ready(plan), stages);
+    served
 }
 
 pub(crate) fn profile() -> Profile {

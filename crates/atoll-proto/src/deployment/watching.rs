@@ -192,14 +192,12 @@ impl Served {
         let took: BTreeMap<NodeId, u64> = took.collect::<Option<_>>()?;
         let between_us = median(rounds.iter().map(|round| round.between_us))?;
         let round_us = median(rounds.iter().map(|round| round.round_us))?;
-        self.show(me, &took, round_us);
-        if !self.policy.is_by_time() {
-            return None;
-        }
-        Some(Drift {
+        let drift = self.policy.is_by_time().then(|| Drift {
             of_nodes: self.nodes_drift(now, me, claimed, &took),
             of_links: self.watch.links_drift(between_us),
-        })
+        });
+        self.show(me, took, round_us);
+        drift
     }
 
     /// Notes how fast nodes are by what they `took`, µs; whether one is not as was thought.
@@ -210,10 +208,7 @@ impl Served {
         claimed: impl Fn(NodeId) -> u64,
         took: &BTreeMap<NodeId, u64>,
     ) -> bool {
-        let speed = |node: NodeId, us: u64| {
-            let per_s = u128::from(self.work_bytes(node, me)) * 1_000_000 / u128::from(us.max(1));
-            u64::try_from(per_s).unwrap_or(u64::MAX).max(1)
-        };
+        let speed = |node: NodeId, us: u64| per_s(self.work_bytes(node, me), us);
         let speeds: Vec<_> = took.iter().map(|(&node, &us)| (node, us, speed(node, us))).collect();
         if self.watch.real_permille.is_none() {
             let busiest = speeds.iter().max_by_key(|(node, ..)| self.work_bytes(*node, me));
@@ -258,6 +253,12 @@ impl Watch {
         }
         has_changed
     }
+}
+
+/// Bytes per second of a node that took so long, µs; at least 1.
+pub(super) fn per_s(bytes: u64, us: u64) -> u64 {
+    let per_s = u128::from(bytes) * 1_000_000 / u128::from(us.max(1));
+    u64::try_from(per_s).unwrap_or(u64::MAX).max(1)
 }
 
 /// Whether a time, µs, is not what was thought.

@@ -1,11 +1,14 @@
 //! Placement by the time that a token takes, links included: the fleet and the model as
 //! `atoll-plan` wants them, and its plan as stages.
 //!
-//! What is not known is assumed: a link to the owner that was never measured takes
-//! [`UNKNOWN_ONE_WAY_NS`], one between two others as long as the way over the owner, and every link
-//! carries [`UNKNOWN_BYTES_PER_S`].
+//! What is not known is assumed: a link to the owner that was never measured takes as long as
+//! [`Link::UNKNOWN`], one between two others as long as the way over the owner, and every link
+//! carries as much as that one.
 
-use atoll_plan::{Codec, Fleet, Layer, Link, Model, Node, Placement, Policy, Query, Variant};
+use atoll_plan::fleet::STAGE_NS;
+use atoll_plan::{
+    Codec, Fleet, Layer, Link, Model, Node, Placement, Policy, Prediction, Query, Variant,
+};
 use atoll_plan::{cost, fleet, plan};
 
 use super::{At, Candidate, Need, Predicted, context, sorted};
@@ -13,12 +16,6 @@ use crate::ids::NodeId;
 use crate::limits::SURVEYED_MAX;
 use crate::plan::{LayerRange, ModelInfo, PlanPolicy, Stage};
 
-/// One way to a node of which nothing is known, ns: between a cable and Wi-Fi.
-const UNKNOWN_ONE_WAY_NS: u64 = 500_000;
-/// What a link carries of which nothing is known: 100 Mbit/s.
-const UNKNOWN_BYTES_PER_S: u64 = 12_500_000;
-/// Taking a frame in and sending it on, ns.
-const STAGE_NS: u64 = 100_000;
 /// Positions in the cache for which a token's time is predicted, at most.
 const POSITIONS_MAX: u64 = 512;
 /// Bytes of one value of a row on the wire.
@@ -94,31 +91,24 @@ pub(super) fn by_time(
 /// A token's time over these stages, ns; `None` where they cannot be, or a stage's node is not one
 /// of these.
 pub(super) fn token_ns(
-    (model, policy, need): (&ModelInfo, &PlanPolicy, &Need),
+    asked @ (model, policy, _): (&ModelInfo, &PlanPolicy, &Need),
     nodes: &[Candidate],
     known: KnownLinks<'_>,
     stages: &[Stage],
 ) -> Option<u64> {
-    let fleet = fleet(model, need, nodes, known).ok()?;
-    let asked = asked(model, policy);
-    let model = planned_model(model, need);
-    let query = Query { fleet: &fleet, model: &model, policy: &asked };
-    Some(cost::predict(&query, &placement(nodes, stages)?)?.token_ns)
+    Some(priced(asked, nodes, known, stages, &self::asked(model, policy))?.token_ns)
 }
 
 /// What a plan with these stages should take; as [`token_ns`].
 pub(super) fn predict(
-    (model, policy, need): (&ModelInfo, &PlanPolicy, &Need),
+    asked @ (model, policy, _): (&ModelInfo, &PlanPolicy, &Need),
     nodes: &[Candidate],
     known: KnownLinks<'_>,
     (stages, at): (&[Stage], At),
 ) -> Option<Predicted> {
-    let fleet = fleet(model, need, nodes, known).ok()?;
     let (positions, prompt_tokens) = (at.positions.into(), at.prompt_tokens.into());
-    let asked = Policy { positions, prompt_tokens, ..asked(model, policy) };
-    let model = planned_model(model, need);
-    let query = Query { fleet: &fleet, model: &model, policy: &asked };
-    let found = cost::predict(&query, &placement(nodes, stages)?)?;
+    let policy = Policy { positions, prompt_tokens, ..self::asked(model, policy) };
+    let found = priced(asked, nodes, known, stages, &policy)?;
     let compute_us = nodes.iter().enumerate().map(|(i, node)| {
         let stages = stages.iter().zip(&found.stage_ns);
         let own = stages.filter(|(stage, _)| stage.node == node.node);
@@ -131,6 +121,20 @@ pub(super) fn predict(
         first_token_us: found.first_token_ns / 1000,
         compute_us: compute_us.collect(),
     })
+}
+
+/// The price of these stages, as [`token_ns`].
+fn priced(
+    (model, _, need): (&ModelInfo, &PlanPolicy, &Need),
+    nodes: &[Candidate],
+    known: KnownLinks<'_>,
+    stages: &[Stage],
+    policy: &Policy,
+) -> Option<Prediction> {
+    let fleet = fleet(model, need, nodes, known).ok()?;
+    let model = planned_model(model, need);
+    let query = Query { fleet: &fleet, model: &model, policy };
+    cost::predict(&query, &placement(nodes, stages)?)
 }
 
 /// Stages as `atoll-plan` has them; `None` where one is on none of `nodes`.
@@ -195,7 +199,7 @@ fn fleet(
     let mut fleet = Fleet::new(nodes.iter().enumerate().map(profile).collect(), 0)?;
     let known = |from: usize, to: usize| known(nodes[from].node, nodes[to].node);
     let one_way_ns = |link: LinkFigures| link.rtt_us.map(|us| u64::from(us) * 1000 / 2);
-    let to_owner = |node: usize| one_way_ns(known(0, node)).unwrap_or(UNKNOWN_ONE_WAY_NS);
+    let to_owner = |node: usize| one_way_ns(known(0, node)).unwrap_or(Link::UNKNOWN.latency_ns);
     for (from, to) in (0..nodes.len()).flat_map(|a| (0..nodes.len()).map(move |b| (a, b))) {
         if from != to {
             let link = known(from, to);
@@ -203,7 +207,7 @@ fn fleet(
                 (0, node) | (node, 0) => to_owner(node),
                 (a, b) => one_way_ns(link).unwrap_or_else(|| to_owner(a) + to_owner(b)),
             };
-            let bytes_per_s = link.bytes_per_s.unwrap_or(UNKNOWN_BYTES_PER_S).max(1);
+            let bytes_per_s = link.bytes_per_s.unwrap_or(Link::UNKNOWN.bytes_per_s).max(1);
             fleet.connect(from, to, Link { latency_ns, bytes_per_s })?;
         }
     }

@@ -105,7 +105,7 @@ impl Origin {
             if self.has_place(served)
                 && let Some((request, deadline)) = self.waiting.pop(model)
             {
-                let row_us = ring_row_us(served, plan, self.me, members);
+                let row_us = ring_row_us(served, plan, members);
                 let session = request.session;
                 tracing::debug!(request = request.id.0, ?session, "started");
                 let active = Active::new(self.me, deadline, request, (plan.clone(), row_us));
@@ -134,7 +134,7 @@ impl Origin {
         }
         match &served.state {
             PlanState::Ready(plan) => {
-                let row_us = ring_row_us(served, plan, self.me, members);
+                let row_us = ring_row_us(served, plan, members);
                 self.with(fx, ids, limits, id, |active, tools| {
                     active.take_up(tools, plan.clone(), row_us);
                     Step::Running
@@ -334,12 +334,8 @@ fn lost_stage(error: &PlanError, plan: &Plan) -> RequestError {
 }
 
 /// Predicted time of one position around the whole ring, µs.
-fn ring_row_us(served: &Served, plan: &Plan, me: NodeId, members: &Membership) -> u64 {
-    let speed = |node: NodeId| {
-        let own = (node == me).then(|| members.profile().weight_bytes_per_s);
-        let theirs = members.member(node).map(|member| member.profile.weight_bytes_per_s);
-        own.or(theirs).unwrap_or(0)
-    };
+fn ring_row_us(served: &Served, plan: &Plan, members: &Membership) -> u64 {
+    let speed = |node: NodeId| members.profile_of(node).map_or(0, |it| it.weight_bytes_per_s);
     let stages = plan.stages.iter();
     stages.fold(0_u64, |sum, stage| {
         sum.saturating_add(served.model.row_us(stage.layers, speed(stage.node)))

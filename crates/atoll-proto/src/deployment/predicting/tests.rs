@@ -1,13 +1,11 @@
 use super::*;
-use crate::deployment::tests::{ID, ME, members, model, profile};
+use crate::deployment::tests::{ID, ME, OTHER, in_force, members, profile};
 use crate::effects::Effects;
-use crate::ids::{PlanEpoch, RequestId, Time};
+use crate::ids::{RequestId, Time};
 use crate::io::HopTime;
 use crate::limits::Limits;
-use crate::plan::{LayerRange, Plan, PlanPolicy, Profile};
+use crate::plan::{LayerRange, Profile};
 use crate::planted::Planted;
-
-const OTHER: NodeId = NodeId([2; 32]);
 
 /// Four layers of 100 bytes: one and the ends (50 bytes) here, three at another node. Both say that
 /// they take 1 ms for 100 bytes, and a quarter of it for a row of many.
@@ -19,22 +17,14 @@ fn deployment() -> (Deployment, Membership) {
         Profile { weight_bytes_per_s: 100_000, prefill_bytes_per_s: 400_000, ..profile() };
     members.measured(fx, profile.clone());
     members.hello(fx, &limits, OTHER, "peer".into(), profile);
-    let policy =
-        PlanPolicy { stages: None, context: 64, sessions: 1, spares: 0, wait_us: 0, rule: None };
-    let stage = |node, start, end| Stage { node, layers: LayerRange { start, end } };
-    let stages = vec![stage(ME, 0, 1), stage(OTHER, 1, 4)];
-    let (epoch, spares) = (PlanEpoch(1), Vec::new());
-    let plan = Plan { model: ID, epoch, owner: ME, stages: stages.clone(), spares, context: 64 };
-    let mut served = Served::new(model(), policy, Time(0));
-    (served.state, served.stages) = (PlanState::Ready(plan), stages);
     let mut deployment = Deployment::new(ME);
-    deployment.served.insert(ID, served);
+    deployment.served.insert(ID, in_force(64));
     (deployment, members)
 }
 
 fn took(deployment: &mut Deployment, here: u64, there: u64) {
     let served = deployment.served.get_mut(&ID).expect("served");
-    served.show(ME, &[(ME, here), (OTHER, there)].into(), here + there + 1_000);
+    served.show(ME, [(ME, here), (OTHER, there)].into(), here + there + 1_000);
 }
 
 /// Predicted and measured of both nodes, µs.

@@ -1,23 +1,12 @@
 use super::*;
-use crate::deployment::tests::{ID, ME, model};
+use crate::deployment::tests::{ME, OTHER, in_force};
 use crate::ids::Time;
-use crate::plan::{LayerRange, Plan, PlanPolicy};
 
-const OTHER: NodeId = NodeId([2; 32]);
 /// What each says: a layer of 100 bytes takes 1 ms.
 const CLAIMED: u64 = 100_000;
 
-/// Three layers at another node, one and the ends here.
 fn served() -> Served {
-    let policy =
-        PlanPolicy { stages: None, context: 10, sessions: 1, spares: 0, wait_us: 0, rule: None };
-    let stage = |node, start, end| Stage { node, layers: LayerRange { start, end } };
-    let stages = vec![stage(ME, 0, 1), stage(OTHER, 1, 4)];
-    let (epoch, spares) = (PlanEpoch(1), Vec::new());
-    let plan = Plan { model: ID, epoch, owner: ME, stages: stages.clone(), spares, context: 10 };
-    let mut served = Served::new(model(), policy, Time(0));
-    (served.state, served.stages) = (PlanState::Ready(plan), stages);
-    served
+    in_force(10)
 }
 
 /// What eight equal rounds show: computing here and there, and what lies between, µs.
@@ -110,4 +99,14 @@ fn rounds_of_another_ring_and_while_parts_are_sent_are_not_looked_at() {
     }
     served.state = PlanState::Waiting { until: Time(9) };
     assert_eq!(look(&mut served, 1, (1_500, 3_000), 500), None);
+}
+
+#[test]
+fn a_plan_of_so_many_stages_shows_what_it_takes_and_stays() {
+    let mut served = served();
+    served.policy.stages = Some(2);
+    assert_eq!(look(&mut served, 1, (1_500, 3_000), 500), None);
+    assert_eq!(look(&mut served, 3, (1_500, 30_000), 5_000), None);
+    assert_eq!(served.watch.speed(OTHER, CLAIMED), CLAIMED, "nodes are believed as before");
+    assert_eq!(served.watch.shown.latest(OTHER), Some((30_000, 36_500)));
 }
