@@ -341,3 +341,6 @@ fn ring_row_us(served: &Served, plan: &Plan, members: &Membership) -> u64 {
         sum.saturating_add(served.model.row_us(stage.layers, speed(stage.node)))
     })
 }
+
+#[cfg(test)]
+mod tests;

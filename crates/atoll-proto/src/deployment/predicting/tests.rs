@@ -75,6 +75,13 @@ fn what_other_stages_did_is_forgotten() {
     let alone = deployment.timing(&members, ID).expect("in force");
     assert_eq!((alone.nodes.len(), alone.measured_token_us), (1, None));
     assert_eq!(alone.nodes[0].measured_us, None);
+    // 400 bytes of layers, 256 of caches and 50 of the embedding.
+    let served = deployment.served.get_mut(&ID).expect("served");
+    served.watch.positions = (64, Time(0));
+    served.show(ME, [(ME, 3_000)].into(), 3_100);
+    let alone = deployment.timing(&members, ID).expect("in force");
+    assert_eq!((alone.nodes[0].measured_us, alone.measured_token_us), (Some(3_000), Some(3_100)));
+    assert!(alone.nodes[0].predicted_us.abs_diff(3_000) <= 5, "{alone:?}");
 }
 
 #[test]

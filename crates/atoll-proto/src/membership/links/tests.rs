@@ -193,8 +193,8 @@ fn each_direction_is_measured_by_what_it_carries() {
 
 #[test]
 fn what_far_nodes_carry_is_measured_in_time_too() {
-    // A round has time for eight probes, one after the other.
-    let mut net = Net::new(4, |_, _| 40_000);
+    // A round has time for six probes, one after the other.
+    let mut net = Net::new(4, |_, _| 50_000);
     net.bytes_per_s = |_, _| 2_500_000;
     net.survey(1, &ids(2..=4));
     net.run();
