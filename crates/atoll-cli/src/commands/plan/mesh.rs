@@ -23,6 +23,12 @@ pub(super) fn fleet(
     let status: Status = serde_json::from_value(status).map_err(|error| {
         Failure::new(Exit::VersionSkew, "the node is of another version").because(error)
     })?;
+    let served = status.models.first().map(|model| model.name.clone());
+    Ok((fleet_of(&status), served))
+}
+
+/// What a node says of its mesh, as a fleet.
+fn fleet_of(status: &Status) -> FleetFile {
     let own = &status.node;
     let this = (&own.name, own.memory_bytes, own.weight_bytes_per_s, own.prefill_bytes_per_s);
     let peers = status.peers.iter().map(|peer| {
@@ -37,7 +43,7 @@ pub(super) fn fleet(
         latency_s: link.rtt_us.map_or(unknown_s, |us| f64::from(us) / 2e6),
         bandwidth_bytes_per_s: link.bytes_per_s.map_or(unknown_bytes_per_s, |rate| rate as f64),
     });
-    let file = FleetFile {
+    FleetFile {
         origin: own.name.clone(),
         about: format!("the mesh of {}", own.name),
         defaults: Defaults {
@@ -48,8 +54,7 @@ pub(super) fn fleet(
         zone_link: Vec::new(),
         link: link.collect(),
         model: None,
-    };
-    Ok((file, status.models.first().map(|model| model.name.clone())))
+    }
 }
 
 fn entry((name, memory_bytes, speed, together): (&String, u64, u64, u64)) -> NodeEntry {
@@ -70,5 +75,47 @@ fn entry((name, memory_bytes, speed, together): (&String, u64, u64, u64)) -> Nod
         up_bandwidth_bytes_per_s: None,
         down_bandwidth_bytes_per_s: None,
         labels: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_mesh_is_a_fleet_with_what_was_measured() {
+        let status = serde_json::json!({
+            "schema": "atoll.status/1",
+            "node": {
+                "id": "1", "name": "desk", "listen": [], "version": "0", "uptime_s": 1,
+                "memory_bytes": 5000, "weight_bytes_per_s": 100_000, "prefill_bytes_per_s": 400_000,
+                "threads": 1, "kernels": "generic", "rss_bytes": null,
+            },
+            "peers": [{
+                "id": "2", "name": "shelf", "address": "", "transport": "tcp", "found_by": "mdns",
+                "rtt_us": null, "memory_bytes": 7000, "weight_bytes_per_s": 50_000,
+                "prefill_bytes_per_s": 0, "bytes_received": 0, "bytes_sent": 0,
+            }],
+            "models": [], "plan": null, "held": [], "requests": 0, "ring": null,
+            "links": [
+                { "from": "desk", "to": "shelf", "rtt_us": 800, "bytes_per_s": 2_000_000 },
+                { "from": "shelf", "to": "desk", "rtt_us": 800, "bytes_per_s": null },
+            ],
+            "blobs": { "received_bytes": 0, "sent_bytes": 0 },
+            "search": {
+                "listening": [], "mdns": true, "bootstrap": [], "heard": [], "failures": [],
+            },
+        });
+        let status: Status = serde_json::from_value(status).unwrap();
+        // Layers of 100 bytes, a head of 50, a byte for a position.
+        let fleet = fleet_of(&status).resolve(100, 50, 1).unwrap();
+        let [desk, shelf] = [0, 1].map(|i| &fleet.nodes()[i]);
+        assert_eq!((desk.memory_bytes, shelf.memory_bytes), (5000, 7000));
+        assert_eq!((desk.layer_ns, desk.prefill_layer_ns), (1_000_000, 250_000));
+        assert_eq!((shelf.layer_ns, shelf.prefill_layer_ns), (2_000_000, 500_000), "not measured");
+        let link = |latency_ns, bytes_per_s| Some(Link { latency_ns, bytes_per_s });
+        assert_eq!(fleet.link(0, 1), link(400_000, 2_000_000));
+        assert_eq!(fleet.link(1, 0), link(400_000, Link::UNKNOWN.bytes_per_s));
     }
 }
