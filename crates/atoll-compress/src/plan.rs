@@ -10,7 +10,7 @@ use crate::cut::Cut;
 use crate::error::CompressError;
 use crate::grid::Shape;
 use crate::probe::{ProbeText, head_name};
-use crate::sensitivity::{TYPES, measure};
+use crate::sensitivity::{Costs, TYPES, measure};
 
 /// The embedding's name.
 pub(crate) const EMBED: &str = "token_embd.weight";
@@ -108,18 +108,36 @@ impl Plan {
     /// `writer` has and those that are `copied`; `cut` is what is taken from the layers.
     ///
     /// # Errors
-    /// [`CompressError::Budget`], and as [`measure`].
+    /// [`CompressError::Budget`], before anything is measured, and as [`measure`].
     pub(crate) fn within(
         bytes_max: u64,
         source: &TensorSource,
-        (writer, copied): (&GgufWriter<'_>, &[TensorInfo]),
+        kept: (&GgufWriter<'_>, &[TensorInfo]),
         cut: &Cut,
         text: ProbeText<'_>,
         compute: &Compute,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, CompressError> {
         let config = source.config();
+        let matrices = |idx| config.layer_tensors(idx).iter().filter(|spec| spec.rows > 1).count();
+        let unknown = Costs::unknown((0..config.n_layers).map(matrices));
+        Self::cheapest(bytes_max, source, kept, cut, &unknown)?;
         let costs = measure(source, text, compute, progress)?;
+        Self::cheapest(bytes_max, source, kept, cut, &costs)
+    }
+
+    /// The same, where matrices cost what `costs` says.
+    ///
+    /// # Errors
+    /// [`CompressError::Budget`], and a missing tensor.
+    fn cheapest(
+        bytes_max: u64,
+        source: &TensorSource,
+        (writer, copied): (&GgufWriter<'_>, &[TensorInfo]),
+        cut: &Cut,
+        costs: &Costs,
+    ) -> Result<Self, CompressError> {
+        let config = source.config();
         let mut layers = Vec::new();
         let shapes = matrices(&cut.result(config)).collect::<Vec<_>>();
         for ((name, shape), costs) in shapes.into_iter().zip(costs.layers.iter().flatten()) {
@@ -308,5 +326,39 @@ const fn fallback(ty: BlockType) -> BlockType {
         | BlockType::E4
         | BlockType::E5
         | BlockType::E6 => ty,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use atoll_model::{Architecture, GgufFile, Isa, tiny};
+
+    use super::*;
+    use crate::compress::{Options, Pruning, Target, compress};
+
+    #[test]
+    fn too_few_bytes_are_refused_before_anything_is_measured() {
+        let bytes = tiny::random_model(&tiny::config(Architecture::Qwen2), BlockType::Q8_0, 3);
+        let file = GgufFile::parse(bytes).expect("a whole model");
+        let keys = file.metadata().clone();
+        let source = TensorSource::Gguf(file);
+        let options = Options {
+            target: Target::Bytes(10_000),
+            pruning: Pruning::Nothing,
+            widths: Vec::new(),
+            calibration: (0..512).map(|i| i % 7).collect(),
+            ends: [None; 2],
+            sequences_max: 1,
+            own_sequences: 0,
+            written: None,
+            resume: None,
+        };
+        let compute = Arc::new(Compute::new(Isa::detect(), 1).expect("a thread"));
+        let mut steps = 0;
+        let made = compress(&source, keys.iter(), &options, &compute, &mut |_| steps += 1);
+        assert!(matches!(made, Err(CompressError::Budget { bytes: 10_000, .. })));
+        assert_eq!(steps, 0, "refused at once");
     }
 }

@@ -39,6 +39,15 @@ pub(crate) struct Costs {
     pub(crate) tied: f64,
 }
 
+impl Costs {
+    /// Nothing costs anything, of layers with so many matrices.
+    pub(crate) fn unknown(matrices: impl Iterator<Item = usize>) -> Self {
+        let nothing = [0.0; TYPES.len()];
+        let layers = matrices.map(|n| vec![nothing; n]).collect();
+        Self { layers, embed: nothing, head: nothing, tied: 0.0 }
+    }
+}
+
 /// Measures `source` on `text`.
 ///
 /// # Errors
