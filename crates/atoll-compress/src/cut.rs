@@ -9,6 +9,7 @@ use crate::floats::matrix_name;
 use crate::probe::ProbeText;
 use crate::prune::PruneMethod;
 use crate::resume::Resume;
+use crate::round::Errors;
 use crate::sparsify::Sparsity;
 use crate::spread::{Wish, spread};
 
@@ -161,6 +162,14 @@ impl Cut {
     /// anew for it, which costs more than it wins.
     pub(crate) fn refits(&self, given: &ModelConfig) -> bool {
         given.encoder.is_some() && matches!(self, Self::Neurons { method: PruneMethod::Sobs, .. })
+    }
+
+    /// What errors columns of a matrix carry.
+    pub(crate) fn errors(&self) -> Errors {
+        match self {
+            Self::Weights(sparsity) => sparsity.method.errors(),
+            Self::Neurons { .. } | Self::Nothing => Errors::OfRounding,
+        }
     }
 
     /// The configuration of the result.

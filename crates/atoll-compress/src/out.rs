@@ -267,7 +267,10 @@ impl Out {
             let columns = match &mut columns {
                 Some(columns) => columns,
                 none => none.insert(match moments() {
-                    Some(gram) => Columns::of_inputs(&name, gram.mean(), &store.compute.pool)?,
+                    Some(gram) => {
+                        let errors = store.cut.errors();
+                        Columns::of_inputs(&name, gram.mean(), errors, &store.compute.pool)?
+                    }
                     None => Columns::alike(cols),
                 }),
             };
@@ -315,6 +318,7 @@ mod tests {
     use atoll_model::{Architecture, BlockType, GgufFile, Isa, tiny};
 
     use super::*;
+    use crate::round::Errors;
 
     #[test]
     fn each_matrix_is_rounded_by_the_moments_of_its_own_input() {
@@ -345,7 +349,7 @@ mod tests {
         let (mut text, mut want) = (text(), given);
         let rounded = |text: &Sequences, inputs: &Array2<f32>, matrix: &mut Array2<f32>| {
             let h = text.moments(inputs, pool).mean();
-            let columns = Columns::of_inputs("it", h, pool).expect("numbers");
+            let columns = Columns::of_inputs("it", h, Errors::OfRounding, pool).expect("numbers");
             *matrix = round(matrix, ty, Zeros::Free, &columns, pool).expect("a type").values;
         };
         let qkv = text.attention_inputs(&want, &config, pool);

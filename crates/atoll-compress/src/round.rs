@@ -15,13 +15,17 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 
 use crate::error::CompressError;
 use crate::grid::{Grid, Shape};
-use crate::linalg::{damp, feedback};
+use crate::linalg::{damp, feedback, shrink};
 use crate::pack;
 
-/// Share of the mean of `H`'s diagonal that is added to it. A tenth of it, on whose account the
-/// calibration text is followed less closely, leaves the whole nearer to the model as given than a
-/// hundredth does, on another text.
+/// Share of the mean of `H`'s diagonal that is added to it for rounding. A tenth of it, on whose
+/// account the calibration text is followed less closely, leaves the whole nearer to the model as
+/// given than a hundredth does, on another text; nor does a share of each value do more.
 const DAMPING: f32 = 0.1;
+/// Share of each value of `H`'s diagonal that is added to it where columns that stay make up for
+/// others that go: errors are larger then, and what a text says about columns together holds less
+/// on another.
+const SHRINKAGE: f32 = 0.3;
 /// Rows that one task rounds.
 const ROWS: usize = 16;
 /// Columns whose errors are carried one by one; those before them are carried by a product.
@@ -58,23 +62,36 @@ pub(crate) enum Columns {
     },
 }
 
+/// What errors columns carry to those after them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Errors {
+    /// Small ones, of all weights.
+    OfRounding,
+    /// Whole weights that go.
+    OfRemoval,
+}
+
 impl Columns {
     /// Every one of `cols` columns counts alike and no error is carried.
     pub(crate) fn alike(cols: usize) -> Self {
         Self::Apart(vec![1.0; cols])
     }
 
-    /// Of `h`, (cols, cols), the mean of `x xᵀ` over the inputs `x`.
+    /// Of `h`, (cols, cols), the mean of `x xᵀ` over the inputs `x`; for `errors` of this kind.
     ///
     /// # Errors
     /// [`CompressError::Inputs`], naming the input, if `h` is not finite.
     pub(crate) fn of_inputs(
         name: &str,
         mut h: Array2<f32>,
+        errors: Errors,
         pool: &Pool,
     ) -> Result<Self, CompressError> {
         let squares = h.diag().to_vec();
-        damp(&mut h, DAMPING);
+        match errors {
+            Errors::OfRounding => damp(&mut h, DAMPING),
+            Errors::OfRemoval => shrink(&mut h, SHRINKAGE),
+        }
         let factors = feedback(&h, pool);
         let (upper, pivots) = factors.ok_or_else(|| CompressError::Inputs(name.to_owned()))?;
         Ok(Self::Together { weights: h.diag().to_vec(), h, upper, pivots, squares })
@@ -310,7 +327,8 @@ mod tests {
             (((i * 31 + j * 17 + i * j) % 101) as f32 / 101.0) - 0.5
         });
         let alike = Columns::alike(cols);
-        let leaning = Columns::of_inputs("w", h.clone(), &pool).expect("finite");
+        let leaning =
+            Columns::of_inputs("w", h.clone(), Errors::OfRounding, &pool).expect("finite");
         for ty in crate::grid::TYPES {
             let plain = round(&w, ty, Zeros::Free, &alike, &pool).expect("rounds");
             let carried = round(&w, ty, Zeros::Free, &leaning, &pool).expect("rounds");
@@ -324,7 +342,7 @@ mod tests {
     fn inputs_that_are_not_numbers_are_refused() {
         let pool = Pool::new(1).expect("threads");
         let h = Array2::from_elem((32, 32), f32::NAN);
-        let found = Columns::of_inputs("blk.0.x", h, &pool);
+        let found = Columns::of_inputs("blk.0.x", h, Errors::OfRounding, &pool);
         assert!(matches!(found, Err(CompressError::Inputs(name)) if name == "blk.0.x"));
     }
 }

@@ -7,7 +7,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayViewMut2, Axis, s};
 
 use crate::error::CompressError;
-use crate::round::Columns;
+use crate::round::{Columns, Errors};
 
 /// Columns among which SparseGPT chooses at once.
 const BLOCK: usize = 128;
@@ -48,6 +48,16 @@ pub struct Sparsity {
     pub pattern: Pattern,
     /// How.
     pub method: SparseMethod,
+}
+
+impl SparseMethod {
+    /// What errors columns carry by it, if they do.
+    pub(crate) const fn errors(self) -> Errors {
+        match self {
+            Self::SparseGpt => Errors::OfRemoval,
+            Self::Magnitude | Self::Wanda => Errors::OfRounding,
+        }
+    }
 }
 
 impl Sparsity {
@@ -239,15 +249,18 @@ mod tests {
     }
 
     fn pruned(method: SparseMethod, pattern: Pattern) -> (Array2<f32>, f64) {
+        pruned_by(&inputs(), method, pattern)
+    }
+
+    fn pruned_by(x: &Array2<f32>, method: SparseMethod, pattern: Pattern) -> (Array2<f32>, f64) {
         let pool = Pool::new(2).expect("threads");
-        let x = inputs();
-        let h = x.t().dot(&x) / 1024.0;
-        let columns = Columns::of_inputs("w", h, &pool).expect("numbers");
+        let h = x.t().dot(x) / 1024.0;
+        let columns = Columns::of_inputs("w", h, method.errors(), &pool).expect("numbers");
         let mut w = weights();
         Sparsity { pattern, method }.apply(&mut w, &columns, &pool);
         let square = |d: Array2<f32>| d.iter().map(|v| f64::from(v * v)).sum::<f64>();
         let want = x.dot(&weights().t());
-        let lost = square(&want - &x.dot(&w.t())) / square(want);
+        let lost = square(&want - x.dot(&w.t())) / square(want);
         (w, lost)
     }
 
@@ -279,6 +292,19 @@ mod tests {
             assert!(wanda < 0.9 * magnitude, "{pattern:?}: {wanda} {magnitude}");
             assert!(surgeon < 0.9 * wanda, "{pattern:?}: {surgeon} {wanda}");
         }
+    }
+
+    #[test]
+    fn one_strong_input_does_not_drown_the_others() {
+        let mut x = inputs();
+        let half = Pattern::Share(0.5);
+        let plain = pruned_by(&x, SparseMethod::SparseGpt, half).0;
+        x.column_mut(255).map_inplace(|value| *value *= 1000.0);
+        let strong = pruned_by(&x, SparseMethod::SparseGpt, half).0;
+        let square = |d: Array2<f32>| d.iter().map(|v| f64::from(v * v)).sum::<f64>();
+        let others = |w: &Array2<f32>| w.slice(s![.., ..128]).to_owned();
+        let off = square(&others(&strong) - &others(&plain)) / square(others(&plain));
+        assert!(off < 0.01, "columns that are chosen before it is are {off} off");
     }
 
     #[test]

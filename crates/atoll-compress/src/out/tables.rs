@@ -8,7 +8,7 @@ use crate::calibrate::Sequences;
 use crate::error::CompressError;
 use crate::plan::{EMBED, Plan, Way};
 use crate::probe::head_name;
-use crate::round::{Columns, Zeros, round};
+use crate::round::{Columns, Errors, Zeros, round};
 
 /// What stands beside the layers and is copied: all but the tables of tokens.
 pub(crate) fn beside_layers(source: &TensorSource) -> impl Iterator<Item = String> {
@@ -40,7 +40,7 @@ impl Out {
                 let norm = source.require_shape("output_norm.weight", 1, config.dim)?;
                 let h =
                     text.head_moments(&norm.dequantize().into(), config.norm_eps, &compute.pool);
-                Columns::of_inputs("the head", h.mean(), &compute.pool)?
+                Columns::of_inputs("the head", h.mean(), Errors::OfRounding, &compute.pool)?
             }
             None => Columns::alike(config.dim),
         };
