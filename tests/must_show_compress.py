@@ -213,7 +213,9 @@ def unstructured(args):
         return
     found = {"given": scored(args, path)["ppl"]}
     for method in ("magnitude", "wanda", "sparsegpt"):
-        options = ("--prune-weights", "0.5", "--method", method)
+        options = ["--prune-weights", "0.5", "--method", method]
+        if method != "magnitude":
+            options += ["--sequences", "8", *written(args, 32)]
         made, _ = compress(args, path, f"sparse-{method}.gguf", *options)
         found[method] = scored(args, made)["ppl"]
     figure = ", ".join(f"{name} {ppl:.2f}" for name, ppl in found.items())

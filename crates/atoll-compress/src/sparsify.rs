@@ -22,8 +22,9 @@ pub enum SparseMethod {
     /// Wanda (Sun et al. 2023, arXiv 2306.11695): of every row the smallest products of weight and
     /// norm of its input. No other weight changes.
     Wanda,
-    /// SparseGPT (Frantar & Alistarh 2023, arXiv 2301.00774): of every 128 columns those whose
-    /// loss the columns after them can best make good, and they do.
+    /// SparseGPT (Frantar & Alistarh 2023, arXiv 2301.00774): of every 128 weights of a row those
+    /// whose loss the columns after them can best make good, and they do. (The paper chooses
+    /// among all rows of 128 columns, which leaves rows of small weights nearly empty.)
     SparseGpt,
 }
 
@@ -147,7 +148,8 @@ fn by_row(
 }
 
 /// SparseGPT in the form in which [`crate::round`] carries errors: column `k` becomes
-/// `w_k + Σ_{i<k} (w_i - ŵ_i) U_ik`, or 0 where `d_k` times its square is among the least.
+/// `w_k + Σ_{i<k} (w_i - ŵ_i) U_ik`, or 0 where `d_k` times its square is among the least of its
+/// row.
 fn surgeon(
     w: &mut Array2<f32>,
     pattern: Pattern,
@@ -169,13 +171,11 @@ fn surgeon(
             general_mat_mul(1.0, done, &by, 1.0, target);
         });
         let mut gone = Array2::from_elem(target.raw_dim(), false);
-        if let Pattern::Share(share) = pattern {
-            let scores = target.indexed_iter().map(|((_, col), v)| v * v * pivots[from + col]);
-            let gone = gone.as_slice_mut().expect("contiguous");
-            for idx in least(&scores.collect::<Vec<_>>(), count(share, gone.len())) {
-                gone[idx] = true;
-            }
-        }
+        // Of a row whose weights are all small as many stay as of others: what it says is needed.
+        let (of, go) = match pattern {
+            Pattern::Share(share) => (to - from, count(share, to - from)),
+            Pattern::Group { kept, of } => (of, of - kept),
+        };
         let mut here = here.slice_mut(s![.., ..to - from]);
         let mut out = w.slice_mut(s![.., from..to]);
         let given = given.slice(s![.., from..to]);
@@ -191,10 +191,8 @@ fn surgeon(
             |((((target, gone), errors), out), given)| {
                 for row in 0..target.nrows() {
                     for col in 0..target.ncols() {
-                        if let Pattern::Group { kept, of } = pattern
-                            && col.is_multiple_of(of)
-                        {
-                            choose(target, gone, (row, col), (kept, of), &pivots[from..]);
+                        if col.is_multiple_of(of) {
+                            choose(target, gone, (row, col), (go, of), &pivots[from..]);
                         }
                         let value = if gone[[row, col]] { 0.0 } else { target[[row, col]] };
                         let error = given[[row, col]] - value;
@@ -209,16 +207,16 @@ fn surgeon(
     }
 }
 
-/// Marks what goes of the group that begins at `(row, col)`.
+/// Marks the `go` of `of` weights that go of the group that begins at `(row, col)`.
 fn choose(
     target: &ArrayViewMut2<'_, f32>,
     gone: &mut ArrayViewMut2<'_, bool>,
     (row, col): (usize, usize),
-    (kept, of): (usize, usize),
+    (go, of): (usize, usize),
     pivots: &[f32],
 ) {
     let scores = (col..col + of).map(|col| target[[row, col]].powi(2) * pivots[col]);
-    for i in least(&scores.collect::<Vec<_>>(), of - kept) {
+    for i in least(&scores.collect::<Vec<_>>(), go) {
         gone[[row, col + i]] = true;
     }
 }
@@ -305,6 +303,21 @@ mod tests {
         let others = |w: &Array2<f32>| w.slice(s![.., ..128]).to_owned();
         let off = square(&others(&strong) - &others(&plain)) / square(others(&plain));
         assert!(off < 0.01, "columns that are chosen before it is are {off} off");
+    }
+
+    #[test]
+    fn every_row_keeps_as_many() {
+        let pool = Pool::new(1).expect("threads");
+        let x = inputs();
+        let method = SparseMethod::SparseGpt;
+        let h = x.t().dot(&x) / 1024.0;
+        let columns = Columns::of_inputs("w", h, method.errors(), &pool).expect("numbers");
+        let mut w = weights();
+        w.row_mut(3).map_inplace(|value| *value *= 1e-3);
+        Sparsity { pattern: Pattern::Share(0.25), method }.apply(&mut w, &columns, &pool);
+        for (idx, row) in w.rows().into_iter().enumerate() {
+            assert_eq!(row.iter().filter(|v| **v == 0.0).count(), 64, "row {idx}");
+        }
     }
 
     #[test]
