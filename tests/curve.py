@@ -3,7 +3,7 @@
 import math
 
 WIDTH, HEIGHT, LEFT, TOP = 360, 280, 52, 34
-BITS, NATS = (2.9, 6.9), (-3, 0.3)  # of NATS the logarithms to base 10
+BITS, NATS = (2.9, 7.4), (-3, 0.3)  # of NATS the logarithms to base 10
 COLOURS = ("#2563a8", "#b3541e")
 
 
@@ -31,7 +31,7 @@ def panel(title, series, left):
         y = at(3, nats)[1]
         parts.append(f'<path d="M{left} {y:.1f}h{WIDTH}" stroke="#ddd"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{nats:g}</text>')
-    for bits in (3, 4, 5, 6):
+    for bits in (3, 4, 5, 6, 7):
         x, y = at(bits, 1)[0], TOP + HEIGHT + 15
         parts.append(f'<path d="M{x:.1f} {TOP}v{HEIGHT}" stroke="#eee"/>')
         parts.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{bits}</text>')
