@@ -108,7 +108,7 @@ impl Plan {
     /// `writer` has and those that are `copied`; `cut` is what is taken from the layers.
     ///
     /// # Errors
-    /// [`CompressError::Budget`], before anything is measured, and as [`measure`].
+    /// [`CompressError::Budget`], before it is measured what matrices cost, and as [`measure`].
     pub(crate) fn within(
         bytes_max: u64,
         source: &TensorSource,
@@ -333,28 +333,18 @@ const fn fallback(ty: BlockType) -> BlockType {
 mod tests {
     use std::sync::Arc;
 
-    use atoll_model::{Architecture, GgufFile, Isa, tiny};
+    use atoll_model::{Architecture, Isa};
 
     use super::*;
-    use crate::compress::{Options, Pruning, Target, compress};
+    use crate::compress::{Options, Target, compress};
+    use crate::tests::{model, options};
 
     #[test]
-    fn too_few_bytes_are_refused_before_anything_is_measured() {
-        let bytes = tiny::random_model(&tiny::config(Architecture::Qwen2), BlockType::Q8_0, 3);
-        let file = GgufFile::parse(bytes).expect("a whole model");
+    fn too_few_bytes_are_refused_before_costs_are_measured() {
+        let file = model(Architecture::Qwen2);
         let keys = file.metadata().clone();
         let source = TensorSource::Gguf(file);
-        let options = Options {
-            target: Target::Bytes(10_000),
-            pruning: Pruning::Nothing,
-            widths: Vec::new(),
-            calibration: (0..512).map(|i| i % 7).collect(),
-            ends: [None; 2],
-            sequences_max: 1,
-            own_sequences: 0,
-            written: None,
-            resume: None,
-        };
+        let options = Options { target: Target::Bytes(10_000), ..options(BlockType::Q8_0) };
         let compute = Arc::new(Compute::new(Isa::detect(), 1).expect("a thread"));
         let mut steps = 0;
         let made = compress(&source, keys.iter(), &options, &compute, &mut |_| steps += 1);

@@ -246,19 +246,24 @@ mod tests {
         plain.dot(&mixed)
     }
 
-    fn pruned(method: SparseMethod, pattern: Pattern) -> (Array2<f32>, f64) {
-        pruned_by(&inputs(), method, pattern)
-    }
-
-    fn pruned_by(x: &Array2<f32>, method: SparseMethod, pattern: Pattern) -> (Array2<f32>, f64) {
+    /// `w` by what goes in, `x`, (1024, 256).
+    fn applied(x: &Array2<f32>, mut w: Array2<f32>, sparsity: Sparsity) -> Array2<f32> {
         let pool = Pool::new(2).expect("threads");
         let h = x.t().dot(x) / 1024.0;
-        let columns = Columns::of_inputs("w", h, method.errors(), &pool).expect("numbers");
-        let mut w = weights();
-        Sparsity { pattern, method }.apply(&mut w, &columns, &pool);
-        let square = |d: Array2<f32>| d.iter().map(|v| f64::from(v * v)).sum::<f64>();
+        let columns = Columns::of_inputs("w", h, sparsity.method.errors(), &pool);
+        sparsity.apply(&mut w, &columns.expect("numbers"), &pool);
+        w
+    }
+
+    fn square(d: Array2<f32>) -> f64 {
+        d.iter().map(|v| f64::from(v * v)).sum()
+    }
+
+    fn pruned(method: SparseMethod, pattern: Pattern) -> (Array2<f32>, f64) {
+        let x = inputs();
+        let w = applied(&x, weights(), Sparsity { pattern, method });
         let want = x.dot(&weights().t());
-        let lost = square(&want - x.dot(&w.t())) / square(want);
+        let lost = square(&want - &x.dot(&w.t())) / square(want);
         (w, lost)
     }
 
@@ -295,26 +300,21 @@ mod tests {
     #[test]
     fn one_strong_input_does_not_drown_the_others() {
         let mut x = inputs();
-        let half = Pattern::Share(0.5);
-        let plain = pruned_by(&x, SparseMethod::SparseGpt, half).0;
+        let half = Sparsity { pattern: Pattern::Share(0.5), method: SparseMethod::SparseGpt };
+        let plain = applied(&x, weights(), half);
         x.column_mut(255).map_inplace(|value| *value *= 1000.0);
-        let strong = pruned_by(&x, SparseMethod::SparseGpt, half).0;
-        let square = |d: Array2<f32>| d.iter().map(|v| f64::from(v * v)).sum::<f64>();
+        let strong = applied(&x, weights(), half);
         let others = |w: &Array2<f32>| w.slice(s![.., ..128]).to_owned();
-        let off = square(&others(&strong) - &others(&plain)) / square(others(&plain));
+        let off = square(others(&strong) - &others(&plain)) / square(others(&plain));
         assert!(off < 0.01, "columns that are chosen before it is are {off} off");
     }
 
     #[test]
     fn every_row_keeps_as_many() {
-        let pool = Pool::new(1).expect("threads");
-        let x = inputs();
-        let method = SparseMethod::SparseGpt;
-        let h = x.t().dot(&x) / 1024.0;
-        let columns = Columns::of_inputs("w", h, method.errors(), &pool).expect("numbers");
         let mut w = weights();
         w.row_mut(3).map_inplace(|value| *value *= 1e-3);
-        Sparsity { pattern: Pattern::Share(0.3), method }.apply(&mut w, &columns, &pool);
+        let share = Sparsity { pattern: Pattern::Share(0.3), method: SparseMethod::SparseGpt };
+        let w = applied(&inputs(), w, share);
         for (idx, row) in w.rows().into_iter().enumerate() {
             assert_eq!(row.iter().filter(|v| **v == 0.0).count(), 77, "row {idx}");
         }

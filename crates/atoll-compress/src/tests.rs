@@ -15,7 +15,7 @@ use crate::{
     compress,
 };
 
-fn model(architecture: Architecture) -> GgufFile {
+pub(crate) fn model(architecture: Architecture) -> GgufFile {
     let bytes = tiny::random_model(&tiny::config(architecture), BlockType::F32, 7);
     GgufFile::parse(bytes).expect("a whole model")
 }
@@ -24,7 +24,7 @@ fn text() -> Vec<u32> {
     (0..1100u32).map(|i| (i * i * 31 + i * 7) % 300).collect()
 }
 
-fn options(ty: BlockType) -> Options {
+pub(crate) fn options(ty: BlockType) -> Options {
     Options {
         target: Target::Type(ty),
         pruning: Pruning::Nothing,

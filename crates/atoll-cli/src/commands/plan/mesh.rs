@@ -34,7 +34,8 @@ fn fleet_of(status: &Status) -> FleetFile {
     let peers = status.peers.iter().map(|peer| {
         (&peer.name, peer.memory_bytes, peer.weight_bytes_per_s, peer.prefill_bytes_per_s)
     });
-    // As the mesh itself assumes.
+    // As the mesh assumes of a link to its owner; of one between two others, it takes the way over
+    // the owner, which a file of links cannot say.
     let unknown_s = Link::UNKNOWN.latency_ns as f64 / 1e9;
     let unknown_bytes_per_s = Link::UNKNOWN.bytes_per_s as f64;
     let link = status.links.iter().map(|link| LinkEntry {
