@@ -319,9 +319,24 @@ mod tests {
 
     use super::*;
     use crate::round::Errors;
+    use crate::sparsify::{Pattern, SparseMethod, Sparsity};
 
     #[test]
     fn each_matrix_is_rounded_by_the_moments_of_its_own_input() {
+        check(None);
+    }
+
+    #[test]
+    fn weights_go_by_the_moments_of_what_makes_up_for_them() {
+        check(Some(Sparsity { pattern: Pattern::Share(0.5), method: SparseMethod::SparseGpt }));
+    }
+
+    /// Whether a layer becomes what its matrices become one by one, without weights that go.
+    fn check(gone: Option<Sparsity>) {
+        let (errors, zeros) = match gone {
+            Some(_) => (Errors::OfRemoval, Zeros::Stay),
+            None => (Errors::OfRounding, Zeros::Free),
+        };
         let config = tiny::config(Architecture::Llama);
         let bytes = tiny::random_model(&config, BlockType::F32, 7);
         let source = TensorSource::Gguf(GgufFile::parse(bytes).expect("a whole model"));
@@ -341,7 +356,7 @@ mod tests {
             source: &source,
             layer_idx: 0,
             plan: &plan,
-            cut: &Cut::Nothing,
+            cut: &gone.map_or(Cut::Nothing, Cut::Weights),
             compute: &compute,
         };
         out.layer(&store, &mut layer, Some(&mut seen)).expect("rounded");
@@ -349,8 +364,11 @@ mod tests {
         let (mut text, mut want) = (text(), given);
         let rounded = |text: &Sequences, inputs: &Array2<f32>, matrix: &mut Array2<f32>| {
             let h = text.moments(inputs, pool).mean();
-            let columns = Columns::of_inputs("it", h, Errors::OfRounding, pool).expect("numbers");
-            *matrix = round(matrix, ty, Zeros::Free, &columns, pool).expect("a type").values;
+            let columns = Columns::of_inputs("it", h, errors, pool).expect("numbers");
+            if let Some(sparsity) = gone {
+                sparsity.apply(matrix, &columns, pool);
+            }
+            *matrix = round(matrix, ty, zeros, &columns, pool).expect("a type").values;
         };
         let qkv = text.attention_inputs(&want, &config, pool);
         rounded(&text, &qkv, &mut want.q);
