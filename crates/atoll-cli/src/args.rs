@@ -158,9 +158,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) stages: Option<u16>,
     /// Run it at a narrower width that the file was made for, such as 0.5: the first half of the
-    /// feed-forward neurons
-    #[arg(long, value_name = "SHARE", value_parser = parse::width, conflicts_with = "stages")]
-    pub(crate) width: Option<f32>,
+    /// feed-forward neurons; or at one for each layer, with commas
+    #[arg(long, value_name = "SHARE", value_parser = parse::width, value_delimiter = ',')]
+    #[arg(conflicts_with = "stages")]
+    pub(crate) width: Vec<f32>,
     #[command(flatten)]
     pub(crate) generation: GenerationArgs,
     #[command(flatten)]
@@ -195,6 +196,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value_t = 30, value_name = "S")]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub(crate) wait: u32,
+    /// Where the nodes have no room for the whole model, let layers run as narrow as they have to,
+    /// if the model's file was made for that and it is no further than this from what it was made
+    /// of, in nats
+    #[arg(long, default_value_t = 0.0, value_name = "NATS", value_parser = parse::nats)]
+    pub(crate) max_loss: f64,
     /// Longest sequence, in tokens [default: the model's, at most 8192]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
     pub(crate) ctx: Option<u32>,
@@ -279,9 +285,9 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<String>,
     /// Run it at a narrower width that the file was made for, such as 0.5: the first half of the
-    /// feed-forward neurons
-    #[arg(long, value_name = "SHARE", value_parser = parse::width)]
-    pub(crate) width: Option<f32>,
+    /// feed-forward neurons; or at one for each layer, with commas
+    #[arg(long, value_name = "SHARE", value_parser = parse::width, value_delimiter = ',')]
+    pub(crate) width: Vec<f32>,
     /// How caches store keys and values: f16, or int8 in half the memory
     #[arg(long, default_value = "f16", value_name = "TYPE", value_parser = parse::kv_type)]
     pub(crate) kv: KvType,
@@ -316,9 +322,9 @@ pub(crate) struct BenchArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) batch: u32,
     /// Run it at a narrower width that the file was made for, such as 0.5: the first half of the
-    /// feed-forward neurons
-    #[arg(long, value_name = "SHARE", value_parser = parse::width)]
-    pub(crate) width: Option<f32>,
+    /// feed-forward neurons; or at one for each layer, with commas
+    #[arg(long, value_name = "SHARE", value_parser = parse::width, value_delimiter = ',')]
+    pub(crate) width: Vec<f32>,
     /// How caches store keys and values: f16, or int8 in half the memory
     #[arg(long, default_value = "f16", value_name = "TYPE", value_parser = parse::kv_type)]
     pub(crate) kv: KvType,

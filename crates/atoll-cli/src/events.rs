@@ -24,6 +24,15 @@ pub(crate) fn tell(json: bool, event: &Value, text: &str) -> Result<(), Failure>
     output::json(&line)
 }
 
+/// Widths as `--width` takes them: one, if all layers have the same.
+pub(crate) fn widths_text(widths: &[f64]) -> String {
+    let mut texts: Vec<String> = widths.iter().map(|width| format!("{width:.3}")).collect();
+    if texts.iter().all(|text| *text == texts[0]) {
+        texts.truncate(1);
+    }
+    texts.join(",")
+}
+
 /// Tells everything that `node` reports, until it ends.
 ///
 /// # Errors

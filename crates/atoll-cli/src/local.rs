@@ -57,17 +57,18 @@ pub(crate) fn loading<T>(
     Ok(loaded)
 }
 
-/// Loads all of `model`, or the first neurons of its feed-forward blocks.
+/// Loads all of `model`, or the first neurons of its feed-forward blocks: such a share of them all
+/// or, of many, of each layer's.
 pub(crate) fn load(
     model: &LocalModel,
-    width: Option<f32>,
+    width: &[f32],
     compute: Arc<Compute>,
 ) -> Result<Loaded, Failure> {
     let ModelFiles { source, tokenizer, template } = open(&model.path)?;
     let in_file = |error| Failure::from(error).in_file(&model.path);
     let source = match width {
-        Some(width) => narrowed(&source, width).map_err(|failure| failure.in_file(&model.path))?,
-        None => source,
+        [] => source,
+        shares => narrowed(&source, shares).map_err(|failure| failure.in_file(&model.path))?,
     };
     let part = Part::whole(source.config());
     let stage = loading(&model.name, |progress| Stage::load(&source, &part, &compute, progress));
@@ -77,27 +78,42 @@ pub(crate) fn load(
     Ok(Loaded { name, tokenizer, template, stage: Arc::new(stage), stored_bytes })
 }
 
-/// What `--width` names of the widths that the file was made for.
-fn narrowed(source: &TensorSource, share: f32) -> Result<TensorSource, Failure> {
-    /// How far from a width's share a figure may be that means it: widths are whole blocks.
-    const NEAR: f32 = 0.03;
+/// What `--width` names of the widths that the file was made for: one for all layers, or one for
+/// each.
+fn narrowed(source: &TensorSource, shares: &[f32]) -> Result<TensorSource, Failure> {
     let TensorSource::Gguf(file) = source else {
         return Err(Failure::usage("only GGUF files have widths"));
     };
-    let (widths, whole) = (file.widths(), file.config().ffn_dim);
-    let off = |width: usize| (width as f32 / whole as f32 - share).abs();
-    let nearest = widths.iter().map(|(width, _)| *width).min_by(|a, b| off(*a).total_cmp(&off(*b)));
-    match nearest.filter(|width| off(*width) <= NEAR) {
-        Some(width) => Ok(TensorSource::Gguf(file.narrowed(width)?)),
-        None if widths.is_empty() => Err(Failure::usage("the model has one width only")
-            .hint("`atoll compress … --widths 0.75,0.5` makes one that has several")),
-        None => {
-            let shares = widths.iter().map(|(w, _)| format!("{:.3}", *w as f32 / whole as f32));
-            let shares = shares.collect::<Vec<_>>().join(", ");
-            Err(Failure::usage(format!("the model has no width {share}"))
-                .because(format!("its widths are {shares}")))
-        }
+    let widths: Vec<usize> = file.widths().iter().map(|width| width.neurons).collect();
+    let (whole, n_layers) = (file.config().ffn_dim, file.config().n_layers);
+    if widths.is_empty() {
+        return Err(Failure::usage("the model has one width only")
+            .hint("`atoll compress … --widths 0.75,0.5` makes one that has several"));
     }
+    if shares.len() != 1 && shares.len() != n_layers {
+        return Err(Failure::usage(format!("{} widths for {n_layers} layers", shares.len()))
+            .hint("one width for all, or one for each layer"));
+    }
+    let neurons = shares.iter().map(|share| nearest(&widths, whole, *share));
+    let mut neurons = neurons.collect::<Result<Vec<_>, _>>()?;
+    if let [alike] = neurons[..] {
+        neurons = vec![alike; n_layers];
+    }
+    Ok(TensorSource::Gguf(file.narrowed(&neurons)?))
+}
+
+/// The width that is `share` of the `whole`.
+fn nearest(widths: &[usize], whole: usize, share: f32) -> Result<usize, Failure> {
+    /// How far from a width's share a figure may be that means it: widths are whole blocks.
+    const NEAR: f32 = 0.03;
+    let off = |width: usize| (width as f32 / whole as f32 - share).abs();
+    let nearest = widths.iter().copied().min_by(|a, b| off(*a).total_cmp(&off(*b)));
+    nearest.filter(|width| off(*width) <= NEAR).ok_or_else(|| {
+        let shares = widths.iter().map(|w| format!("{:.3}", *w as f32 / whole as f32));
+        let shares = shares.collect::<Vec<_>>().join(", ");
+        Failure::usage(format!("the model has no width {share}"))
+            .because(format!("its widths are {shares}"))
+    })
 }
 
 impl Loaded {

@@ -36,6 +36,9 @@ pub struct Options {
     /// Tokens of the calibration text, of which whole sequences of 512 are used, spread over all of
     /// it; none for rounding to the nearest.
     pub calibration: Vec<u32>,
+    /// Tokens of a text of the kind that the widths are to be judged by, of which sequences from all
+    /// over it are used; none for sequences of the calibration text that are not calibrated on.
+    pub judged_by: Vec<u32>,
     /// The tokens that begin and end every text that an encoder reads: the calibration text is cut
     /// into texts of 8 to 128 tokens for it, each of which gives its ends up to them, and six of
     /// ten tokens of the given text are drawn from the vocabulary instead.
@@ -183,7 +186,7 @@ pub fn compress<'a>(
         out.writer.key(key, value);
     }
     let elastic = Elastic::of(&cut);
-    elastic.reserve(&mut out.writer);
+    elastic.reserve(&mut out.writer, config.n_layers);
     let store = (&out.writer, &cut);
     let plan = plan(source, store, options, looked_at, resume.as_ref(), compute, progress)?;
     out.beside_layers(source)?;
@@ -335,7 +338,7 @@ impl Options {
             (Pruning::Weights(sparsity), _) if sparsity.method != SparseMethod::Magnitude => {
                 Some("this way to choose weights")
             }
-            _ if !self.widths.is_empty() => Some("judging widths"),
+            _ if !self.widths.is_empty() && self.judged_by.is_empty() => Some("judging widths"),
             _ => None,
         }
     }

@@ -55,7 +55,7 @@ pub fn foresee<'a>(
         let (key, value) = key?;
         writer.key(key, value);
     }
-    Elastic::of(&cut).reserve(&mut writer);
+    Elastic::of(&cut).reserve(&mut writer, source.config().n_layers);
     let info = |name: &str, rows: usize, cols: usize| -> Result<TensorInfo, CompressError> {
         let dtype = match plan.way(name) {
             Way::Keep => source.require(name)?.info.dtype,

@@ -9,8 +9,11 @@ use crate::probe::TOKENS_MIN;
 
 /// Tokens of a calibration sequence.
 pub const SEQUENCE: usize = 512;
-/// Sequences that widths are judged by at most; none of them is calibrated on.
+/// Sequences of the calibration text that widths are judged by at most; none of them is calibrated
+/// on.
 const HELD_OUT: usize = 6;
+/// Sequences of a text of its own that widths are judged by at most.
+const JUDGED_BY: usize = 16;
 
 /// What the tokens of the text are for.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -29,6 +32,13 @@ impl Text {
     /// Too few tokens.
     pub(crate) fn of(options: &Options, config: &ModelConfig) -> Result<Self, CompressError> {
         let mut text = Self::given(options)?;
+        if !options.judged_by.is_empty() && !options.widths.is_empty() {
+            let (tokens, all) = (&options.judged_by[..], options.judged_by.len() / SEQUENCE);
+            if all == 0 {
+                return Err(CompressError::TextTooShort { tokens: tokens.len(), needed: SEQUENCE });
+            }
+            text.held_out = Self::spread(tokens, 0, all.min(JUDGED_BY)).held_out;
+        }
         if config.encoder.is_some() {
             draw_some(&mut text.calibration, Origin::Given, config.vocab_size);
         }
@@ -53,18 +63,20 @@ impl Text {
         let tokens = &options.calibration[..];
         if tokens.is_empty() {
             // Widths are judged by a text that is not calibrated on.
-            let is_needed = options.own_sequences == 0 || !options.widths.is_empty();
+            let is_judge = !options.widths.is_empty() && options.judged_by.is_empty();
+            let is_needed = options.own_sequences == 0 || is_judge;
             return match options.needs_text().filter(|_| is_needed) {
                 Some(what) => Err(CompressError::NeedsText(what)),
                 None => Ok(Self::default()),
             };
         }
-        let needed = if options.widths.is_empty() { SEQUENCE } else { 2 * SEQUENCE };
+        let holds_out = !options.widths.is_empty() && options.judged_by.is_empty();
+        let needed = if holds_out { 2 * SEQUENCE } else { SEQUENCE };
         if tokens.len() < needed || options.sequences_max == 0 {
             return Err(CompressError::TextTooShort { tokens: tokens.len(), needed });
         }
         let all = tokens.len() / SEQUENCE;
-        let held_out = if options.widths.is_empty() { 0 } else { HELD_OUT.min(all / 2) };
+        let held_out = if holds_out { HELD_OUT.min(all / 2) } else { 0 };
         let used = options.sequences_max.min(all - held_out);
         Ok(Self::spread(tokens, used, held_out))
     }
@@ -114,6 +126,29 @@ mod tests {
                 && starts.len() == used + held_out
                 && bounds.windows(2).all(|pair| (pair[1] - pair[0]) as usize <= widest)
         }
+    }
+
+    #[test]
+    fn a_text_to_judge_by_spares_the_calibration_text() {
+        let options = Options {
+            widths: vec![0.5],
+            calibration: (0..).take(20 * SEQUENCE).collect(),
+            judged_by: (100_000..).take(40 * SEQUENCE).collect(),
+            sequences_max: 64,
+            ..crate::tests::options(atoll_model::BlockType::Q8_0)
+        };
+        let config = atoll_model::tiny::config(atoll_model::Architecture::Llama);
+        let text = Text::of(&options, &config).expect("long enough");
+        assert_eq!(text.held_out.len(), JUDGED_BY * SEQUENCE);
+        assert!(text.held_out.iter().all(|token| *token >= 100_000));
+        assert!(text.calibration.iter().all(|token| *token < 100_000));
+        let calibrated = |text: &Text| text.calibration.len() / SEQUENCE;
+        let without = Options { judged_by: Vec::new(), ..options.clone() };
+        let without = Text::of(&without, &config).expect("long enough");
+        assert!(calibrated(&text) > calibrated(&without), "none is held out");
+        let short = Options { judged_by: vec![1; SEQUENCE - 1], ..options };
+        let found = Text::of(&short, &config);
+        assert!(matches!(found, Err(CompressError::TextTooShort { needed: SEQUENCE, .. })));
     }
 
     #[test]

@@ -13,6 +13,11 @@ use crate::mapped::FileBytes;
 use crate::tensor::{Tensor, TensorInfo, TensorSource};
 use crate::tokenizer::Tokenizer;
 
+mod widths;
+
+pub use widths::WidthEntry;
+use widths::cut_widths;
+
 const VERSION: u32 = 1;
 /// Bytes of a manifest's JSON: a thousand layers take half a megabyte, a template one at most.
 const BYTES_MAX: u64 = 4 << 20;
@@ -42,6 +47,16 @@ pub struct Manifest {
     /// The final norm, and the head's matrix unless it is the embedding's: then the head needs
     /// the embedding's blob too.
     pub head: PartEntry,
+    /// What it is away from the model that the file was made of, if that was measured: millionths
+    /// of a nat.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub loss: u64,
+    /// Narrower widths at which its layers can run, falling.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub widths: Vec<WidthEntry>,
+    /// The model of which this one has some layers at narrower widths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub narrowed_from: Option<BlobHash>,
 }
 
 /// A blob: its hash and size.
@@ -64,6 +79,11 @@ pub struct PartEntry {
     pub bytes: u64,
     /// Block types of its tensors by ggml's names, in the order of the configuration's tensors.
     pub dtypes: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde wants")]
+const fn is_none(loss: &u64) -> bool {
+    *loss == 0
 }
 
 impl Manifest {
@@ -121,16 +141,17 @@ impl Manifest {
         for (idx, layer) in self.layers.iter().enumerate() {
             layer.validate(&format!("layer {idx}"), &self.config.layer_tensors(idx))?;
         }
-        self.head.validate("head", &self.config.head_tensors())
+        self.head.validate("head", &self.config.head_tensors())?;
+        self.validate_widths()
     }
 
-    /// Bytes of all blobs.
+    /// Bytes of all blobs of the whole width.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
         self.blobs().map(|(_, entry)| entry.bytes).sum()
     }
 
-    /// Every blob with what it holds.
+    /// Every blob of the whole width with what it holds.
     pub fn blobs(&self) -> impl Iterator<Item = (BlobKind, BlobEntry)> + '_ {
         let layers = self.layers.iter().enumerate();
         [(BlobKind::Tokenizer, self.tokenizer), (BlobKind::Embed, self.embed.entry())]
@@ -140,7 +161,7 @@ impl Manifest {
     }
 
     /// Cuts a model into blobs and hands each to `sink`: the tokenizer, the embedding, the layers
-    /// in order, the head. Equal models give equal bytes, and so the same id.
+    /// in order, the head, and the layers at each narrower width that the file was made for. Equal models give equal bytes, and so the same id.
     ///
     /// # Errors
     /// What `sink` returns, and [`ModelError`] if `source` does not hold the whole model.
@@ -162,9 +183,21 @@ impl Manifest {
             .map(|idx| cut(BlobKind::Layer(idx), &config.layer_tensors(idx)))
             .collect::<Result<Vec<_>, E>>()?;
         let head = cut(BlobKind::Head, &config.head_tensors())?;
+        let (loss, widths) = cut_widths(source, sink)?;
         let (name, template) = (name.to_owned(), template.map(str::to_owned));
-        let manifest =
-            Self { version: VERSION, name, config, tokenizer, template, embed, layers, head };
+        let manifest = Self {
+            version: VERSION,
+            name,
+            config,
+            tokenizer,
+            template,
+            embed,
+            layers,
+            head,
+            loss,
+            widths,
+            narrowed_from: None,
+        };
         manifest.validate()?;
         Ok(manifest)
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use atoll_proto::plan::{Plan, PlanError, Profile};
+use atoll_proto::planner::Offer;
 use atoll_proto::snapshot::{LinkView, ServedModel, ServedState, Snapshot, Timing};
 use atoll_proto::{Event, Input, ModelId, Node, NodeId, Output, RequestId, Time};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
@@ -138,6 +139,11 @@ impl Core {
             driven.armed = deadline;
             self.sooner.notify_one();
         }
+    }
+
+    /// Who could hold a model now; `None` if it is not to be served.
+    pub(crate) fn offer(&self, model: ModelId) -> Option<Offer> {
+        lock(&self.driven).node.offer(self.now(), model)
     }
 
     fn now(&self) -> Time {

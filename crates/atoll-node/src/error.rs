@@ -100,6 +100,14 @@ pub enum NodeError {
     /// The model cannot be placed.
     #[error("no plan: {0}")]
     Plan(#[from] PlanError),
+    /// The model cannot be placed whole, but with narrower layers.
+    #[error("no plan: {error}; with narrower layers, {loss_nats:.4} nats away, there is one")]
+    Lighter {
+        /// Why not whole.
+        error: PlanError,
+        /// How far from the model that its file was made of it would be.
+        loss_nats: f64,
+    },
     /// A request ended early.
     #[error(transparent)]
     Request(#[from] RequestError),

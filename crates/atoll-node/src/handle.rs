@@ -23,6 +23,7 @@ use crate::random;
 use crate::served::Served;
 use crate::store::ShardStore;
 
+mod lighter;
 mod view;
 
 /// Prompt tokens per prefill step when nobody says: large enough that weights are read rarely,
@@ -34,7 +35,7 @@ const DEADLINE: Duration = Duration::from_secs(3600);
 const GOODBYE_MAX: Duration = Duration::from_millis(400);
 
 /// How a model is to be placed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServePolicy {
     /// Exactly so many stages on so many nodes. Default: as many as are fastest.
     pub stages: Option<u16>,
@@ -47,17 +48,20 @@ pub struct ServePolicy {
     pub spares: u16,
     /// How long to wait for enough nodes. Default: a minute.
     pub wait: Duration,
+    /// How far from the model that its file was made of the model may be, nats, where the nodes
+    /// have no room for it whole and it has narrower widths. Default: 0, whole or not at all.
+    pub loss_max: f64,
 }
 
 impl Default for ServePolicy {
     fn default() -> Self {
         let wait = Duration::from_secs(60);
-        Self { stages: None, context: 8192, sessions: 16, spares: 1, wait }
+        Self { stages: None, context: 8192, sessions: 16, spares: 1, wait, loss_max: 0.0 }
     }
 }
 
 /// A model that can be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServedModel {
     /// Its name.
     pub name: String,
@@ -67,6 +71,10 @@ pub struct ServedModel {
     pub context: u32,
     /// Who holds what.
     pub stages: Vec<StageView>,
+    /// Of each layer the share of its neurons that it runs with; none if all run whole.
+    pub widths: Vec<f64>,
+    /// How far it is from the model that its file was made of, as far as that was measured, nats.
+    pub loss_nats: f64,
 }
 
 /// Reaches a running node. Clones reach the same one, which ends with [`NodeHandle::shutdown`] or
@@ -177,7 +185,8 @@ impl NodeHandle {
     ///
     /// # Errors
     /// [`NodeError::UnknownModel`], [`NodeError::MissingBlob`] or [`NodeError::CorruptBlob`] if the
-    /// store does not hold it; [`NodeError::Plan`] if it cannot be placed.
+    /// store does not hold it; [`NodeError::Plan`] if it cannot be placed, [`NodeError::Lighter`]
+    /// if it could be with a larger loss.
     pub async fn serve_stored(
         &self,
         name: &str,
@@ -194,28 +203,20 @@ impl NodeHandle {
         self.plan(served, policy).await
     }
 
-    async fn plan(
+    /// Has the core place a model; returns when it can be used.
+    async fn placed(
         &self,
-        served: Arc<Served>,
-        policy: ServePolicy,
+        served: &Arc<Served>,
+        policy: PlanPolicy,
     ) -> Result<ServedModel, NodeError> {
         let model = served.info();
         let mut plans = self.shared.core.listen_to_plans();
-        let wait_us = u64::try_from(policy.wait.as_micros()).unwrap_or(u64::MAX);
-        let policy = PlanPolicy {
-            stages: policy.stages,
-            context: policy.context.min(model.context_max),
-            sessions: policy.sessions,
-            spares: policy.spares,
-            wait_us,
-            rule: None,
-        };
         let id = model.id;
-        lock(&self.shared.served).insert(id, Arc::clone(&served));
+        lock(&self.shared.served).insert(id, Arc::clone(served));
         self.shared.core.input(Input::Command(Command::Serve { model, policy }));
         loop {
             match plans.recv().await {
-                Ok((model, Ok(plan))) if model == id => return Ok(self.served(&served, &plan)),
+                Ok((model, Ok(plan))) if model == id => return Ok(self.served(served, &plan)),
                 Ok((model, Err(error))) if model == id => {
                     lock(&self.shared.served).remove(&id);
                     return Err(error.into());
@@ -232,6 +233,8 @@ impl NodeHandle {
             id: served.id.to_string(),
             context: plan.context,
             stages: stages_of(plan, &self.shared.core.names()),
+            widths: served.widths.clone(),
+            loss_nats: served.loss_nats(),
         }
     }
 

@@ -18,6 +18,13 @@ pub(crate) struct Served {
     pub(crate) tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     pub(crate) manifest: Manifest,
+    /// Of each layer the share of its neurons that it runs with; none if all run whole.
+    pub(crate) widths: Vec<f64>,
+}
+
+/// Millionths of a nat as nats.
+pub(crate) fn nats(millionths: u64) -> f64 {
+    millionths as f64 / 1e6
 }
 
 impl Served {
@@ -35,7 +42,24 @@ impl Served {
             .as_deref()
             .map(|source| ChatTemplate::new(source, &tokenizer))
             .transpose()?;
-        Ok(Arc::new(Self { id, name, tokenizer, template, manifest }))
+        Ok(Arc::new(Self { id, name, tokenizer, template, manifest, widths: Vec::new() }))
+    }
+
+    /// The same with layer `i` at the width `choice[i]` of its manifest; stores that one's manifest.
+    pub(crate) fn narrowed(
+        &self,
+        store: &ShardStore,
+        choice: &[usize],
+    ) -> Result<Arc<Self>, NodeError> {
+        let manifest = self.manifest.narrowed(choice)?;
+        let id = store.put_manifest(&manifest.to_json())?;
+        let narrow = Self::load(store, id, self.name.clone())?;
+        let (whole, config) = (self.manifest.config.ffn_dim as f64, &manifest.config);
+        let share = |layer: usize| config.ffn_dim_of(layer) as f64 / whole;
+        let widths = (0..config.n_layers).map(share).collect();
+        let Self { id, name, tokenizer, template, manifest, .. } =
+            Arc::into_inner(narrow).expect("it was just made");
+        Ok(Arc::new(Self { id, name, tokenizer, template, manifest, widths }))
     }
 
     /// What planning needs to know.

@@ -104,6 +104,12 @@ pub struct ModelView {
     pub stages: Vec<StageView>,
     /// Requests can be answered.
     pub ready: bool,
+    /// Of each layer the share of its neurons that it runs with; none if all run whole.
+    #[serde(default)]
+    pub widths: Vec<f64>,
+    /// How far it is from the model that its file was made of, as far as that was measured, nats.
+    #[serde(default)]
+    pub loss_nats: f64,
 }
 
 /// A plan.

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use atoll_model::{BlobHash, Manifest};
+use atoll_model::{BlobEntry, BlobHash, Manifest};
 use atoll_proto::ModelId;
 
 use crate::error::NodeError;
@@ -186,8 +186,8 @@ impl ShardStore {
         if self.manifest_path(model).is_file() { Ok(model) } else { Err(unknown()) }
     }
 
-    /// Forgets a model: its names, its manifest, and the blobs that no other model here has.
-    /// Returns the bytes that became free.
+    /// Forgets a model: its names, its manifest and those that have some of its layers narrower,
+    /// and the blobs that no other model here has. Returns the bytes that became free.
     ///
     /// # Errors
     /// [`NodeError::Io`].
@@ -199,12 +199,16 @@ impl ShardStore {
         fs::remove_file(&path).map_err(|error| NodeError::io("remove", &path, error))?;
         let mut kept = BTreeSet::new();
         for other in self.models()? {
-            let manifest = self.manifest(other)?;
-            let blobs = manifest.iter().flat_map(Manifest::blobs);
-            kept.extend(blobs.map(|(_, entry)| entry.blob));
+            let Some(manifest) = self.manifest(other)? else { continue };
+            if manifest.narrowed_from == Some(BlobHash(model.0)) {
+                let path = self.manifest_path(other);
+                fs::remove_file(&path).map_err(|error| NodeError::io("remove", &path, error))?;
+                continue;
+            }
+            kept.extend(all_blobs(&manifest).map(|entry| entry.blob));
         }
         let mut freed = 0;
-        for (_, entry) in removed.blobs().filter(|(_, entry)| !kept.contains(&entry.blob)) {
+        for entry in all_blobs(&removed).filter(|entry| !kept.contains(&entry.blob)) {
             freed += self.len_so_far(entry.blob);
             self.blobs.remove(entry.blob)?;
         }
@@ -219,7 +223,7 @@ impl ShardStore {
         let manifest =
             self.manifest(model)?.ok_or_else(|| NodeError::UnknownModel(model.to_string()))?;
         let mut faults = Vec::new();
-        for (_, entry) in manifest.blobs() {
+        for entry in all_blobs(&manifest) {
             match self.blobs.verify(entry.blob) {
                 Ok(()) => {}
                 Err(fault @ (NodeError::CorruptBlob(_) | NodeError::MissingBlob(_))) => {
@@ -230,6 +234,11 @@ impl ShardStore {
         }
         Ok(faults)
     }
+}
+
+/// The blobs of a model at all widths.
+fn all_blobs(manifest: &Manifest) -> impl Iterator<Item = BlobEntry> + '_ {
+    manifest.blobs().map(|(_, entry)| entry).chain(manifest.narrower_blobs())
 }
 
 /// A model's id from its hexadecimal digits.

@@ -9,8 +9,10 @@ use crate::ids::NodeId;
 use crate::limits::STAGES_MAX;
 use crate::plan::{LayerRange, ModelInfo, PlaceRule, PlanError, PlanPolicy, Stage};
 
+mod lighter;
 mod linked;
 
+pub use self::lighter::{Lighter, NarrowLayers, Offer, lighter};
 pub(crate) use self::linked::considered;
 pub use self::linked::{KnownLinks, LinkFigures};
 

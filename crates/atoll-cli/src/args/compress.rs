@@ -60,6 +60,10 @@ pub(crate) struct CompressArgs {
     /// Other widths at which the result shall run, as falling shares of its neurons: 0.75,0.5
     #[arg(long, value_name = "SHARES", value_delimiter = ',', value_parser = share)]
     pub(crate) widths: Vec<f32>,
+    /// Text of the kind that widths are to be judged by [default: parts of --calib that are not
+    /// calibrated on]
+    #[arg(long, requires = "widths", value_name = "FILE")]
+    pub(crate) judge: Option<PathBuf>,
     /// Say what it would give and take, and make nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

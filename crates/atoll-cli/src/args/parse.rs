@@ -25,6 +25,12 @@ pub(super) fn width(text: &str) -> Result<f32, String> {
     if share > 0.0 && share <= 1.0 { Ok(share) } else { Err("above 0 and at most 1".to_owned()) }
 }
 
+/// A divergence.
+pub(super) fn nats(text: &str) -> Result<f64, String> {
+    let nats: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if nats.is_finite() && nats >= 0.0 { Ok(nats) } else { Err("0 or more".to_owned()) }
+}
+
 impl ApiAddress {
     /// Port used when none is named.
     pub(crate) const PORT: u16 = 7411;

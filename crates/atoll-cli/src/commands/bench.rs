@@ -23,7 +23,7 @@ pub(crate) async fn run(settings: &Settings, args: BenchArgs, stop: &Stop) -> Re
     let compute = settings.compute_with_kv(&args.compute, args.kv)?;
     let work = super::blocking(move || {
         let model = source::obtain(&library, &args.model)?;
-        let loaded = local::load(&model, args.width, Arc::clone(&compute))?;
+        let loaded = local::load(&model, &args.width, Arc::clone(&compute))?;
         let options = BenchOptions {
             prefill_tokens: args.pp as usize,
             decode_tokens: args.tg as usize,

@@ -24,7 +24,7 @@ pub(crate) async fn run(settings: &Settings, args: ChatArgs, stop: &Stop) -> Res
     let compute = settings.compute(&args.compute)?;
     let opening = super::blocking(move || {
         let model = source::obtain(&library, &name)?;
-        local::load(&model, None, compute)
+        local::load(&model, &[], compute)
     });
     let loaded = stop.race(opening).await?;
     let (json, ask) = (settings.json, Ask::new(String::new(), &args.generation));

@@ -81,7 +81,8 @@ fn make(args: &CompressArgs, library: &Library, compute: &Arc<Compute>) -> Resul
         target: target(args, &opened.source),
         pruning: args.pruning()?,
         widths: args.widths.clone(),
-        calibration: calibration(args, &opened)?,
+        calibration: tokens_of(args.calib.as_deref(), &opened)?,
+        judged_by: tokens_of(args.judge.as_deref(), &opened)?,
         ends: [opened.tokenizer.bos(), opened.tokenizer.eos()],
         sequences_max: args.sequences as usize,
         own_sequences: args.own_text as usize,
@@ -105,7 +106,7 @@ fn make(args: &CompressArgs, library: &Library, compute: &Arc<Compute>) -> Resul
             Work::Writing => "the model writes a text, sequences",
             Work::Measuring => "measuring what layers cost",
             Work::Compressing => "compressing, layers",
-            Work::Judging => "judging widths, chunks",
+            Work::Judging => "judging widths",
         });
         task.set_total(Some(at.layers as u64));
         task.at(at.layers_done as u64);
@@ -170,9 +171,9 @@ fn target(args: &CompressArgs, source: &TensorSource) -> Target {
     }
 }
 
-/// The tokens of the calibration text.
-fn calibration(args: &CompressArgs, opened: &ModelFiles) -> Result<Vec<u32>, Failure> {
-    let Some(path) = &args.calib else { return Ok(Vec::new()) };
+/// The tokens of a text, if one is named.
+fn tokens_of(path: Option<&Path>, opened: &ModelFiles) -> Result<Vec<u32>, Failure> {
+    let Some(path) = path else { return Ok(Vec::new()) };
     let text = prompt::text_file(path)?;
     let tokens = opened.tokenizer.encode(&text, false)?;
     if tokens.is_empty() {

@@ -30,12 +30,12 @@ pub(crate) async fn run(settings: &Settings, args: EvalArgs, stop: &Stop) -> Res
     let compute = settings.compute_with_kv(&args.compute, args.kv)?;
     let work = super::blocking(move || {
         let text = prompt::text_file(&args.text)?;
-        let load = |name: &str, width: Option<f32>| {
+        let load = |name: &str, width: &[f32]| {
             let model = source::obtain(&library, name)?;
             local::load(&model, width, Arc::clone(&compute))
         };
-        let model = load(&args.model, args.width)?;
-        let against = args.against.as_deref().map(|name| load(name, None)).transpose()?;
+        let model = load(&args.model, &args.width)?;
+        let against = args.against.as_deref().map(|name| load(name, &[])).transpose()?;
         score(&args, &text, &model, against.as_ref())
     });
     let report = stop.race(work).await?;

@@ -28,9 +28,9 @@ pub(crate) async fn run(settings: &Settings, args: RunArgs, stop: &Stop) -> Resu
     let answer = match args.stages {
         None => {
             let compute = settings.compute(&args.compute)?;
-            let (json, flag, width) = (settings.json, stop.flag(), args.width);
+            let (json, flag, width) = (settings.json, stop.flag(), args.width.clone());
             let work = super::blocking(move || {
-                let loaded = local::load(&model, width, compute)?;
+                let loaded = local::load(&model, &width, compute)?;
                 local::answer(&loaded, &ask, &flag, &mut |text| shown(json, text))
             });
             stop.race(work).await?

@@ -25,12 +25,29 @@ pub(crate) async fn run(settings: &Settings, args: ServeArgs, stop: &Stop) -> Re
         stages: args.stages,
         context: args.ctx.unwrap_or(CONTEXT_DEFAULT),
         wait: Duration::from_secs(args.wait.into()),
+        loss_max: args.max_loss,
         ..ServePolicy::default()
     };
     let serving = async {
         let served = running.node.serve(&model.name, &model.path, policy).await?;
-        let text = format!("serving {}: {}", served.name, events::stages_text(&served.stages));
-        let event = json!({ "event": "serving", "model": served.name, "stages": served.stages });
+        let mut text = format!("serving {}: {}", served.name, events::stages_text(&served.stages));
+        if !served.widths.is_empty() {
+            let narrower = served.widths.iter().filter(|width| **width < 1.0).count();
+            text += &format!(
+                "\n{narrower} of {} layers are narrower, {:.4} nats away from the model as given; \
+                 the same here: --width {}",
+                served.widths.len(),
+                served.loss_nats,
+                events::widths_text(&served.widths)
+            );
+        }
+        let event = json!({
+            "event": "serving",
+            "model": served.name,
+            "stages": served.stages,
+            "widths": served.widths,
+            "loss_nats": served.loss_nats,
+        });
         events::tell(settings.json, &event, &text)?;
         std::future::pending().await
     };

@@ -46,6 +46,8 @@ struct Width {
     bytes: u64,
     /// Mean divergence from the model that the file was made of, in nats, as measured then.
     kl_mean: f32,
+    /// What each layer adds to that of the whole width.
+    layers_kl: Vec<f32>,
 }
 
 /// What one block type has of the model.
@@ -106,8 +108,9 @@ fn shares(infos: &[&TensorInfo]) -> Result<BTreeMap<&'static str, TypeShare>, Fa
 /// What each width reads.
 fn widths(source: &TensorSource) -> Result<Vec<Width>, Failure> {
     let TensorSource::Gguf(file) = source else { return Ok(Vec::new()) };
-    let found = file.widths().into_iter().map(|(neurons, kl_mean)| {
-        let narrow = TensorSource::Gguf(file.narrowed(neurons)?);
+    let found = file.widths().into_iter().map(|width| {
+        let (neurons, kl_mean) = (width.neurons, width.kl_mean);
+        let narrow = TensorSource::Gguf(file.narrowed(&vec![neurons; width.layers.len()])?);
         let config = narrow.config();
         let layer = |idx: usize| -> Result<u64, ModelError> {
             let bytes = config.layer_tensors(idx).into_iter();
@@ -116,7 +119,8 @@ fn widths(source: &TensorSource) -> Result<Vec<Width>, Failure> {
         let layers = (0..config.n_layers).map(layer).collect::<Result<_, _>>()?;
         #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
         let share = neurons as f64 / file.config().ffn_dim as f64;
-        Ok(Width { share, neurons, layers, bytes: narrow.stored_bytes()?, kl_mean })
+        let layers_kl = width.layers;
+        Ok(Width { share, neurons, layers, bytes: narrow.stored_bytes()?, kl_mean, layers_kl })
     });
     found.collect()
 }
@@ -124,7 +128,7 @@ fn widths(source: &TensorSource) -> Result<Vec<Width>, Failure> {
 /// Each layer's bytes, at every width that there is.
 fn layer_lines(report: &Report<'_>) -> Vec<String> {
     let row = |name: &str, cells: &mut dyn Iterator<Item = String>| {
-        format!("{name:<10}{}", cells.map(|cell| format!("{cell:>12}")).collect::<String>())
+        format!("{name:<10}{}", cells.map(|cell| format!("{cell:>18}")).collect::<String>())
     };
     let bytes = |bytes: u64| output::bytes_text(bytes);
     let (widths, mut lines) = (&report.widths, vec![String::new()]);
@@ -138,7 +142,8 @@ fn layer_lines(report: &Report<'_>) -> Vec<String> {
     lines.push(row("width", &mut widths.iter().map(|w| format!("{:.3}", w.share))));
     lines.push(row("neurons", &mut widths.iter().map(|w| w.neurons.to_string())));
     for idx in 0..report.layers.len() {
-        lines.push(row(&format!("layer {idx}"), &mut widths.iter().map(|w| bytes(w.layers[idx]))));
+        let cell = |w: &Width| format!("{} {:.4}", bytes(w.layers[idx]), w.layers_kl[idx]);
+        lines.push(row(&format!("layer {idx}"), &mut widths.iter().map(cell)));
     }
     lines.push(row("all", &mut widths.iter().map(|w| bytes(w.bytes))));
     lines.push(row("nats", &mut widths.iter().map(|w| format!("{:.4}", w.kl_mean))));

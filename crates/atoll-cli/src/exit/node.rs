@@ -32,6 +32,15 @@ impl From<NodeError> for Failure {
             }
             NodeError::Model(error) => error.into(),
             NodeError::Plan(error) => error.into(),
+            NodeError::Lighter { loss_nats, .. } => {
+                // What is named must be enough.
+                let enough = (loss_nats * 1e4).ceil() / 1e4;
+                Self::new(Exit::NoPlan, "the model cannot be placed whole").because(text).hint(
+                    format!(
+                        "--max-loss {enough}, another node (atoll up --join), or a shorter --ctx"
+                    ),
+                )
+            }
             NodeError::Request(error) => error.into(),
             NodeError::IdentityDamaged { .. }
             | NodeError::Network(_)

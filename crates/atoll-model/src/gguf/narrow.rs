@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use super::{GgufFile, Value};
-use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::mapped::FileBytes;
 
@@ -14,34 +13,70 @@ pub const WIDTHS: &str = "atoll.widths";
 /// The key of how far each is from the model that the file was made of: the mean divergence in
 /// nats.
 pub const WIDTHS_DIVERGENCE: &str = "atoll.widths.kl";
+/// The key of how much further each layer alone takes it at each narrower width, in nats: all
+/// layers at the first of them, then at the next.
+pub const LAYERS_DIVERGENCE: &str = "atoll.widths.layers.kl";
+
+/// A width that a file can run at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Width {
+    /// Neurons of every feed-forward block.
+    pub neurons: usize,
+    /// Mean divergence from the model that the file was made of, nats, if all layers have it.
+    pub kl_mean: f32,
+    /// What each layer alone adds to the divergence of the whole width, nats; 0 at that width.
+    /// They add up to what all layers together do.
+    pub layers: Vec<f32>,
+}
 
 impl GgufFile {
-    /// The widths that it can run at, the whole one first, each with its divergence from the model
-    /// that the file was made of; none if it was made for one width.
+    /// The widths that it can run at, the whole one first; none if it was made for one width, or
+    /// if what it says of them makes no sense.
     #[must_use]
-    pub fn widths(&self) -> Vec<(usize, f32)> {
+    pub fn widths(&self) -> Vec<Width> {
         let metadata = self.metadata();
         let (Some(Value::Ints(widths)), Some(Value::Floats(divergences))) =
             (metadata.value(WIDTHS), metadata.value(WIDTHS_DIVERGENCE))
         else {
             return Vec::new();
         };
-        let widths = widths.iter().filter_map(|&width| usize::try_from(width).ok());
-        let is_legal = |width: &usize| (1..=self.config.ffn_dim).contains(width);
-        widths.zip(divergences.iter().copied()).filter(|(width, _)| is_legal(width)).collect()
+        let n_layers = self.config.n_layers;
+        let by_layer = match metadata.value(LAYERS_DIVERGENCE) {
+            Some(Value::Floats(all)) => &all[..],
+            Some(_) | None => &[],
+        };
+        let whole = divergences.first().copied().unwrap_or(0.0);
+        let mut found = Vec::with_capacity(widths.len());
+        for (idx, (&neurons, &kl_mean)) in widths.iter().zip(divergences).enumerate() {
+            let neurons = usize::try_from(neurons).unwrap_or(0);
+            let last = found.last().map_or(self.config.ffn_dim + 1, |last: &Width| last.neurons);
+            let is_whole = neurons == self.config.ffn_dim;
+            if !(1..last).contains(&neurons) || is_whole != (idx == 0) || !kl_mean.is_finite() {
+                return Vec::new();
+            }
+            let added = (kl_mean - whole).max(0.0);
+            let known = idx.checked_sub(1).and_then(|idx| by_layer.get(idx * n_layers..));
+            let known = known.and_then(|known| known.get(..n_layers));
+            found.push(Width { neurons, kl_mean, layers: shares(added, known, n_layers) });
+        }
+        found
     }
 
-    /// The same bytes as a model of which every feed-forward block has its first `ffn_dim` neurons
-    /// alone. The down projections' part of it is copied.
+    /// The same bytes as a model of which the feed-forward block of layer `i` has its first
+    /// `neurons[i]` alone. The down projections' part of it is copied.
     ///
     /// # Errors
-    /// [`ModelError::InvalidInput`] if it has not as many, or a row of a down projection no whole
-    /// blocks of them, or its layers differ in width.
-    pub fn narrowed(&self, ffn_dim: usize) -> Result<Self, ModelError> {
-        let config = ModelConfig { ffn_dim, ..self.config.clone() };
+    /// [`ModelError::InvalidInput`] if there is not a number for each layer, a layer has not as
+    /// many, or a row of a down projection no whole blocks of them, or the model's layers differ in
+    /// width already.
+    pub fn narrowed(&self, neurons: &[usize]) -> Result<Self, ModelError> {
         let refused = |why| ModelError::InvalidInput { what: "width", why };
-        if ffn_dim == 0 || ffn_dim > self.config.ffn_dim {
-            return Err(refused(format!("{ffn_dim} of {} neurons", self.config.ffn_dim)));
+        let (whole, n_layers) = (self.config.ffn_dim, self.config.n_layers);
+        if neurons.len() != n_layers {
+            return Err(refused(format!("{} for {n_layers} layers", neurons.len())));
+        }
+        if let Some(wrong) = neurons.iter().find(|neurons| !(1..=whole).contains(*neurons)) {
+            return Err(refused(format!("{wrong} of {whole} neurons")));
         }
         if !self.config.ffn_dims.is_empty() {
             return Err(refused("the model's layers differ in width".to_owned()));
@@ -52,9 +87,9 @@ impl GgufFile {
             tensors: self.tensors.clone(),
             places: self.places.clone(),
             cut: HashMap::new(),
-            config,
+            config: self.config.narrowed(neurons),
         };
-        let layers = 0..narrow.config.n_layers;
+        let layers = 0..n_layers;
         for spec in layers.flat_map(|idx| narrow.config.layer_tensors(idx)).collect::<Vec<_>>() {
             let Some((idx, range)) = narrow.places.get_mut(&spec.name) else { continue };
             let info = &mut narrow.tensors[*idx];
@@ -74,6 +109,17 @@ impl GgufFile {
             }
         }
         Ok(narrow)
+    }
+}
+
+/// `added` nats over layers, in proportion to what is `known` of each alone; alike if nothing is.
+fn shares(added: f32, known: Option<&[f32]>, n_layers: usize) -> Vec<f32> {
+    let known: Vec<f32> = known.unwrap_or(&[]).iter().map(|nats| nats.max(0.0)).collect();
+    let all: f32 = known.iter().sum();
+    if all > 0.0 && all.is_finite() {
+        known.into_iter().map(|nats| added * nats / all).collect()
+    } else {
+        vec![added / n_layers as f32; n_layers]
     }
 }
 
@@ -97,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_first_neurons_are_the_narrower_model() {
-        let (wide, narrow) = (file(), file().narrowed(64).expect("half"));
+        let (wide, narrow) = (file(), file().narrowed(&[64; 4]).expect("half"));
         assert_eq!((wide.config().ffn_dim, narrow.config().ffn_dim), (128, 64));
         let values = |file: &GgufFile, name: &str| {
             let tensor = file.tensor(name).expect("it is there");
@@ -121,7 +167,7 @@ mod tests {
     #[test]
     fn widths_that_cannot_be_are_refused() {
         for width in [0, 129, 48] {
-            let found = file().narrowed(width);
+            let found = file().narrowed(&[128, width, 128, 128]);
             assert!(matches!(found, Err(ModelError::InvalidInput { .. })), "{width}");
         }
         assert!(file().widths().is_empty());

@@ -42,7 +42,7 @@ fn layers_may_differ_in_width() {
     let file = GgufFile::parse(tiny::random_model(&config, BlockType::Q8_0, 1)).unwrap();
     assert_eq!(file.config(), &config);
     assert_eq!(file.tensor("blk.2.ffn_up.weight").unwrap().info.rows, 96);
-    assert!(matches!(file.narrowed(64), Err(ModelError::InvalidInput { .. })));
+    assert!(matches!(file.narrowed(&[64; 4]), Err(ModelError::InvalidInput { .. })));
     let with_widths = |widths: Vec<i64>| {
         let mut writer = GgufWriter::new();
         for (key, value) in file.metadata().iter() {

@@ -95,6 +95,8 @@ impl NodeHandle {
                 context: plan.map_or(0, |plan| plan.context),
                 ready: plan.is_some(),
                 stages: plan.map_or_else(Vec::new, |plan| stages_of(plan, &names)),
+                widths: served.widths.clone(),
+                loss_nats: served.loss_nats(),
             }
         };
         served.values().map(view).collect()

@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 use atoll_model::{BlobHash, ChatTemplate, Manifest, ModelFiles};
 use atoll_proto::ModelId;
 
-use super::{ShardStore, model_id, read_if_there, write_atomically};
+use super::{ShardStore, all_blobs, model_id, read_if_there, write_atomically};
 use crate::error::NodeError;
 
 impl ShardStore {
@@ -66,7 +66,7 @@ impl ShardStore {
         let model = model_id(text.trim())?;
         let manifest = self.manifest(model).ok()??;
         let whole =
-            manifest.blobs().all(|(_, entry)| self.blob_len(entry.blob) == Some(entry.bytes));
+            all_blobs(&manifest).all(|entry| self.blob_len(entry.blob) == Some(entry.bytes));
         whole.then_some(model)
     }
 

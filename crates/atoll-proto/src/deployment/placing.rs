@@ -9,7 +9,7 @@ use crate::limits::Limits;
 use crate::membership::{Lost, Membership};
 use crate::message::{Assign, Message};
 use crate::plan::{LayerRange, ModelInfo, Plan, PlanError, PlanPolicy, Stage};
-use crate::planner::{self, Candidate};
+use crate::planner::{self, Candidate, Offer};
 use crate::planted::Bug;
 
 impl Deployment {
@@ -144,6 +144,13 @@ impl Deployment {
                 });
                 fewer.ok_or(error)
             })
+    }
+
+    /// Who could hold a model now; `None` if it is not to be served.
+    pub(crate) fn offer(&self, now: Time, members: &Membership, id: ModelId) -> Option<Offer> {
+        self.served.get(&id)?;
+        let others = self.candidates(now, members, id, false);
+        Some(Offer { owner: self.owner(members, id), others })
     }
 
     /// The members that may be used for a model (`at_need`: while there are no better ones), this

@@ -3,8 +3,8 @@
 use super::Node;
 use crate::assignment::PartState;
 use crate::deployment::PlanState;
-use crate::ids::{ModelId, NodeId};
-use crate::planner::LinkFigures;
+use crate::ids::{ModelId, NodeId, Time};
+use crate::planner::{LinkFigures, Offer};
 use crate::snapshot::{
     HeldPart, LinkView, Peer, ServedModel, ServedState, Snapshot, StageView, Timing,
 };
@@ -18,6 +18,13 @@ impl Node {
     #[must_use]
     pub fn timing(&self, model: ModelId) -> Option<Timing> {
         self.deployment.timing(&self.membership, model)
+    }
+
+    /// The nodes that a model which is to be served here could be placed on now; `None` if it is
+    /// not.
+    #[must_use]
+    pub fn offer(&self, now: Time, model: ModelId) -> Option<Offer> {
+        self.deployment.offer(now, &self.membership, model)
     }
 
     /// What is known of the links between this node and the members to which it has measured its
