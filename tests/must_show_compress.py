@@ -12,12 +12,14 @@ hours; --only names parts.
 
 import argparse
 import json
+import os
 import pathlib
 import random
 import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.dont_write_bytecode = True
@@ -52,6 +54,8 @@ PEERS = {
     },
 }
 LIMIT_S = 7200
+# Of each of two nodes: too little for the whole model and caches, more and more so.
+LIGHTER_MB = (96, 92, 88, 85)
 
 
 def model(args, name, item):
@@ -280,7 +284,62 @@ def resumed(args):
     row(8, f"killed behind layer {layer} (seed {seed})", figure, "the same", same)
 
 
-PARTS = [budget, curve, pruned, encoder, unstructured, elastic, exported, resumed]
+def started(args, data, command):
+    """A node; returns its process, and a function that waits for an event of it."""
+    full = {k: v for k, v in os.environ.items() if not k.startswith("ATOLL_")}
+    full.update({"ATOLL_DATA_DIR": str(data), "ATOLL_CONFIG": "/dev/null"})
+    common = ["--no-mdns", "--json", "--listen", "/ip4/127.0.0.1/tcp/0", "--threads", "1"]
+    command = [str(ATOLL), *map(str, command), *common]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=full)
+
+    def event(name):
+        for line in child.stdout:
+            found = json.loads(line)
+            if found.get("event") == name:
+                return found
+        raise RuntimeError(f"{command[1:3]} ended without {name}")
+
+    return child, event
+
+
+def lighter(args):
+    """6 of the planner: two nodes without room for the whole model."""
+    path = model(args, SMALL, 6)
+    if path is None:
+        return
+    # Widths are judged by passages of the evaluation text that results are not measured on.
+    judge = args.work / "judge.txt"
+    judge.write_text(args.eval.read_text(encoding="utf-8")[200_000:], encoding="utf-8")
+    options = ["--method", "sobs", "--widths", "0.75,0.5", "--judge", judge]
+    options += ["--sequences", "16", *written(args, 32)]
+    made, _ = compress(args, path, "lighter.gguf", *options)
+    head = ["serve", made, "--api", "none", "--ctx", "256", "--wait", "3"]
+    for memory in LIGHTER_MB:
+        with tempfile.TemporaryDirectory(prefix="atoll-show-") as data:
+            room = ["--memory", memory * 1_000_000]
+            other, event = started(args, f"{data}/2", ["up", "--api", "none", *room])
+            join = ["--join", event("listening")["addresses"][0]]
+            try:
+                command = [*head, "--max-loss", "10", *room, *join]
+                owner, event = started(args, f"{data}/1", command)
+                try:
+                    found = event("serving")
+                finally:
+                    owner.kill()
+                    owner.wait()
+            finally:
+                other.kill()
+                other.wait()
+        promised, widths = found["loss_nats"], found["widths"]
+        width = ["--width", ",".join(f"{width:.3f}" for width in widths)] if widths else []
+        nats = scored(args, made, "--against", path, *width)["kl_mean"]
+        narrower = sum(width < 1 for width in widths)
+        figure = f"{narrower} layers narrower, {promised:.3f} nats promised, {nats:.3f} measured"
+        within = abs(nats / promised - 1) <= 0.2
+        row(6, f"two nodes of {memory} MB ({figure})", f"{nats / promised - 1:+.0%}", "20 %", within)
+
+
+PARTS = [budget, curve, pruned, encoder, unstructured, elastic, lighter, exported, resumed]
 
 
 def main():

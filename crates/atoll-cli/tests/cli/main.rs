@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 mod atoll;
+mod lighter;
 mod local;
 mod plan;
 mod pull;

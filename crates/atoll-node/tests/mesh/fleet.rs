@@ -30,7 +30,7 @@ pub(crate) fn model_file(dir: &TempDir, n_layers: usize, dim_factor: usize) -> P
     path
 }
 
-fn config(n_layers: usize, dim_factor: usize) -> ModelConfig {
+pub(crate) fn config(n_layers: usize, dim_factor: usize) -> ModelConfig {
     let small = tiny::config(Architecture::Llama);
     ModelConfig { n_layers, ffn_dim: small.ffn_dim * dim_factor, ..small }
 }
@@ -86,7 +86,7 @@ pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
 
 pub(crate) fn policy(stages: u16) -> ServePolicy {
     let wait = Duration::from_secs(10);
-    ServePolicy { stages: Some(stages), context: 256, sessions: 8, spares: 1, wait }
+    ServePolicy { stages: Some(stages), context: 256, sessions: 8, spares: 1, wait, loss_max: 0.0 }
 }
 
 pub(crate) fn greedy() -> SamplerConfig {
@@ -129,12 +129,15 @@ pub(crate) fn alone(
 ) -> Vec<u32> {
     let config = config(n_layers, dim_factor);
     let bytes = tiny::random_model(&config, BlockType::Q8_0, 7);
-    let file = GgufFile::parse(bytes).unwrap();
+    alone_of(GgufFile::parse(bytes).unwrap(), prompt, max_tokens)
+}
+
+/// The same of another model.
+pub(crate) fn alone_of(file: GgufFile, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
     let tokenizer = Tokenizer::from_gguf(file.metadata()).unwrap();
     let source = TensorSource::Gguf(file);
     let compute = Arc::new(Compute::new(Isa::detect(), 1).unwrap());
-    let part = Part { embed: true, layers: 0..n_layers, head: true };
-    let stage = Stage::load(&source, &part, &compute, &mut |_| {}).unwrap();
+    let stage = Stage::load(&source, &Part::whole(source.config()), &compute, &mut |_| {}).unwrap();
     let mut kv = stage.new_kv_cache(256);
     let mut tokens = prompt.to_vec();
     let mut done = 0;

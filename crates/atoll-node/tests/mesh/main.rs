@@ -6,3 +6,4 @@ mod answers;
 mod blobs;
 mod fleet;
 mod identity;
+mod lighter;
