@@ -58,6 +58,7 @@ pub mod store;
 pub use atoll_model::{ChatMessage, SamplerConfig};
 pub use atoll_proto::io::{FinishReason, RequestError};
 pub use atoll_proto::plan::PlanError;
+pub use atoll_proto::planner::{LinkFigures, planned_links};
 pub use error::NodeError;
 pub use events::{NodeEvent, StageView};
 pub use generate::{GenerateEvent, GenerateRequest, GenerateStream, HopView, Prompt, TopToken};

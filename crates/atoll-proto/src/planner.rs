@@ -14,7 +14,7 @@ mod linked;
 
 pub use self::lighter::{Lighter, NarrowLayers, Offer, lighter};
 pub(crate) use self::linked::considered;
-pub use self::linked::{KnownLinks, LinkFigures};
+pub use self::linked::{KnownLinks, LinkFigures, planned_links};
 
 /// A node that could hold layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

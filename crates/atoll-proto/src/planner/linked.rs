@@ -1,9 +1,9 @@
 //! Placement by the time that a token takes, links included: the fleet and the model as
 //! `atoll-plan` wants them, and its plan as stages.
 //!
-//! What is not known is assumed: a link to the owner that was never measured takes as long as
-//! [`Link::UNKNOWN`], one between two others as long as the way over the owner, and every link
-//! carries as much as that one.
+//! What is not known is assumed ([`planned_links`]): a link to the owner that was never measured takes as
+//! long as the longest of the owner's that were, one between two others as long as the way over the
+//! owner, and each carries as little as the thinnest of all.
 
 use atoll_plan::fleet::STAGE_NS;
 use atoll_plan::{
@@ -177,6 +177,35 @@ fn gain_percent(before: u64, after: u64) -> u64 {
     u64::try_from(gain).unwrap_or(0)
 }
 
+/// The links between any two of `n` nodes, the first of which is the owner, by what is `known` of
+/// them. A link that was never measured is as slow as the slowest that was, and no better than
+/// [`Link::UNKNOWN`]: what is not known is not to be preferred to what is.
+pub fn planned_links(
+    n: usize,
+    known: &dyn Fn(usize, usize) -> LinkFigures,
+) -> Vec<(usize, usize, Link)> {
+    let pairs = (0..n).flat_map(|a| (0..n).map(move |b| (a, b))).filter(|(a, b)| a != b);
+    let bytes_per_s = pairs.clone().filter_map(|(from, to)| known(from, to).bytes_per_s);
+    let bytes_per_s = bytes_per_s.fold(Link::UNKNOWN.bytes_per_s, u64::min);
+    let latency_ns = (1..n).filter_map(|node| one_way_ns(known(0, node)));
+    let latency_ns = latency_ns.fold(Link::UNKNOWN.latency_ns, u64::max);
+    let to_owner = |node: usize| one_way_ns(known(0, node)).unwrap_or(latency_ns);
+    let link = |(from, to)| {
+        let link = known(from, to);
+        let latency_ns = match (from, to) {
+            (0, node) | (node, 0) => to_owner(node),
+            (a, b) => one_way_ns(link).unwrap_or_else(|| to_owner(a) + to_owner(b)),
+        };
+        let bytes_per_s = link.bytes_per_s.unwrap_or(bytes_per_s).max(1);
+        (from, to, Link { latency_ns, bytes_per_s })
+    };
+    pairs.map(link).collect()
+}
+
+fn one_way_ns(link: LinkFigures) -> Option<u64> {
+    link.rtt_us.map(|us| u64::from(us) * 1000 / 2)
+}
+
 /// The nodes, the owner first, and a link between any two.
 fn fleet(
     model: &ModelInfo,
@@ -198,18 +227,8 @@ fn fleet(
     };
     let mut fleet = Fleet::new(nodes.iter().enumerate().map(profile).collect(), 0)?;
     let known = |from: usize, to: usize| known(nodes[from].node, nodes[to].node);
-    let one_way_ns = |link: LinkFigures| link.rtt_us.map(|us| u64::from(us) * 1000 / 2);
-    let to_owner = |node: usize| one_way_ns(known(0, node)).unwrap_or(Link::UNKNOWN.latency_ns);
-    for (from, to) in (0..nodes.len()).flat_map(|a| (0..nodes.len()).map(move |b| (a, b))) {
-        if from != to {
-            let link = known(from, to);
-            let latency_ns = match (from, to) {
-                (0, node) | (node, 0) => to_owner(node),
-                (a, b) => one_way_ns(link).unwrap_or_else(|| to_owner(a) + to_owner(b)),
-            };
-            let bytes_per_s = link.bytes_per_s.unwrap_or(Link::UNKNOWN.bytes_per_s).max(1);
-            fleet.connect(from, to, Link { latency_ns, bytes_per_s })?;
-        }
+    for (from, to, link) in planned_links(nodes.len(), &known) {
+        fleet.connect(from, to, link)?;
     }
     Ok(fleet)
 }

@@ -1,6 +1,8 @@
 //! The mesh of the node that runs here, as a fleet.
 
-use atoll_node::Status;
+use std::collections::BTreeMap;
+
+use atoll_node::{LinkFigures, Status, planned_links};
 use atoll_plan::{Defaults, FleetFile, Link, LinkEntry, NodeEntry};
 
 use crate::args::ApiAddress;
@@ -34,22 +36,36 @@ fn fleet_of(status: &Status) -> FleetFile {
     let peers = status.peers.iter().map(|peer| {
         (&peer.name, peer.memory_bytes, peer.weight_bytes_per_s, peer.prefill_bytes_per_s)
     });
-    // As the mesh assumes of a link to its owner; of one between two others, it takes the way over
-    // the owner, which a file of links cannot say.
-    let unknown_s = Link::UNKNOWN.latency_ns as f64 / 1e9;
-    let unknown_bytes_per_s = Link::UNKNOWN.bytes_per_s as f64;
-    let link = status.links.iter().map(|link| LinkEntry {
-        from: link.from.clone(),
-        to: link.to.clone(),
-        latency_s: link.rtt_us.map_or(unknown_s, |us| f64::from(us) / 2e6),
-        bandwidth_bytes_per_s: link.bytes_per_s.map_or(unknown_bytes_per_s, |rate| rate as f64),
+    // Of nodes whose links were not looked at nothing is known.
+    let mut names = vec![&own.name];
+    for name in status.links.iter().flat_map(|link| [&link.from, &link.to]) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let measured: BTreeMap<(&String, &String), LinkFigures> = status
+        .links
+        .iter()
+        .map(|link| {
+            let (rtt_us, bytes_per_s) = (link.rtt_us, link.bytes_per_s);
+            ((&link.from, &link.to), LinkFigures { rtt_us, bytes_per_s })
+        })
+        .collect();
+    let known = |from: usize, to: usize| {
+        measured.get(&(names[from], names[to])).copied().unwrap_or_default()
+    };
+    let link = planned_links(names.len(), &known).into_iter().map(|(from, to, link)| LinkEntry {
+        from: names[from].clone(),
+        to: names[to].clone(),
+        latency_s: link.latency_ns as f64 / 1e9,
+        bandwidth_bytes_per_s: link.bytes_per_s as f64,
     });
     FleetFile {
         origin: own.name.clone(),
         about: format!("the mesh of {}", own.name),
         defaults: Defaults {
-            link_latency_s: Some(unknown_s),
-            link_bandwidth_bytes_per_s: Some(unknown_bytes_per_s),
+            link_latency_s: Some(Link::UNKNOWN.latency_ns as f64 / 1e9),
+            link_bandwidth_bytes_per_s: Some(Link::UNKNOWN.bytes_per_s as f64),
         },
         node: std::iter::once(this).chain(peers).map(entry).collect(),
         zone_link: Vec::new(),
@@ -117,6 +133,6 @@ mod tests {
         assert_eq!((shelf.layer_ns, shelf.prefill_layer_ns), (2_000_000, 500_000), "not measured");
         let link = |latency_ns, bytes_per_s| Some(Link { latency_ns, bytes_per_s });
         assert_eq!(fleet.link(0, 1), link(400_000, 2_000_000));
-        assert_eq!(fleet.link(1, 0), link(400_000, Link::UNKNOWN.bytes_per_s));
+        assert_eq!(fleet.link(1, 0), link(400_000, 2_000_000), "as the thinnest");
     }
 }

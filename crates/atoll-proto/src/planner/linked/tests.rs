@@ -125,6 +125,33 @@ fn what_was_not_measured_is_assumed() {
 }
 
 #[test]
+fn what_was_not_measured_is_not_preferred_to_what_was() {
+    // The third is hardly slower, and its link is not known; the second's takes 2 ms for a row.
+    let (owner, others) = (candidate(OWNER, 6, 100), [candidate(2, 6, 100), candidate(3, 6, 99)]);
+    let thin = LinkFigures { rtt_us: Some(4_000), bytes_per_s: Some(1_000_000) };
+    let known = |a: NodeId, b: NodeId| {
+        if a.0[0] == 3 || b.0[0] == 3 { LinkFigures::default() } else { thin }
+    };
+    check_known(owner, &others, &known, &[(1, 6), (2, 6)]);
+    // A fourth is further away; the rest is as far as over the owner.
+    let known = |from: usize, to: usize| match (from, to) {
+        (0, 1) => thin,
+        (0, 3) => LinkFigures { rtt_us: Some(9_000), bytes_per_s: None },
+        _ => LinkFigures::default(),
+    };
+    let link = |latency_us: u64| Link { latency_ns: latency_us * 1000, bytes_per_s: 1_000_000 };
+    let found = planned_links(4, &known);
+    for (from, to, latency_us) in [(0, 1, 2_000), (1, 0, 2_000), (0, 2, 4_500), (1, 2, 6_500)] {
+        assert!(found.contains(&(from, to, link(latency_us))), "{from} {to}: {found:?}");
+    }
+    assert_eq!(found.len(), 12);
+    let quick = LinkFigures { rtt_us: Some(10), bytes_per_s: Some(1_000_000_000) };
+    let found =
+        planned_links(3, &|from, to| if from + to == 1 { quick } else { LinkFigures::default() });
+    assert!(found.contains(&(0, 2, Link::UNKNOWN)), "{found:?}");
+}
+
+#[test]
 fn a_rule_and_a_number_of_stages_stand_as_they_are() {
     let (owner, others) = (candidate(OWNER, 12, 100), [candidate(2, 12, 300)]);
     let two = PlanPolicy { stages: Some(2), ..policy() };
