@@ -68,6 +68,15 @@ fn text(status: &Value) -> String {
     }
     for model in list(&status["models"]) {
         lines.push(format!("model  {}", word(&model["name"])));
+        let widths = list(&model["widths"]);
+        if !widths.is_empty() {
+            let narrower = widths.iter().filter(|width| width.as_f64() < Some(1.0)).count();
+            let nats = model["loss_nats"].as_f64().unwrap_or_default();
+            let all = widths.len();
+            lines.push(format!(
+                "       {narrower} of {all} layers are narrower, {nats:.4} nats from the model as given"
+            ));
+        }
         for stage in list(&model["stages"]) {
             let at = |idx: usize| stage["layers"][idx].as_u64().unwrap_or_default();
             lines.push(format!(
@@ -117,7 +126,10 @@ mod tests {
         let status = serde_json::json!({
             "node": { "name": "a", "id": "12D3", "listen": ["/ip4/127.0.0.1/tcp/1"] },
             "peers": [{ "name": "b", "address": "/ip4/127.0.0.1/tcp/2", "found_by": "kademlia" }],
-            "models": [{ "name": "m", "stages": [{ "node": "a", "layers": [0, 15] }] }],
+            "models": [{
+                "name": "m", "stages": [{ "node": "a", "layers": [0, 15] }],
+                "widths": [1.0, 0.5], "loss_nats": 0.25,
+            }],
             "plan": { "timing": {
                 "positions": 9, "token_ms": 12.34, "measured_token_ms": 13.0,
                 "prompt_tokens": 512, "first_token_ms": 800.0,
@@ -129,6 +141,7 @@ mod tests {
         assert!(text.contains("node   a  12D3"), "{text}");
         assert!(text.contains("peer   b  /ip4/127.0.0.1/tcp/2  found by kademlia"), "{text}");
         assert!(text.contains("layers  0..15 a"), "{text}");
+        assert!(text.contains("1 of 2 layers are narrower, 0.2500 nats"), "{text}");
         assert!(text.contains("a                  10.0        ?"), "{text}");
         assert!(text.contains("a token            12.3     13.0"), "{text}");
     }
