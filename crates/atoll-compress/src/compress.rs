@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::calibrate::Sequences;
 use crate::cut::Cut;
-use crate::elastic::{self, Elastic, WidthReport};
+use crate::elastic::{self, Elastic, StepReport, WidthReport};
 use crate::error::CompressError;
 use crate::floats::{FloatLayer, first_states, text_ids};
 use crate::out::{LayerReport, Out, Store, beside_layers};
@@ -146,6 +146,8 @@ pub struct Report {
     pub layers: Vec<LayerReport>,
     /// The widths at which it can run, the whole one first; none if it was not made for several.
     pub widths: Vec<WidthReport>,
+    /// The order in which its layers become narrower where there is no room for them.
+    pub steps: Vec<StepReport>,
 }
 
 /// Compresses `source`; `keys` are the metadata of the result but for the feed-forward width.
@@ -221,7 +223,8 @@ pub fn compress<'a>(
     }
     out.tables(source, &plan, sequences.as_ref(), compute)?;
     out.flush();
-    let widths = elastic.measure(source, &mut out.writer, &text.held_out, compute, progress)?;
+    let (widths, steps) =
+        elastic.measure(source, &mut out.writer, &text.held_out, compute, progress)?;
     let (before_weights, before_bytes) = size_of(source)?;
     let report = Report {
         bytes: out.bytes,
@@ -237,6 +240,7 @@ pub fn compress<'a>(
         cosine_expected: plan.expected.filter(|_| config.encoder.is_some()).map(|cost| 1.0 - cost),
         layers,
         widths,
+        steps,
     };
     Ok((out.writer, report))
 }

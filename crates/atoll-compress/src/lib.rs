@@ -49,7 +49,7 @@ mod writer;
 mod tests;
 
 pub use compress::{Options, Progress, Pruning, Report, Target, Work, compress};
-pub use elastic::WidthReport;
+pub use elastic::{StepReport, WidthReport};
 pub use error::CompressError;
 pub use foresee::{Forecast, foresee};
 pub use gram::Gram;

@@ -69,7 +69,7 @@ pub use files::ModelFiles;
 pub use generate::{FinishReason, GenerateOptions, Generated, Generator, Timings};
 pub use gguf::{GgufFile, GgufWriter};
 pub use kv_cache::{KvCache, KvType};
-pub use manifest::{BlobEntry, Manifest, PartEntry, ShardSet, WidthEntry};
+pub use manifest::{BlobEntry, Manifest, PartEntry, ShardSet, StepEntry, WidthEntry};
 pub use pool::{Compute, Pool};
 pub use safetensors::SafetensorsFolder;
 pub use sampler::{Sampled, SamplerConfig, sample};

@@ -15,8 +15,8 @@ use crate::tokenizer::Tokenizer;
 
 mod widths;
 
-pub use widths::WidthEntry;
-use widths::cut_widths;
+use widths::{Narrower, cut_widths};
+pub use widths::{StepEntry, WidthEntry};
 
 const VERSION: u32 = 1;
 /// Bytes of a manifest's JSON: a thousand layers take half a megabyte, a template one at most.
@@ -54,6 +54,10 @@ pub struct Manifest {
     /// Narrower widths at which its layers can run, falling.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub widths: Vec<WidthEntry>,
+    /// The order in which layers become narrower: each step loses as little as it can for what it
+    /// saves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepEntry>,
     /// The model of which this one has some layers at narrower widths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub narrowed_from: Option<BlobHash>,
@@ -183,7 +187,7 @@ impl Manifest {
             .map(|idx| cut(BlobKind::Layer(idx), &config.layer_tensors(idx)))
             .collect::<Result<Vec<_>, E>>()?;
         let head = cut(BlobKind::Head, &config.head_tensors())?;
-        let (loss, widths) = cut_widths(source, sink)?;
+        let Narrower { loss, widths, steps } = cut_widths(source, sink)?;
         let (name, template) = (name.to_owned(), template.map(str::to_owned));
         let manifest = Self {
             version: VERSION,
@@ -196,6 +200,7 @@ impl Manifest {
             head,
             loss,
             widths,
+            steps,
             narrowed_from: None,
         };
         manifest.validate()?;

@@ -45,13 +45,9 @@ impl Served {
         Ok(Arc::new(Self { id, name, tokenizer, template, manifest, widths: Vec::new() }))
     }
 
-    /// The same with layer `i` at the width `choice[i]` of its manifest; stores that one's manifest.
-    pub(crate) fn narrowed(
-        &self,
-        store: &ShardStore,
-        choice: &[usize],
-    ) -> Result<Arc<Self>, NodeError> {
-        let manifest = self.manifest.narrowed(choice)?;
+    /// The same with the first `n` of its manifest's steps taken; stores that one's manifest.
+    pub(crate) fn narrowed(&self, store: &ShardStore, n: usize) -> Result<Arc<Self>, NodeError> {
+        let manifest = self.manifest.narrowed(n)?;
         let id = store.put_manifest(&manifest.to_json())?;
         let narrow = Self::load(store, id, self.name.clone())?;
         let (whole, config) = (self.manifest.config.ffn_dim as f64, &manifest.config);

@@ -12,7 +12,7 @@ use crate::plan::{LayerRange, ModelInfo, PlaceRule, PlanError, PlanPolicy, Stage
 mod lighter;
 mod linked;
 
-pub use self::lighter::{Lighter, NarrowLayers, Offer, lighter};
+pub use self::lighter::{NarrowStep, Offer, lighter};
 pub(crate) use self::linked::considered;
 pub use self::linked::{KnownLinks, LinkFigures, planned_links};
 

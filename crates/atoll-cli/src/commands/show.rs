@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use atoll_model::{ChatTemplate, Manifest, ModelConfig, ModelError, TensorInfo, TensorSource};
+use atoll_model::{
+    ChatTemplate, Manifest, ModelConfig, ModelError, TensorInfo, TensorSource, gguf,
+};
 use serde::Serialize;
 
 use crate::args::ShowArgs;
@@ -31,6 +33,18 @@ struct Report<'a> {
     types: BTreeMap<&'static str, TypeShare>,
     /// The widths that the file can run at, the whole one first.
     widths: Vec<Width>,
+    /// The order in which layers become narrower where there is no room for them.
+    steps: Vec<Step>,
+}
+
+/// A layer at a narrower width.
+#[derive(Debug, Serialize)]
+struct Step {
+    layer: usize,
+    /// Its feed-forward neurons then.
+    neurons: usize,
+    /// Mean divergence, in nats, with all steps before it, as measured when the file was made.
+    kl_mean: f32,
 }
 
 /// A width that a file can run at.
@@ -46,8 +60,6 @@ struct Width {
     bytes: u64,
     /// Mean divergence from the model that the file was made of, in nats, as measured then.
     kl_mean: f32,
-    /// What each layer adds to that of the whole width.
-    layers_kl: Vec<f32>,
 }
 
 /// What one block type has of the model.
@@ -86,6 +98,7 @@ pub(crate) fn run(settings: &Settings, args: &ShowArgs) -> Result<(), Failure> {
         config: &manifest.config,
         types,
         widths: widths(source)?,
+        steps: steps(source),
     };
     if settings.json {
         output::json(&report)
@@ -109,8 +122,9 @@ fn shares(infos: &[&TensorInfo]) -> Result<BTreeMap<&'static str, TypeShare>, Fa
 fn widths(source: &TensorSource) -> Result<Vec<Width>, Failure> {
     let TensorSource::Gguf(file) = source else { return Ok(Vec::new()) };
     let found = file.widths().into_iter().map(|width| {
-        let (neurons, kl_mean) = (width.neurons, width.kl_mean);
-        let narrow = TensorSource::Gguf(file.narrowed(&vec![neurons; width.layers.len()])?);
+        let gguf::Width { neurons, kl_mean } = width;
+        let narrow = vec![neurons; file.config().n_layers];
+        let narrow = TensorSource::Gguf(file.narrowed(&narrow)?);
         let config = narrow.config();
         let layer = |idx: usize| -> Result<u64, ModelError> {
             let bytes = config.layer_tensors(idx).into_iter();
@@ -119,10 +133,20 @@ fn widths(source: &TensorSource) -> Result<Vec<Width>, Failure> {
         let layers = (0..config.n_layers).map(layer).collect::<Result<_, _>>()?;
         #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
         let share = neurons as f64 / file.config().ffn_dim as f64;
-        let layers_kl = width.layers;
-        Ok(Width { share, neurons, layers, bytes: narrow.stored_bytes()?, kl_mean, layers_kl })
+        Ok(Width { share, neurons, layers, bytes: narrow.stored_bytes()?, kl_mean })
     });
     found.collect()
+}
+
+fn steps(source: &TensorSource) -> Vec<Step> {
+    let TensorSource::Gguf(file) = source else { return Vec::new() };
+    let (widths, steps) = (file.widths(), file.steps().into_iter());
+    let step = |gguf::Step { layer, width, kl_mean }| Step {
+        layer,
+        neurons: widths[width].neurons,
+        kl_mean,
+    };
+    steps.map(step).collect()
 }
 
 /// Each layer's bytes, at every width that there is.
@@ -142,7 +166,12 @@ fn layer_lines(report: &Report<'_>) -> Vec<String> {
     lines.push(row("width", &mut widths.iter().map(|w| format!("{:.3}", w.share))));
     lines.push(row("neurons", &mut widths.iter().map(|w| w.neurons.to_string())));
     for idx in 0..report.layers.len() {
-        let cell = |w: &Width| format!("{} {:.4}", bytes(w.layers[idx]), w.layers_kl[idx]);
+        let step = |w: &Width| {
+            let steps = &report.steps;
+            steps.iter().find(|step| step.layer == idx && step.neurons == w.neurons)
+        };
+        let nats = |w: &Width| step(w).map_or_else(String::new, |s| format!("{:.4}", s.kl_mean));
+        let cell = |w: &Width| format!("{} {:>7}", bytes(w.layers[idx]), nats(w));
         lines.push(row(&format!("layer {idx}"), &mut widths.iter().map(cell)));
     }
     lines.push(row("all", &mut widths.iter().map(|w| bytes(w.bytes))));

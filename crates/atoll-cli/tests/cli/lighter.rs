@@ -23,7 +23,7 @@ fn elastic(atoll: &Atoll) -> String {
     let base = ["compress", &given, &made, "--calib", &text, "--widths", "0.5"];
     let report = atoll.run(&[&base[..], &["--judge", &judge, "--json"]].concat());
     let report = report.expect(0, "").json();
-    assert_eq!(report["widths"][1]["layers"].as_array().unwrap().len(), 4, "{report}");
+    assert_eq!(report["steps"].as_array().unwrap().len(), 4, "{report}");
     let lone = ["compress", &given, &made, "--calib", &text, "--judge", &judge];
     atoll.run(&lone).expect(2, "--widths");
     made

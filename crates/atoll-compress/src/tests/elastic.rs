@@ -16,10 +16,18 @@ fn one_file_runs_at_several_widths() {
     }
     for (noted, measured) in file.widths().iter().zip(&report.widths) {
         assert!((f64::from(noted.kl_mean) - measured.kl_mean).abs() < 1e-6 * measured.kl_mean);
-        let (added, layers) = (noted.kl_mean - file.widths()[0].kl_mean, &noted.layers);
-        assert!((layers.iter().sum::<f32>() - added).abs() <= 1e-5 * added, "{noted:?}");
-        assert!(noted.neurons == 128 || layers.iter().any(|nats| *nats > 0.3 * added), "{noted:?}");
     }
+    let (steps, mut narrow) = (file.steps(), [128; 4]);
+    assert_eq!(steps.len(), report.steps.len());
+    for (step, noted) in steps.iter().zip(&report.steps) {
+        assert_eq!((step.layer, widths[step.width]), (noted.layer, noted.neurons));
+        narrow[step.layer] = widths[step.width];
+    }
+    assert_eq!(narrow, [64; 4], "at their end all are as narrow as can be");
+    assert!(steps.is_sorted_by(|a, b| a.kl_mean <= b.kl_mean), "{steps:?}");
+    let [whole, _, narrowest] = &file.widths()[..] else { panic!("three") };
+    assert!(steps[0].kl_mean >= whole.kl_mean, "{steps:?}");
+    assert_eq!(steps.last().map(|step| step.kl_mean), Some(narrowest.kl_mean));
     let rows = last_row(file.narrowed(&[64; 4]).expect("it has this width"));
     assert!(rows.iter().all(|value| value.is_finite()));
     // A first half by rank is nearer than a last half would be.

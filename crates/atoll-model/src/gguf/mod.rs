@@ -24,7 +24,7 @@ pub use bert::encoder_keys;
 pub(crate) use config::yarn_attention_factor;
 use cursor::Cursor;
 pub use metadata::Metadata;
-pub use narrow::{LAYERS_DIVERGENCE, WIDTHS, WIDTHS_DIVERGENCE, Width};
+pub use narrow::{STEPS, Step, WIDTHS, WIDTHS_DIVERGENCE, Width};
 pub use value::{Value, ValueType};
 pub use write::GgufWriter;
 

@@ -13,20 +13,30 @@ pub const WIDTHS: &str = "atoll.widths";
 /// The key of how far each is from the model that the file was made of: the mean divergence in
 /// nats.
 pub const WIDTHS_DIVERGENCE: &str = "atoll.widths.kl";
-/// The key of how much further each layer alone takes it at each narrower width, in nats: all
-/// layers at the first of them, then at the next.
-pub const LAYERS_DIVERGENCE: &str = "atoll.widths.layers.kl";
+/// The keys of the steps from the whole width to the narrowest, one layer at a time: which layer,
+/// to which of the widths, and the mean divergence in nats once that step and all before it are
+/// taken.
+pub const STEPS: [&str; 3] =
+    ["atoll.widths.steps.layer", "atoll.widths.steps.width", "atoll.widths.steps.kl"];
 
 /// A width that a file can run at.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Width {
     /// Neurons of every feed-forward block.
     pub neurons: usize,
     /// Mean divergence from the model that the file was made of, nats, if all layers have it.
     pub kl_mean: f32,
-    /// What each layer alone adds to the divergence of the whole width, nats; 0 at that width.
-    /// They add up to what all layers together do.
-    pub layers: Vec<f32>,
+}
+
+/// A layer at a narrower width.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Which layer.
+    pub layer: usize,
+    /// At which of the widths, from 1 on: 0 is the whole one.
+    pub width: usize,
+    /// Mean divergence from the model that the file was made of, nats, with all steps before it.
+    pub kl_mean: f32,
 }
 
 impl GgufFile {
@@ -40,26 +50,43 @@ impl GgufFile {
         else {
             return Vec::new();
         };
-        let n_layers = self.config.n_layers;
-        let by_layer = match metadata.value(LAYERS_DIVERGENCE) {
-            Some(Value::Floats(all)) => &all[..],
-            Some(_) | None => &[],
-        };
-        let whole = divergences.first().copied().unwrap_or(0.0);
-        let mut found = Vec::with_capacity(widths.len());
+        let mut found: Vec<Width> = Vec::with_capacity(widths.len());
         for (idx, (&neurons, &kl_mean)) in widths.iter().zip(divergences).enumerate() {
             let neurons = usize::try_from(neurons).unwrap_or(0);
-            let last = found.last().map_or(self.config.ffn_dim + 1, |last: &Width| last.neurons);
+            let last = found.last().map_or(self.config.ffn_dim + 1, |last| last.neurons);
             let is_whole = neurons == self.config.ffn_dim;
             if !(1..last).contains(&neurons) || is_whole != (idx == 0) || !kl_mean.is_finite() {
                 return Vec::new();
             }
-            let added = (kl_mean - whole).max(0.0);
-            let known = idx.checked_sub(1).and_then(|idx| by_layer.get(idx * n_layers..));
-            let known = known.and_then(|known| known.get(..n_layers));
-            found.push(Width { neurons, kl_mean, layers: shares(added, known, n_layers) });
+            found.push(Width { neurons, kl_mean });
         }
         found
+    }
+
+    /// The steps from the whole width to the narrowest, as [`Self::widths`]: a layer is never to
+    /// become wider.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Step> {
+        let (metadata, widths) = (self.metadata(), self.widths());
+        let [layers, to, divergences] = STEPS.map(|key| metadata.value(key));
+        let (Some(Value::Ints(layers)), Some(Value::Ints(to)), Some(Value::Floats(divergences))) =
+            (layers, to, divergences)
+        else {
+            return Vec::new();
+        };
+        let mut at = vec![0; self.config.n_layers];
+        let mut steps = Vec::with_capacity(layers.len());
+        for ((&layer, &width), &kl_mean) in layers.iter().zip(to).zip(divergences) {
+            let (layer, width) = (usize::try_from(layer).ok(), usize::try_from(width).ok());
+            let Some((layer, width)) = layer.zip(width) else { return Vec::new() };
+            let is_legal = at.get(layer).is_some_and(|at| (at + 1..widths.len()).contains(&width));
+            if !is_legal || !kl_mean.is_finite() {
+                return Vec::new();
+            }
+            at[layer] = width;
+            steps.push(Step { layer, width, kl_mean });
+        }
+        steps
     }
 
     /// The same bytes as a model of which the feed-forward block of layer `i` has its first
@@ -109,17 +136,6 @@ impl GgufFile {
             }
         }
         Ok(narrow)
-    }
-}
-
-/// `added` nats over layers, in proportion to what is `known` of each alone; alike if nothing is.
-fn shares(added: f32, known: Option<&[f32]>, n_layers: usize) -> Vec<f32> {
-    let known: Vec<f32> = known.unwrap_or(&[]).iter().map(|nats| nats.max(0.0)).collect();
-    let all: f32 = known.iter().sum();
-    if all > 0.0 && all.is_finite() {
-        known.into_iter().map(|nats| added * nats / all).collect()
-    } else {
-        vec![added / n_layers as f32; n_layers]
     }
 }
 

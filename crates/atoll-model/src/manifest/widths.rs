@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use super::{BlobEntry, BlobSink, Manifest, PartEntry, cut_part};
 use crate::blob::{BlobHash, BlobKind};
 use crate::error::ModelError;
-use crate::gguf::Width;
+use crate::gguf::{Step, Width};
 use crate::tensor::TensorSource;
 
 /// Narrower widths of a model: with the whole one as many as a planner chooses among.
 const WIDTHS_MAX: u64 = 7;
-/// What a layer can cost, millionths of a nat: a thousand nats.
+/// What all can cost, millionths of a nat: a thousand nats.
 const LOSS_MAX: u64 = 1_000_000_000;
 
 /// A narrower width at which the layers of a model can run.
@@ -21,9 +21,19 @@ pub struct WidthEntry {
     pub neurons: usize,
     /// The layers at that width, in order.
     pub layers: Vec<PartEntry>,
-    /// What each adds to the divergence from the model that the file was made of, millionths of a
-    /// nat.
-    pub losses: Vec<u64>,
+}
+
+/// A layer at a narrower width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepEntry {
+    /// Which layer.
+    pub layer: usize,
+    /// At which of the narrower widths, the first of which is 1.
+    pub width: usize,
+    /// How far the model is from what its file was made of with all steps before it, millionths of
+    /// a nat.
+    pub loss: u64,
 }
 
 impl Manifest {
@@ -41,11 +51,8 @@ impl Manifest {
             if width.neurons == 0 || width.neurons >= last {
                 return malformed("it is not narrower than the one before it");
             }
-            if width.layers.len() != n_layers || width.losses.len() != n_layers {
+            if width.layers.len() != n_layers {
                 return malformed("it has not as many layers as the model");
-            }
-            if width.losses.iter().any(|loss| *loss > LOSS_MAX) {
-                return malformed("a layer's loss is absurd");
             }
             let config = self.config.narrowed(&vec![width.neurons; n_layers]);
             for (idx, layer) in width.layers.iter().enumerate() {
@@ -53,40 +60,44 @@ impl Manifest {
             }
             last = width.neurons;
         }
+        let (mut at, mut loss) = (vec![0; n_layers], 0);
+        for (idx, step) in self.steps.iter().enumerate() {
+            let malformed =
+                |why: &str| Err(ModelError::malformed(format!("manifest, step {idx}"), why));
+            let Some(at) = at.get_mut(step.layer) else {
+                return malformed("there is no such layer");
+            };
+            if step.width <= *at || step.width > self.widths.len() {
+                return malformed("the layer does not become narrower");
+            }
+            if step.loss < loss || step.loss > LOSS_MAX {
+                return malformed("its loss is absurd");
+            }
+            (*at, loss) = (step.width, step.loss);
+        }
         Ok(())
     }
 
-    /// The model with layer `i` at the width `choice[i]`: 0 as it is, 1 the first of
-    /// [`Self::widths`]. Its blobs are some of this one's.
+    /// The model with the first `n` of [`Self::steps`] taken. Its blobs are some of this one's.
     ///
     /// # Errors
-    /// [`ModelError::InvalidInput`] if there is not a choice for each layer, or no such width.
-    pub fn narrowed(&self, choice: &[usize]) -> Result<Self, ModelError> {
-        let refused = |why| ModelError::InvalidInput { what: "width", why };
-        if choice.len() != self.config.n_layers {
-            let why = format!("{} for {} layers", choice.len(), self.config.n_layers);
-            return Err(refused(why));
-        }
-        if let Some(wrong) = choice.iter().find(|width| **width > self.widths.len()) {
-            return Err(refused(format!("number {wrong} of {}", self.widths.len())));
-        }
-        let width = |choice: usize| choice.checked_sub(1).map(|idx| &self.widths[idx]);
-        let neurons = |&choice: &usize| width(choice).map_or(self.config.ffn_dim, |w| w.neurons);
-        let neurons: Vec<usize> = choice.iter().map(neurons).collect();
-        let layer = |(idx, &choice): (usize, &usize)| {
-            let from = width(choice).map_or(&self.layers, |width| &width.layers);
-            from[idx].clone()
+    /// [`ModelError::InvalidInput`] if there are not as many.
+    pub fn narrowed(&self, n: usize) -> Result<Self, ModelError> {
+        let Some(steps) = self.steps.get(..n) else {
+            let why = format!("{n} of {} steps", self.steps.len());
+            return Err(ModelError::InvalidInput { what: "width", why });
         };
-        let narrow = Self {
-            config: self.config.narrowed(&neurons),
-            layers: choice.iter().enumerate().map(layer).collect(),
-            loss: choice.iter().enumerate().fold(self.loss, |sum, (idx, &choice)| {
-                sum.saturating_add(width(choice).map_or(0, |width| width.losses[idx]))
-            }),
-            widths: Vec::new(),
-            narrowed_from: Some(BlobHash(self.id())),
-            ..self.clone()
-        };
+        let mut narrow = self.clone();
+        (narrow.widths, narrow.steps) = (Vec::new(), Vec::new());
+        narrow.narrowed_from = Some(BlobHash(self.id()));
+        let mut neurons = vec![self.config.ffn_dim; self.config.n_layers];
+        for step in steps {
+            let width = &self.widths[step.width - 1];
+            neurons[step.layer] = width.neurons;
+            narrow.layers[step.layer] = width.layers[step.layer].clone();
+            narrow.loss = step.loss;
+        }
+        narrow.config = self.config.narrowed(&neurons);
         narrow.validate()?;
         Ok(narrow)
     }
@@ -97,26 +108,43 @@ impl Manifest {
     }
 }
 
-/// How far the whole width is from the model that the file was made of, millionths of a nat, and
-/// the layers at each narrower width.
+/// What there is of narrower widths.
+#[derive(Default)]
+pub(super) struct Narrower {
+    /// How far the whole width is from the model that the file was made of, millionths of a nat.
+    pub(super) loss: u64,
+    pub(super) widths: Vec<WidthEntry>,
+    pub(super) steps: Vec<StepEntry>,
+}
+
+/// The layers at each narrower width that the file was made for.
 pub(super) fn cut_widths<E: From<ModelError>>(
     source: &TensorSource,
     sink: &mut BlobSink<'_, E>,
-) -> Result<(u64, Vec<WidthEntry>), E> {
-    let TensorSource::Gguf(file) = source else { return Ok((0, Vec::new())) };
-    let (mut entries, mut widths) = (Vec::new(), file.widths().into_iter());
-    let loss = widths.next().map_or(0, |whole| millionths(whole.kl_mean));
-    for Width { neurons, layers, .. } in widths {
-        let narrow = file.narrowed(&vec![neurons; layers.len()])?;
+) -> Result<Narrower, E> {
+    let TensorSource::Gguf(file) = source else { return Ok(Narrower::default()) };
+    let (steps, mut widths) = (file.steps(), file.widths().into_iter());
+    let mut loss = widths.next().map_or(0, |whole| millionths(whole.kl_mean));
+    let mut narrower = Narrower { loss, ..Narrower::default() };
+    if steps.is_empty() {
+        return Ok(narrower);
+    }
+    for Width { neurons, .. } in widths {
+        let n_layers = file.config().n_layers;
+        let narrow = file.narrowed(&vec![neurons; n_layers])?;
         let config = narrow.config().clone();
         let narrow = TensorSource::Gguf(narrow);
         let mut cut =
             |idx: usize| cut_part(&narrow, BlobKind::Layer(idx), &config.layer_tensors(idx), sink);
-        let losses = layers.iter().map(|nats| millionths(*nats)).collect();
-        let layers = (0..layers.len()).map(&mut cut).collect::<Result<_, E>>()?;
-        entries.push(WidthEntry { neurons, layers, losses });
+        let layers = (0..n_layers).map(&mut cut).collect::<Result<_, E>>()?;
+        narrower.widths.push(WidthEntry { neurons, layers });
     }
-    Ok((loss, entries))
+    for Step { layer, width, kl_mean } in steps {
+        // What was measured may fall by what measuring is off.
+        loss = loss.max(millionths(kl_mean));
+        narrower.steps.push(StepEntry { layer, width, loss });
+    }
+    Ok(narrower)
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "limited before")]

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use atoll_model::StepEntry;
 use atoll_proto::plan::{PlanError, PlanPolicy};
-use atoll_proto::planner::{NarrowLayers, lighter};
+use atoll_proto::planner::{NarrowStep, lighter};
 use atoll_proto::{Command, Input};
 
 use super::{NodeHandle, ServePolicy, ServedModel};
@@ -51,15 +52,14 @@ impl NodeHandle {
         let (shared, served, policy) =
             (Arc::clone(&self.shared), Arc::clone(served), policy.clone());
         let making = tokio::task::spawn_blocking(move || {
-            let widths = served.manifest.widths.iter().map(|width| NarrowLayers {
-                layer_bytes: width.layers.iter().map(|layer| layer.bytes).collect(),
-                losses: width.losses.clone(),
-            });
-            let widths: Vec<NarrowLayers> = widths.collect();
-            match lighter(&served.info(), &widths, &policy, &offer) {
-                Ok(found) if found.choice.iter().any(|width| *width > 0) => {
-                    served.narrowed(&shared.store, &found.choice).map(Some)
-                }
+            let manifest = &served.manifest;
+            let step = |step: &StepEntry| NarrowStep {
+                layer: step.layer,
+                bytes: manifest.widths[step.width - 1].layers[step.layer].bytes,
+            };
+            let steps: Vec<NarrowStep> = manifest.steps.iter().map(step).collect();
+            match lighter(&served.info(), &steps, &policy, &offer) {
+                Ok(n) if n > 0 => served.narrowed(&shared.store, n).map(Some),
                 // That there is room whole now is for whoever asks again.
                 Ok(_) | Err(_) => Ok(None),
             }

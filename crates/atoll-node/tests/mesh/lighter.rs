@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use atoll_model::gguf::{LAYERS_DIVERGENCE, Value, WIDTHS, WIDTHS_DIVERGENCE};
+use atoll_model::gguf::{STEPS, Value, WIDTHS, WIDTHS_DIVERGENCE};
 use atoll_model::{BlockType, GgufFile, GgufWriter, tiny};
 use atoll_node::{NodeError, NodeHandle, PlanError, ServePolicy};
 use tempfile::TempDir;
@@ -12,8 +12,9 @@ use crate::fleet::{TCP, alone_of, collect, config, options, policy, request, unt
 
 const PROMPT: [u32; 7] = [5, 9, 70, 33, 12, 80, 65];
 const N_LAYERS: usize = 6;
-/// What each layer loses at half of its neurons, nats.
-const LOSSES: [f32; N_LAYERS] = [0.5, 0.01, 0.03, 0.02, 0.04, 0.3];
+/// The layers in the order in which they become narrower, and what is lost with each, nats.
+const ORDER: [usize; N_LAYERS] = [1, 3, 2, 4, 5, 0];
+const LOSSES: [f32; N_LAYERS] = [0.11, 0.13, 0.16, 0.2, 0.5, 1.0];
 
 /// A model whose feed-forward blocks can run at half of their width.
 fn elastic() -> Vec<u8> {
@@ -25,8 +26,11 @@ fn elastic() -> Vec<u8> {
     }
     let whole = i64::try_from(config.ffn_dim).unwrap();
     writer.key(WIDTHS, Value::Ints(vec![whole, whole / 2]));
-    writer.key(WIDTHS_DIVERGENCE, Value::Floats(vec![0.1, 0.1 + LOSSES.iter().sum::<f32>()]));
-    writer.key(LAYERS_DIVERGENCE, Value::Floats(LOSSES.to_vec()));
+    writer.key(WIDTHS_DIVERGENCE, Value::Floats(vec![0.1, 1.0]));
+    let layers = ORDER.map(|layer| i64::try_from(layer).unwrap());
+    writer.key(STEPS[0], Value::Ints(layers.to_vec()));
+    writer.key(STEPS[1], Value::Ints(vec![1; N_LAYERS]));
+    writer.key(STEPS[2], Value::Floats(LOSSES.to_vec()));
     for spec in config.all_tensors() {
         let tensor = file.tensor(&spec.name).unwrap();
         writer.tensor(tensor.info.clone(), tensor.bytes.to_vec());
@@ -73,16 +77,14 @@ async fn layers_are_narrower_where_there_is_no_room_and_it_is_allowed() {
     let enough = ServePolicy { loss_max: loss_nats, ..two };
     let served = nodes[0].serve("tiny", &path, enough).await.unwrap();
     assert_eq!(served.stages.len(), 2);
-    // Those go first that lose least, and no more than have to.
+    // Those go first that are named first, and no more than have to.
     let narrow: Vec<usize> = (0..N_LAYERS).filter(|&layer| served.widths[layer] < 1.0).collect();
-    let mut by_loss: Vec<usize> = (0..N_LAYERS).collect();
-    by_loss.sort_by(|a, b| LOSSES[*a].total_cmp(&LOSSES[*b]));
-    let mut cheapest = by_loss[..narrow.len()].to_vec();
-    cheapest.sort_unstable();
-    assert_eq!(narrow, cheapest, "{:?}", served.widths);
+    let mut first = ORDER[..narrow.len()].to_vec();
+    first.sort_unstable();
+    assert_eq!(narrow, first, "{:?}", served.widths);
     assert!((1..N_LAYERS).contains(&narrow.len()), "{:?}", served.widths);
-    let promised = 0.1 + narrow.iter().map(|layer| LOSSES[*layer]).sum::<f32>();
-    assert!((served.loss_nats - f64::from(promised)).abs() < 1e-5, "{}", served.loss_nats);
+    let promised = f64::from(LOSSES[narrow.len() - 1]);
+    assert!((served.loss_nats - promised).abs() < 1e-5, "{}", served.loss_nats);
     let status = nodes[0].status();
     assert_eq!((&status.models[0].widths, status.models.len()), (&served.widths, 1));
 

@@ -1,15 +1,15 @@
-//! Which layers at narrower widths make a model fit that does not fit whole.
+//! How many layers have to be narrower for a model to fit that does not fit whole.
 
 use super::{Candidate, LinkFigures, place_linked};
 use crate::plan::{ModelInfo, PlanError, PlanPolicy};
 
-/// All layers of a model at a narrower width.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NarrowLayers {
-    /// Weight bytes of each layer.
-    pub layer_bytes: Vec<u64>,
-    /// What each costs in quality, millionths of a nat. They add up.
-    pub losses: Vec<u64>,
+/// A layer that becomes narrower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NarrowStep {
+    /// Which layer.
+    pub layer: usize,
+    /// Its weight bytes then.
+    pub bytes: u64,
 }
 
 /// The nodes that a model could be placed on.
@@ -21,49 +21,23 @@ pub struct Offer {
     pub others: Vec<Candidate>,
 }
 
-/// Layers at narrower widths.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lighter {
-    /// Of each layer: 0 as it is, 1 the first of the narrower widths.
-    pub choice: Vec<usize>,
-    /// What that costs in quality, millionths of a nat.
-    pub loss: u64,
-}
-
-/// A layer at a width instead of the one before it.
-#[derive(Clone, Copy, Debug)]
-struct Step {
-    layer: usize,
-    width: usize,
-    saved: u64,
-    lost: u64,
-}
-
-/// The least loss with which `model` can be placed: layers become narrower in the order of what
-/// that loses for each byte it saves, until there is a plan. `widths` fall.
+/// How many of `steps`, taken in their order, `model` needs to be placed: no more than have to be.
 ///
 /// # Errors
-/// What [`place_linked`] says of the narrowest of all; it may be that of `model`, if that has no
-/// narrower widths or they are not those of its layers.
+/// What [`place_linked`] says of the model with all steps taken. Steps of layers that there are not
+/// change nothing.
 pub fn lighter(
     model: &ModelInfo,
-    widths: &[NarrowLayers],
+    steps: &[NarrowStep],
     policy: &PlanPolicy,
     offer: &Offer,
-) -> Result<Lighter, PlanError> {
-    let n_layers = model.layer_bytes.len();
-    let is_whole = |width: &NarrowLayers| {
-        width.layer_bytes.len() == n_layers && width.losses.len() == n_layers
-    };
-    let widths = if widths.iter().all(is_whole) { widths } else { &[] };
-    let mut steps: Vec<Step> =
-        (0..n_layers).flat_map(|layer| steps_of(model.layer_bytes[layer], widths, layer)).collect();
-    // A layer's own steps are in this order already.
-    steps.sort_by(|a, b| ratio(a, b).then(a.layer.cmp(&b.layer)));
+) -> Result<usize, PlanError> {
     let placed = |n: usize| {
         let mut narrow = model.clone();
         for step in &steps[..n] {
-            narrow.layer_bytes[step.layer] = widths[step.width - 1].layer_bytes[step.layer];
+            if let Some(bytes) = narrow.layer_bytes.get_mut(step.layer) {
+                *bytes = step.bytes;
+            }
         }
         // Whether there is room is no matter of links.
         let unknown = |_, _| LinkFigures::default();
@@ -80,38 +54,7 @@ pub fn lighter(
             few = half + 1;
         }
     }
-    let (mut choice, mut loss) = (vec![0; n_layers], 0_u64);
-    for step in &steps[..enough] {
-        choice[step.layer] = step.width;
-        loss = loss.saturating_add(step.lost);
-    }
-    Ok(Lighter { choice, loss })
-}
-
-/// The steps from a layer of so many bytes to its narrowest width, each losing more for a byte
-/// than the one before it: widths that would not are passed over.
-fn steps_of(bytes: u64, widths: &[NarrowLayers], layer: usize) -> Vec<Step> {
-    let (mut steps, mut at) = (Vec::new(), (0, bytes, 0));
-    while at.0 < widths.len() {
-        let after = (at.0 + 1..=widths.len()).filter_map(|width| {
-            let narrow = &widths[width - 1];
-            let saved = at.1.checked_sub(narrow.layer_bytes[layer]).filter(|saved| *saved > 0)?;
-            Some(Step { layer, width, saved, lost: narrow.losses[layer].saturating_sub(at.2) })
-        });
-        let Some(step) = after.min_by(|a, b| ratio(a, b).then(b.width.cmp(&a.width))) else {
-            break;
-        };
-        at = (step.width, at.1 - step.saved, at.2.saturating_add(step.lost));
-        steps.push(step);
-    }
-    steps
-}
-
-/// Which of two loses less for each byte it saves.
-fn ratio(a: &Step, b: &Step) -> std::cmp::Ordering {
-    let (a, b) =
-        (u128::from(a.lost) * u128::from(b.saved), u128::from(b.lost) * u128::from(a.saved));
-    a.cmp(&b)
+    Ok(enough)
 }
 
 #[cfg(test)]
@@ -139,12 +82,10 @@ mod tests {
         PlanPolicy { stages, context: 10, sessions: 1, spares: 0, wait_us: 0, rule: None }
     }
 
-    fn widths() -> Vec<NarrowLayers> {
-        let width = |bytes, losses: [u64; 4]| NarrowLayers {
-            layer_bytes: vec![bytes; 4],
-            losses: losses.to_vec(),
-        };
-        vec![width(75, [4, 1, 3, 90]), width(50, [9, 2, 60, 95])]
+    /// The second layer to half, then the third and the first to three quarters and so on.
+    fn steps() -> Vec<NarrowStep> {
+        let steps = [(1, 50), (2, 75), (0, 75), (0, 50), (3, 50), (2, 50)];
+        steps.map(|(layer, bytes)| NarrowStep { layer, bytes }).to_vec()
     }
 
     fn offer(memory: &[u64]) -> Offer {
@@ -158,47 +99,43 @@ mod tests {
         Offer { owner, others: nodes.collect() }
     }
 
-    fn check(stages: Option<u16>, memory: &[u64], expected: Option<([usize; 4], u64)>) {
-        let found = lighter(&model(), &widths(), &policy(stages), &offer(memory));
-        let found = found.ok().map(|found| (found.choice, found.loss));
-        assert_eq!(found, expected.map(|(choice, loss)| (choice.to_vec(), loss)), "{memory:?}");
+    fn check(stages: Option<u16>, memory: &[u64], expected: Option<usize>) {
+        let found = lighter(&model(), &steps(), &policy(stages), &offer(memory));
+        assert_eq!(found.ok(), expected, "{memory:?}");
     }
 
     #[test]
-    fn as_little_is_lost_as_makes_it_fit() {
+    fn no_more_steps_are_taken_than_make_it_fit() {
         // Ends 30, caches 10 a layer, so 470 whole.
-        check(None, &[470], Some(([0; 4], 0)));
-        check(None, &[469], Some(([0, 2, 0, 0], 2)));
-        check(None, &[420], Some(([0, 2, 0, 0], 2)));
-        check(None, &[419], Some(([0, 2, 1, 0], 5)));
-        check(None, &[394], Some(([1, 2, 1, 0], 9)));
-        check(None, &[360], Some(([2, 2, 1, 0], 14)));
-        // The third's second step saves less for what it loses than the fourth's both at once.
-        check(None, &[300], Some(([2, 2, 1, 2], 109)));
-        check(None, &[270], Some(([2, 2, 2, 2], 166)));
+        check(None, &[470], Some(0));
+        check(None, &[469], Some(1));
+        check(None, &[420], Some(1));
+        check(None, &[419], Some(2));
+        check(None, &[394], Some(3));
+        check(None, &[360], Some(4));
+        check(None, &[300], Some(5));
+        check(None, &[270], Some(6));
         check(None, &[269], None);
     }
 
     #[test]
     fn every_node_has_to_have_room() {
         // 250 beside the ends and 220 hold two whole layers each, of 110 with caches.
-        check(Some(2), &[280, 219], Some(([0, 2, 1, 0], 5)));
-        check(Some(2), &[280, 195], Some(([0, 2, 1, 0], 5)));
-        check(Some(2), &[280, 194], Some(([1, 2, 1, 0], 9)));
-        check(Some(2), &[250, 220], Some(([0; 4], 0)));
+        check(Some(2), &[280, 219], Some(2));
+        check(Some(2), &[280, 195], Some(2));
+        check(Some(2), &[280, 194], Some(3));
+        check(Some(2), &[250, 220], Some(0));
         check(Some(3), &[250, 220], None);
     }
 
     #[test]
-    fn without_narrower_widths_it_fits_whole_or_not() {
-        let policy = policy(None);
-        let found =
-            |widths: &[NarrowLayers], memory| lighter(&model(), widths, &policy, &offer(&[memory]));
-        let whole = Lighter { choice: vec![0; 4], loss: 0 };
-        assert_eq!(found(&[], 470), Ok(whole));
+    fn without_steps_it_fits_whole_or_not() {
+        let found = |steps: &[NarrowStep], memory| {
+            lighter(&model(), steps, &policy(None), &offer(&[memory]))
+        };
+        assert_eq!(found(&[], 470), Ok(0));
         let missing = PlanError::NoRoom { needed_bytes: 470, available_bytes: 469, nodes: 1 };
         assert_eq!(found(&[], 469), Err(missing.clone()));
-        let short = NarrowLayers { layer_bytes: vec![1; 3], losses: vec![1; 3] };
-        assert_eq!(found(&[short], 469), Err(missing));
+        assert_eq!(found(&[NarrowStep { layer: 4, bytes: 1 }], 469), Err(missing));
     }
 }
