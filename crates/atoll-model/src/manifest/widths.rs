@@ -151,3 +151,139 @@ pub(super) fn cut_widths<E: From<ModelError>>(
 fn millionths(nats: f32) -> u64 {
     (f64::from(nats) * 1e6).clamp(0.0, LOSS_MAX as f64).round() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::collections::BTreeMap;
+
+    use atoll_kernels::BlockType;
+
+    use super::*;
+    use crate::blob::ShardBlob;
+    use crate::config::Architecture;
+    use crate::gguf::{GgufFile, GgufWriter, STEPS, Value, WIDTHS, WIDTHS_DIVERGENCE};
+    use crate::manifest::ShardSet;
+    use crate::tiny;
+    use crate::tokenizer::Tokenizer;
+
+    /// A tiny model of 4 layers with 128, 96 or 64 neurons.
+    fn elastic() -> GgufFile {
+        let config = tiny::config(Architecture::Llama);
+        let file = GgufFile::parse(tiny::random_model(&config, BlockType::Q8_0, 5)).unwrap();
+        let mut writer = GgufWriter::new();
+        for (key, value) in file.metadata().iter() {
+            writer.key(key, value.clone());
+        }
+        writer.key(WIDTHS, Value::Ints(vec![128, 96, 64]));
+        writer.key(WIDTHS_DIVERGENCE, Value::Floats(vec![0.1, 0.3, 0.5]));
+        writer.key(STEPS[0], Value::Ints(vec![2, 0, 2, 3, 1, 0]));
+        writer.key(STEPS[1], Value::Ints(vec![1, 1, 2, 2, 2, 2]));
+        // The second falls by what measuring is off.
+        writer.key(STEPS[2], Value::Floats(vec![0.12, 0.11, 0.2, 0.3, 0.4, 0.5]));
+        for spec in config.all_tensors() {
+            let tensor = file.tensor(&spec.name).unwrap();
+            writer.tensor(tensor.info.clone(), tensor.bytes.to_vec());
+        }
+        GgufFile::parse(writer.to_bytes()).unwrap()
+    }
+
+    fn split() -> (GgufFile, Manifest, BTreeMap<BlobHash, Vec<u8>>) {
+        let (file, mut blobs) = (elastic(), BTreeMap::new());
+        let tokenizer = Tokenizer::from_gguf(file.metadata()).unwrap();
+        let mut sink = |_, hash, bytes: &[u8]| -> Result<(), ModelError> {
+            blobs.insert(hash, bytes.to_vec());
+            Ok(())
+        };
+        let source = TensorSource::Gguf(file);
+        let manifest = Manifest::split("tiny", &source, &tokenizer, None, &mut sink).unwrap();
+        (elastic(), manifest, blobs)
+    }
+
+    #[test]
+    fn with_some_steps_taken_it_is_the_file_so_narrow() {
+        let (file, manifest, blobs) = split();
+        assert_eq!(Manifest::parse(&manifest.to_json()).unwrap(), manifest);
+        assert_eq!(manifest.loss, 100_000);
+        let losses: Vec<u64> = manifest.steps.iter().map(|step| step.loss).collect();
+        assert_eq!(losses, [120_000, 120_000, 200_000, 300_000, 400_000, 500_000]);
+        for (n, neurons) in
+            [(0, [128; 4]), (2, [96, 128, 96, 128]), (4, [96, 128, 64, 64]), (6, [64; 4])]
+        {
+            let narrow = manifest.narrowed(n).unwrap();
+            assert_eq!(Manifest::parse(&narrow.to_json()).unwrap(), narrow);
+            assert_eq!(narrow.narrowed_from, Some(BlobHash(manifest.id())));
+            assert_eq!(narrow.loss, if n == 0 { 100_000 } else { losses[n - 1] });
+            let parts = narrow.blobs().filter(|(kind, _)| *kind != BlobKind::Tokenizer);
+            let parts = parts.map(|(_, entry)| ShardBlob::parse(blobs[&entry.blob].clone()));
+            let parts = parts.collect::<Result<_, _>>().unwrap();
+            let shards = TensorSource::Shards(ShardSet::new(narrow.config.clone(), parts).unwrap());
+            let wanted = TensorSource::Gguf(file.narrowed(&neurons).unwrap());
+            assert_eq!(narrow.config, *wanted.config());
+            for spec in narrow.config.all_tensors() {
+                let bytes =
+                    |source: &TensorSource| source.require(&spec.name).unwrap().bytes.to_vec();
+                assert_eq!(bytes(&shards), bytes(&wanted), "{n} steps, {}", spec.name);
+            }
+        }
+        let known: Vec<BlobHash> = manifest.narrower_blobs().map(|entry| entry.blob).collect();
+        assert!(known.len() == 8 && known.iter().all(|blob| blobs.contains_key(blob)));
+        assert!(matches!(manifest.narrowed(7), Err(ModelError::InvalidInput { .. })));
+    }
+
+    #[test]
+    fn widths_and_steps_that_cannot_be_are_refused() {
+        let (_, manifest, _) = split();
+        let check = |change: &dyn Fn(&mut Manifest), expected: &str| {
+            let mut changed = manifest.clone();
+            change(&mut changed);
+            let error = Manifest::parse(&changed.to_json()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(&|m| m.widths.swap(0, 1), "width 96: it is not narrower");
+        check(&|m| m.widths[1].neurons = 96, "width 96: it is not narrower");
+        check(&|m| m.widths[0].neurons = 0, "width 0: it is not narrower");
+        check(&|m| drop(m.widths[0].layers.pop()), "it has not as many layers");
+        check(&|m| m.widths[0].layers[1].bytes += 1, "width 96, layer 1");
+        check(&|m| m.widths = vec![m.widths[0].clone(); 8], "widths");
+        check(&|m| m.steps[1].layer = 4, "step 1: there is no such layer");
+        check(&|m| m.steps[1].width = 0, "step 1: the layer does not become narrower");
+        check(&|m| m.steps[2].width = 1, "step 2: the layer does not become narrower");
+        check(&|m| m.steps[2].width = 3, "step 2: the layer does not become narrower");
+        check(&|m| m.steps[2].loss = 1, "step 2: its loss is absurd");
+        check(&|m| m.steps[5].loss = u64::MAX, "step 5: its loss is absurd");
+    }
+
+    #[test]
+    fn files_with_steps_that_make_no_sense_have_none() {
+        let file = elastic();
+        assert_eq!((file.steps().len(), file.widths().len()), (6, 3));
+        let changed = |key: &str, value: Value| {
+            let mut writer = GgufWriter::new();
+            for (key, value) in file.metadata().iter() {
+                writer.key(key, value.clone());
+            }
+            writer.key(key, value);
+            for spec in file.config().all_tensors() {
+                let tensor = file.tensor(&spec.name).unwrap();
+                writer.tensor(tensor.info.clone(), tensor.bytes.to_vec());
+            }
+            GgufFile::parse(writer.to_bytes()).unwrap()
+        };
+        for (key, value) in [
+            (STEPS[0], Value::Ints(vec![4; 6])),
+            (STEPS[0], Value::Ints(vec![-1; 6])),
+            (STEPS[1], Value::Ints(vec![3; 6])),
+            (STEPS[1], Value::Ints(vec![0; 6])),
+            (STEPS[2], Value::Floats(vec![f32::NAN; 6])),
+            (STEPS[2], Value::Uint(1)),
+        ] {
+            assert!(changed(key, value.clone()).steps().is_empty(), "{key} {value:?}");
+        }
+        for widths in [vec![128, 130], vec![96, 64], vec![128, 64, 64], vec![128, 0]] {
+            let file = changed(WIDTHS, Value::Ints(widths.clone()));
+            assert!(file.widths().is_empty() && file.steps().is_empty(), "{widths:?}");
+        }
+    }
+}
