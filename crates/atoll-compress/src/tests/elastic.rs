@@ -1,6 +1,9 @@
 //! One file at several widths.
 
+use atoll_model::perplexity::{PerplexityOptions, perplexity};
+
 use super::*;
+use crate::text::Text;
 
 #[test]
 fn one_file_runs_at_several_widths() {
@@ -19,9 +22,15 @@ fn one_file_runs_at_several_widths() {
     }
     let (steps, mut narrow) = (file.steps(), [128; 4]);
     assert_eq!(steps.len(), report.steps.len());
-    for (step, noted) in steps.iter().zip(&report.steps) {
+    let judged = judged_by(&options, &file);
+    let mut so_far = judged(&file, &narrow);
+    for (idx, (step, noted)) in steps.iter().zip(&report.steps).enumerate() {
         assert_eq!((step.layer, widths[step.width]), (noted.layer, noted.neurons));
         narrow[step.layer] = widths[step.width];
+        if steps.len() * 3 / 8 == idx + 1 {
+            so_far = judged(&file, &narrow).max(so_far);
+            assert!((noted.kl_mean - so_far).abs() < 1e-9, "{} {so_far}", noted.kl_mean);
+        }
     }
     assert_eq!(narrow, [64; 4], "at their end all are as narrow as can be");
     assert!(steps.is_sorted_by(|a, b| a.kl_mean <= b.kl_mean), "{steps:?}");
@@ -39,5 +48,24 @@ fn one_file_runs_at_several_widths() {
     };
     for widths in [vec![0.5, 0.75], vec![1.0], vec![0.0], vec![f32::NAN]] {
         assert!(matches!(refused(widths.clone()), CompressError::Width { .. }), "{widths:?}");
+    }
+}
+
+/// The divergence of a file with so many neurons in each layer from the model as given, on the text
+/// that is not calibrated on.
+fn judged_by(options: &Options, file: &GgufFile) -> impl Fn(&GgufFile, &[usize]) -> f64 {
+    let held_out = Text::of(options, file.config()).expect("long enough").held_out;
+    let compute = Arc::new(Compute::new(Isa::detect(), 1).expect("a thread"));
+    move |file, neurons| {
+        let load = |file: GgufFile| {
+            let source = TensorSource::Gguf(file);
+            let part = Part::whole(source.config());
+            Stage::load(&source, &part, &compute, &mut |_| {}).expect("whole")
+        };
+        let narrow = load(file.narrowed(neurons).expect("these widths"));
+        let given = load(model(Architecture::Llama));
+        let options = PerplexityOptions { context: 512, chunks_max: 99, bos: None };
+        let found = perplexity(&narrow, Some(&given), &held_out, options, &mut |_, _, _| {});
+        found.expect("long enough").divergence.expect("there is another").kl_mean
     }
 }
