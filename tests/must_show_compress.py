@@ -336,7 +336,8 @@ def lighter(args):
         narrower = sum(width < 1 for width in widths)
         figure = f"{narrower} layers narrower, {promised:.3f} nats promised, {nats:.3f} measured"
         within = abs(nats / promised - 1) <= 0.2
-        row(6, f"two nodes of {memory} MB ({figure})", f"{nats / promised - 1:+.0%}", "20 %", within)
+        off = f"{nats / promised - 1:+.0%}"
+        row(6, f"two nodes of {memory} MB ({figure})", off, "20 %", within)
 
 
 PARTS = [budget, curve, pruned, encoder, unstructured, elastic, lighter, exported, resumed]

@@ -36,8 +36,8 @@ pub struct Options {
     /// Tokens of the calibration text, of which whole sequences of 512 are used, spread over all of
     /// it; none for rounding to the nearest.
     pub calibration: Vec<u32>,
-    /// Tokens of a text of the kind that the widths are to be judged by, of which sequences from all
-    /// over it are used; none for sequences of the calibration text that are not calibrated on.
+    /// Tokens of a text of the kind that the widths are to be judged by, of which sequences from
+    /// all over it are used; none for sequences of the calibration text that are not calibrated on.
     pub judged_by: Vec<u32>,
     /// The tokens that begin and end every text that an encoder reads: the calibration text is cut
     /// into texts of 8 to 128 tokens for it, each of which gives its ends up to them, and six of

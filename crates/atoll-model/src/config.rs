@@ -198,14 +198,6 @@ impl ModelConfig {
         self.ffn_dims.get(layer_idx).copied().unwrap_or(self.ffn_dim)
     }
 
-    /// The same with `neurons[i]` in the feed-forward block of layer `i`.
-    pub(crate) fn narrowed(&self, neurons: &[usize]) -> Self {
-        let ffn_dim = neurons.iter().copied().max().unwrap_or(self.ffn_dim);
-        let is_alike = neurons.iter().all(|neurons| *neurons == ffn_dim);
-        let ffn_dims = if is_alike { Vec::new() } else { neurons.to_vec() };
-        Self { ffn_dim, ffn_dims, ..self.clone() }
-    }
-
     /// Every tensor of layer `layer_idx`, in a fixed order.
     #[must_use]
     pub fn layer_tensors(&self, layer_idx: usize) -> Vec<TensorSpec> {

@@ -165,7 +165,8 @@ impl Manifest {
     }
 
     /// Cuts a model into blobs and hands each to `sink`: the tokenizer, the embedding, the layers
-    /// in order, the head, and the layers at each narrower width that the file was made for. Equal models give equal bytes, and so the same id.
+    /// in order, the head, and the layers at each narrower width that the file was made for. Equal
+    /// models give equal bytes, and so the same id.
     ///
     /// # Errors
     /// What `sink` returns, and [`ModelError`] if `source` does not hold the whole model.

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::{GgufFile, Value};
+use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::mapped::FileBytes;
 
@@ -136,6 +137,16 @@ impl GgufFile {
             }
         }
         Ok(narrow)
+    }
+}
+
+impl ModelConfig {
+    /// The same with `neurons[i]` in the feed-forward block of layer `i`.
+    pub(crate) fn narrowed(&self, neurons: &[usize]) -> Self {
+        let ffn_dim = neurons.iter().copied().max().unwrap_or(self.ffn_dim);
+        let is_alike = neurons.iter().all(|neurons| *neurons == ffn_dim);
+        let ffn_dims = if is_alike { Vec::new() } else { neurons.to_vec() };
+        Self { ffn_dim, ffn_dims, ..self.clone() }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Placement by the time that a token takes, links included: the fleet and the model as
 //! `atoll-plan` wants them, and its plan as stages.
 //!
-//! What is not known is assumed ([`planned_links`]): a link to the owner that was never measured takes as
-//! long as the longest of the owner's that were, one between two others as long as the way over the
-//! owner, and each carries as little as the thinnest of all.
+//! What is not known is assumed ([`planned_links`]): a link to the owner that was never measured
+//! takes as long as the longest of the owner's that were, one between two others as long as the way
+//! over the owner, and each carries as little as the thinnest of all.
 
 use atoll_plan::fleet::STAGE_NS;
 use atoll_plan::{
