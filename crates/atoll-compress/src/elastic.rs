@@ -45,9 +45,6 @@ pub struct StepReport {
     /// Mean divergence from the model as given with all steps before it, nats per token; between
     /// the places where it was measured in proportion to what layers lose alone.
     pub kl_mean: f64,
-    /// Which of the widths.
-    #[serde(skip)]
-    width: usize,
 }
 
 /// The widths that the result shall have; none if it has only one.
@@ -68,7 +65,7 @@ impl Elastic {
     /// Adds the keys to `writer`; what is not known yet is 0.
     pub(crate) fn reserve(&self, writer: &mut GgufWriter<'_>, n_layers: usize) {
         let steps = self.widths.len().saturating_sub(1) * n_layers;
-        let step = StepReport { layer: 0, neurons: 0, kl_mean: 0.0, width: 0 };
+        let step = StepReport { layer: 0, neurons: 0, kl_mean: 0.0 };
         self.note(writer, &vec![0.0; self.widths.len()], &vec![step; steps]);
     }
 
@@ -85,7 +82,8 @@ impl Elastic {
         writer.key(WIDTHS, ints(&mut self.widths.iter().copied()));
         writer.key(WIDTHS_DIVERGENCE, floats(&mut divergences.iter().copied()));
         writer.key(STEPS[0], ints(&mut steps.iter().map(|step| step.layer)));
-        writer.key(STEPS[1], ints(&mut steps.iter().map(|step| step.width)));
+        let width = |step: &StepReport| self.widths.iter().position(|n| *n == step.neurons);
+        writer.key(STEPS[1], ints(&mut steps.iter().map(|step| width(step).unwrap_or(0))));
         writer.key(STEPS[2], floats(&mut steps.iter().map(|step| step.kl_mean)));
     }
 
@@ -179,7 +177,6 @@ impl Elastic {
                     layer: step.layer,
                     neurons: self.widths[step.width],
                     kl_mean: before + (at - before) * share,
-                    width: step.width,
                 });
             }
             (before, from) = (at, to);
@@ -206,9 +203,7 @@ impl Judge<'_> {
         let kl_mean = found.divergence.map_or(f64::NAN, |divergence| divergence.kl_mean);
         Ok((kl_mean, stage.weight_bytes_per_token() as u64))
     }
-}
 
-impl Judge<'_> {
     /// Bytes of a layer with so many neurons in each.
     fn bytes(&self, neurons: &[usize], layer_idx: usize) -> Result<u64, CompressError> {
         let narrow = TensorSource::Gguf(self.made.narrowed(neurons)?);

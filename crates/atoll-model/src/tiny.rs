@@ -7,7 +7,7 @@ mod folder;
 use atoll_kernels::{BlockType, RopeStyle};
 
 use crate::config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
-use crate::gguf::{GgufWriter, Value};
+use crate::gguf::{GgufFile, GgufWriter, Value};
 use crate::tensor::TensorInfo;
 #[cfg(test)]
 pub(crate) use folder::config_json;
@@ -55,6 +55,26 @@ pub fn config(architecture: Architecture) -> ModelConfig {
         tied: architecture == Architecture::Llama,
         encoder: None,
     }
+}
+
+/// The same file with these keys besides, or with other values of them.
+///
+/// # Panics
+/// If it lacks a tensor of its configuration.
+#[must_use]
+pub fn with_keys<'a>(file: &GgufFile, keys: impl IntoIterator<Item = (&'a str, Value)>) -> Vec<u8> {
+    let mut writer = GgufWriter::new();
+    for (key, value) in file.metadata().iter() {
+        writer.key(key, value.clone());
+    }
+    for (key, value) in keys {
+        writer.key(key, value);
+    }
+    for spec in file.config().all_tensors() {
+        let tensor = file.tensor(&spec.name).expect("a whole model");
+        writer.tensor(tensor.info.clone(), tensor.bytes.to_vec());
+    }
+    writer.to_bytes()
 }
 
 /// A GGUF file with random weights for `config`, the same bytes for the same arguments. Matrices

@@ -177,7 +177,7 @@ impl NodeHandle {
             Served::load(&shared.store, id, name)
         });
         let served = imported.await.map_err(|_| NodeError::Stopped)??;
-        self.plan(served, policy).await
+        self.plan(Arc::new(served), policy).await
     }
 
     /// Serves a model of the store by name or id: plans it over the members and returns when it
@@ -200,7 +200,7 @@ impl NodeHandle {
             Served::load(&shared.store, id, name)
         });
         let served = loaded.await.map_err(|_| NodeError::Stopped)??;
-        self.plan(served, policy).await
+        self.plan(Arc::new(served), policy).await
     }
 
     /// Has the core place a model; returns when it can be used.

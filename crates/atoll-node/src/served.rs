@@ -1,7 +1,5 @@
 //! Models that this node owns: what turns their text into tokens and back.
 
-use std::sync::Arc;
-
 use atoll_model::{ChatTemplate, Manifest, ModelError, Tokenizer};
 use atoll_proto::ModelId;
 use atoll_proto::plan::ModelInfo;
@@ -22,18 +20,9 @@ pub(crate) struct Served {
     pub(crate) widths: Vec<f64>,
 }
 
-/// Millionths of a nat as nats.
-pub(crate) fn nats(millionths: u64) -> f64 {
-    millionths as f64 / 1e6
-}
-
 impl Served {
     /// Reads tokenizer and template from the store.
-    pub(crate) fn load(
-        store: &ShardStore,
-        id: ModelId,
-        name: String,
-    ) -> Result<Arc<Self>, NodeError> {
+    pub(crate) fn load(store: &ShardStore, id: ModelId, name: String) -> Result<Self, NodeError> {
         let manifest =
             store.manifest(id)?.ok_or_else(|| NodeError::UnknownModel(id.to_string()))?;
         let tokenizer = Tokenizer::from_blob(&store.read_blob(manifest.tokenizer.blob)?)?;
@@ -42,20 +31,22 @@ impl Served {
             .as_deref()
             .map(|source| ChatTemplate::new(source, &tokenizer))
             .transpose()?;
-        Ok(Arc::new(Self { id, name, tokenizer, template, manifest, widths: Vec::new() }))
+        Ok(Self { id, name, tokenizer, template, manifest, widths: Vec::new() })
     }
 
     /// The same with the first `n` of its manifest's steps taken; stores that one's manifest.
-    pub(crate) fn narrowed(&self, store: &ShardStore, n: usize) -> Result<Arc<Self>, NodeError> {
-        let manifest = self.manifest.narrowed(n)?;
-        let id = store.put_manifest(&manifest.to_json())?;
-        let narrow = Self::load(store, id, self.name.clone())?;
-        let (whole, config) = (self.manifest.config.ffn_dim as f64, &manifest.config);
+    pub(crate) fn narrowed(&self, store: &ShardStore, n: usize) -> Result<Self, NodeError> {
+        let id = store.put_manifest(&self.manifest.narrowed(n)?.to_json())?;
+        let mut narrow = Self::load(store, id, self.name.clone())?;
+        let (whole, config) = (self.manifest.config.ffn_dim as f64, &narrow.manifest.config);
         let share = |layer: usize| config.ffn_dim_of(layer) as f64 / whole;
-        let widths = (0..config.n_layers).map(share).collect();
-        let Self { id, name, tokenizer, template, manifest, .. } =
-            Arc::into_inner(narrow).expect("it was just made");
-        Ok(Arc::new(Self { id, name, tokenizer, template, manifest, widths }))
+        narrow.widths = (0..config.n_layers).map(share).collect();
+        Ok(narrow)
+    }
+
+    /// How far it is from the model that its file was made of, as far as that was measured.
+    pub(crate) fn loss_nats(&self) -> f64 {
+        self.manifest.loss as f64 / 1e6
     }
 
     /// What planning needs to know.

@@ -129,6 +129,7 @@ pub(super) fn cut_widths<E: From<ModelError>>(
     if steps.is_empty() {
         return Ok(narrower);
     }
+    ModelError::check_limit("widths", widths.len() as u64, WIDTHS_MAX)?;
     for Width { neurons, .. } in widths {
         let n_layers = file.config().n_layers;
         let narrow = file.narrowed(&vec![neurons; n_layers])?;
@@ -163,7 +164,7 @@ mod tests {
     use super::*;
     use crate::blob::ShardBlob;
     use crate::config::Architecture;
-    use crate::gguf::{GgufFile, GgufWriter, STEPS, Value, WIDTHS, WIDTHS_DIVERGENCE};
+    use crate::gguf::{GgufFile, STEPS, Value, WIDTHS, WIDTHS_DIVERGENCE};
     use crate::manifest::ShardSet;
     use crate::tiny;
     use crate::tokenizer::Tokenizer;
@@ -172,21 +173,15 @@ mod tests {
     fn elastic() -> GgufFile {
         let config = tiny::config(Architecture::Llama);
         let file = GgufFile::parse(tiny::random_model(&config, BlockType::Q8_0, 5)).unwrap();
-        let mut writer = GgufWriter::new();
-        for (key, value) in file.metadata().iter() {
-            writer.key(key, value.clone());
-        }
-        writer.key(WIDTHS, Value::Ints(vec![128, 96, 64]));
-        writer.key(WIDTHS_DIVERGENCE, Value::Floats(vec![0.1, 0.3, 0.5]));
-        writer.key(STEPS[0], Value::Ints(vec![2, 0, 2, 3, 1, 0]));
-        writer.key(STEPS[1], Value::Ints(vec![1, 1, 2, 2, 2, 2]));
-        // The second falls by what measuring is off.
-        writer.key(STEPS[2], Value::Floats(vec![0.12, 0.11, 0.2, 0.3, 0.4, 0.5]));
-        for spec in config.all_tensors() {
-            let tensor = file.tensor(&spec.name).unwrap();
-            writer.tensor(tensor.info.clone(), tensor.bytes.to_vec());
-        }
-        GgufFile::parse(writer.to_bytes()).unwrap()
+        let keys = [
+            (WIDTHS, Value::Ints(vec![128, 96, 64])),
+            (WIDTHS_DIVERGENCE, Value::Floats(vec![0.1, 0.3, 0.5])),
+            (STEPS[0], Value::Ints(vec![2, 0, 2, 3, 1, 0])),
+            (STEPS[1], Value::Ints(vec![1, 1, 2, 2, 2, 2])),
+            // The second falls by what measuring is off.
+            (STEPS[2], Value::Floats(vec![0.12, 0.11, 0.2, 0.3, 0.4, 0.5])),
+        ];
+        GgufFile::parse(tiny::with_keys(&file, keys)).unwrap()
     }
 
     fn split() -> (GgufFile, Manifest, BTreeMap<BlobHash, Vec<u8>>) {
@@ -259,18 +254,7 @@ mod tests {
     fn files_with_steps_that_make_no_sense_have_none() {
         let file = elastic();
         assert_eq!((file.steps().len(), file.widths().len()), (6, 3));
-        let changed = |key: &str, value: Value| {
-            let mut writer = GgufWriter::new();
-            for (key, value) in file.metadata().iter() {
-                writer.key(key, value.clone());
-            }
-            writer.key(key, value);
-            for spec in file.config().all_tensors() {
-                let tensor = file.tensor(&spec.name).unwrap();
-                writer.tensor(tensor.info.clone(), tensor.bytes.to_vec());
-            }
-            GgufFile::parse(writer.to_bytes()).unwrap()
-        };
+        let changed = |key, value| GgufFile::parse(tiny::with_keys(&file, [(key, value)])).unwrap();
         for (key, value) in [
             (STEPS[0], Value::Ints(vec![4; 6])),
             (STEPS[0], Value::Ints(vec![-1; 6])),

@@ -9,7 +9,7 @@ use atoll_proto::{Command, Input};
 
 use super::{NodeHandle, ServePolicy, ServedModel};
 use crate::error::NodeError;
-use crate::served::{Served, nats};
+use crate::served::Served;
 
 impl NodeHandle {
     /// Plans a model over the members, whole if there is room, else with layers as narrow as they
@@ -59,18 +59,13 @@ impl NodeHandle {
             };
             let steps: Vec<NarrowStep> = manifest.steps.iter().map(step).collect();
             match lighter(&served.info(), &steps, &policy, &offer) {
-                Ok(n) if n > 0 => served.narrowed(&shared.store, n).map(Some),
+                Ok(n) if n > 0 => {
+                    served.narrowed(&shared.store, n).map(|narrow| Some(Arc::new(narrow)))
+                }
                 // That there is room whole now is for whoever asks again.
                 Ok(_) | Err(_) => Ok(None),
             }
         });
         making.await.map_err(|_| NodeError::Stopped)?
-    }
-}
-
-impl Served {
-    /// How far it is from the model that its file was made of, as far as that was measured.
-    pub(crate) fn loss_nats(&self) -> f64 {
-        nats(self.manifest.loss)
     }
 }

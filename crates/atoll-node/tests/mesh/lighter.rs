@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use atoll_model::gguf::{STEPS, Value, WIDTHS, WIDTHS_DIVERGENCE};
-use atoll_model::{BlockType, GgufFile, GgufWriter, tiny};
-use atoll_node::{NodeError, NodeHandle, PlanError, ServePolicy};
+use atoll_model::{BlockType, GgufFile, tiny};
+use atoll_node::{NodeError, NodeEvent, NodeHandle, PlanError, ServePolicy};
 use tempfile::TempDir;
 
 use crate::fleet::{TCP, alone_of, collect, config, options, policy, request, until};
@@ -20,22 +20,16 @@ const LOSSES: [f32; N_LAYERS] = [0.11, 0.13, 0.16, 0.2, 0.5, 1.0];
 fn elastic() -> Vec<u8> {
     let config = config(N_LAYERS, 40);
     let file = GgufFile::parse(tiny::random_model(&config, BlockType::Q8_0, 7)).unwrap();
-    let mut writer = GgufWriter::new();
-    for (key, value) in file.metadata().iter() {
-        writer.key(key, value.clone());
-    }
     let whole = i64::try_from(config.ffn_dim).unwrap();
-    writer.key(WIDTHS, Value::Ints(vec![whole, whole / 2]));
-    writer.key(WIDTHS_DIVERGENCE, Value::Floats(vec![0.1, 1.0]));
     let layers = ORDER.map(|layer| i64::try_from(layer).unwrap());
-    writer.key(STEPS[0], Value::Ints(layers.to_vec()));
-    writer.key(STEPS[1], Value::Ints(vec![1; N_LAYERS]));
-    writer.key(STEPS[2], Value::Floats(LOSSES.to_vec()));
-    for spec in config.all_tensors() {
-        let tensor = file.tensor(&spec.name).unwrap();
-        writer.tensor(tensor.info.clone(), tensor.bytes.to_vec());
-    }
-    writer.to_bytes()
+    let keys = [
+        (WIDTHS, Value::Ints(vec![whole, whole / 2])),
+        (WIDTHS_DIVERGENCE, Value::Floats(vec![0.1, 1.0])),
+        (STEPS[0], Value::Ints(layers.to_vec())),
+        (STEPS[1], Value::Ints(vec![1; N_LAYERS])),
+        (STEPS[2], Value::Floats(LOSSES.to_vec())),
+    ];
+    tiny::with_keys(&file, keys)
 }
 
 /// Two nodes that can give so much memory each.
@@ -94,6 +88,21 @@ async fn layers_are_narrower_where_there_is_no_room_and_it_is_allowed() {
     let neurons: Vec<usize> = (0..N_LAYERS).map(|layer| half(&layer)).collect();
     assert_eq!(tokens, alone_of(file.narrowed(&neurons).unwrap(), &PROMPT, 30));
     assert_ne!(tokens, alone_of(file, &PROMPT, 30), "the whole model says something else");
+
+    // A node that could hold it all comes: the whole model is not placed beside the narrower one.
+    let mut news = nodes[0].subscribe();
+    let mut large = options(&dir, "node-3", TCP, &nodes[0].addresses());
+    large.memory_bytes = Some(1 << 30);
+    let large = atoll_node::start(large).await.unwrap();
+    until("the third is met", || nodes[0].status().peers.len() == 2).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let whole = nodes[0].store().resolve("tiny").unwrap().to_string();
+    while let Ok(event) = news.try_recv() {
+        if let NodeEvent::PlanReady { model, .. } = event {
+            assert_ne!(model, whole, "it is served so narrow until it is served again");
+        }
+    }
+    large.shutdown().await;
 
     // With the model go those that were made of it.
     let model = nodes[0].store().resolve("tiny").unwrap();

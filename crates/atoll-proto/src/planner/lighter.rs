@@ -62,25 +62,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-    use crate::ids::{ModelId, NodeId};
-
-    /// Four layers of 100 bytes, and 30 for the ends.
-    fn model() -> ModelInfo {
-        ModelInfo {
-            id: ModelId([1; 32]),
-            name: "m".into(),
-            layer_bytes: vec![100; 4],
-            embed_bytes: 20,
-            head_bytes: 10,
-            kv_bytes_per_position: 1,
-            row_values: 8,
-            context_max: 10,
-        }
-    }
-
-    const fn policy(stages: Option<u16>) -> PlanPolicy {
-        PlanPolicy { stages, context: 10, sessions: 1, spares: 0, wait_us: 0, rule: None }
-    }
+    use crate::planner::tests::{candidate, model, policy};
 
     /// The second layer to half, then the third and the first to three quarters and so on.
     fn steps() -> Vec<NarrowStep> {
@@ -89,53 +71,48 @@ mod tests {
     }
 
     fn offer(memory: &[u64]) -> Offer {
-        let mut nodes = memory.iter().zip(1..).map(|(&memory_bytes, byte)| Candidate {
-            node: NodeId([byte; 32]),
-            memory_bytes,
-            weight_bytes_per_s: 1000,
-            prefill_bytes_per_s: 0,
-        });
+        let mut nodes = memory.iter().zip(1..).map(|(&memory, byte)| candidate(byte, memory, 1000));
         let owner = nodes.next().unwrap();
         Offer { owner, others: nodes.collect() }
     }
 
     fn check(stages: Option<u16>, memory: &[u64], expected: Option<usize>) {
-        let found = lighter(&model(), &steps(), &policy(stages), &offer(memory));
+        let found = lighter(&model(4), &steps(), &policy(stages), &offer(memory));
         assert_eq!(found.ok(), expected, "{memory:?}");
     }
 
     #[test]
     fn no_more_steps_are_taken_than_make_it_fit() {
-        // Ends 30, caches 10 a layer, so 470 whole.
-        check(None, &[470], Some(0));
-        check(None, &[469], Some(1));
-        check(None, &[420], Some(1));
-        check(None, &[419], Some(2));
-        check(None, &[394], Some(3));
-        check(None, &[360], Some(4));
-        check(None, &[300], Some(5));
-        check(None, &[270], Some(6));
-        check(None, &[269], None);
+        // Ends 60, and layers of 100 with caches of 20, so 540 whole.
+        check(None, &[540], Some(0));
+        check(None, &[539], Some(1));
+        check(None, &[490], Some(1));
+        check(None, &[489], Some(2));
+        check(None, &[464], Some(3));
+        check(None, &[430], Some(4));
+        check(None, &[370], Some(5));
+        check(None, &[340], Some(6));
+        check(None, &[339], None);
     }
 
     #[test]
     fn every_node_has_to_have_room() {
-        // 250 beside the ends and 220 hold two whole layers each, of 110 with caches.
-        check(Some(2), &[280, 219], Some(2));
-        check(Some(2), &[280, 195], Some(2));
-        check(Some(2), &[280, 194], Some(3));
-        check(Some(2), &[250, 220], Some(0));
-        check(Some(3), &[250, 220], None);
+        // 250 beside the ends and 240 hold two whole layers each.
+        check(Some(2), &[310, 239], Some(2));
+        check(Some(2), &[310, 215], Some(2));
+        check(Some(2), &[310, 214], Some(4));
+        check(Some(2), &[300, 240], Some(0));
+        check(Some(3), &[300, 240], None);
     }
 
     #[test]
     fn without_steps_it_fits_whole_or_not() {
         let found = |steps: &[NarrowStep], memory| {
-            lighter(&model(), steps, &policy(None), &offer(&[memory]))
+            lighter(&model(4), steps, &policy(None), &offer(&[memory]))
         };
-        assert_eq!(found(&[], 470), Ok(0));
-        let missing = PlanError::NoRoom { needed_bytes: 470, available_bytes: 469, nodes: 1 };
-        assert_eq!(found(&[], 469), Err(missing.clone()));
-        assert_eq!(found(&[NarrowStep { layer: 4, bytes: 1 }], 469), Err(missing));
+        assert_eq!(found(&[], 540), Ok(0));
+        let missing = PlanError::NoRoom { needed_bytes: 540, available_bytes: 539, nodes: 1 };
+        assert_eq!(found(&[], 539), Err(missing.clone()));
+        assert_eq!(found(&[NarrowStep { layer: 4, bytes: 1 }], 539), Err(missing));
     }
 }

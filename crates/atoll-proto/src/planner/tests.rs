@@ -4,7 +4,7 @@ use super::*;
 use crate::ids::ModelId;
 use crate::plan::Plan;
 
-fn model(layers: usize) -> ModelInfo {
+pub(super) fn model(layers: usize) -> ModelInfo {
     ModelInfo {
         id: ModelId([1; 32]),
         name: "m".into(),
@@ -17,11 +17,11 @@ fn model(layers: usize) -> ModelInfo {
     }
 }
 
-const fn policy(stages: Option<u16>) -> PlanPolicy {
+pub(super) const fn policy(stages: Option<u16>) -> PlanPolicy {
     PlanPolicy { stages, context: 10, sessions: 2, spares: 0, wait_us: 0, rule: None }
 }
 
-const fn candidate(byte: u8, memory_bytes: u64, weight_bytes_per_s: u64) -> Candidate {
+pub(super) const fn candidate(byte: u8, memory_bytes: u64, weight_bytes_per_s: u64) -> Candidate {
     let node = NodeId([byte; 32]);
     Candidate { node, memory_bytes, weight_bytes_per_s, prefill_bytes_per_s: 0 }
 }
