@@ -58,7 +58,7 @@ async fn layers_are_narrower_where_there_is_no_room_and_it_is_allowed() {
     let dir = tempfile::tempdir().unwrap();
     let (path, file) = file(&dir);
     let nodes = start(&dir, 3_800_000).await;
-    let two = ServePolicy { wait: Duration::from_secs(1), ..policy(2) };
+    let two = ServePolicy { stages: None, wait: Duration::from_secs(1), ..policy(2) };
 
     let refused = nodes[0].serve("tiny", &path, two.clone()).await;
     let Err(NodeError::Lighter { error: PlanError::NoRoom { .. }, loss_nats }) = refused else {
