@@ -1,6 +1,8 @@
 //! Activation rows as the kernels read them.
 
 use crate::lanes::Lanes;
+use crate::layout::Layout;
+use crate::own::SCALE_UNIT;
 use crate::unpack::RUN;
 use crate::vector::round_to_half;
 use crate::{Kernels, PackedMatrix, TILE_ROWS};
@@ -11,10 +13,13 @@ use crate::{Kernels, PackedMatrix, TILE_ROWS};
 pub struct RunNumbers {
     /// What a code counts.
     pub(crate) scale: f32,
-    /// Minus the sums of the first 16, the last 16 and all codes.
-    pub(crate) minus_sums: [i32; 3],
+    /// Minus the sums of the first 16 and the last 16 codes, and -128 times that of all.
+    minus_sums: [i32; 3],
     /// `scale` times the sum of the first 16, the last 16 and all codes.
     pub(crate) scaled_sums: [f32; 3],
+    /// `scale` times [`SCALE_UNIT`], for our own types whose halves are taken as they are. (All of
+    /// it is exact: a scale has the bits of a half.)
+    pub(crate) unit_scale: f32,
 }
 
 impl RunNumbers {
@@ -24,8 +29,20 @@ impl RunNumbers {
         let sums = [low, high, low + high];
         Self {
             scale,
-            minus_sums: sums.map(|sum| -sum),
+            minus_sums: [-low, -high, -128 * (low + high)],
             scaled_sums: sums.map(|sum| scale * sum as f32),
+            unit_scale: scale * SCALE_UNIT,
+        }
+    }
+
+    /// What is added to the products with scale `h` because values were made unsigned. (The
+    /// commonest bias, 128, costs nothing: where prompts are read it would be felt.)
+    #[inline(always)]
+    pub(crate) const fn bias(&self, l: Layout, h: usize) -> i32 {
+        match (l.n_scales, l.offset_shift) {
+            (_, 0) => 0,
+            (2, shift) => self.minus_sums[h] << shift,
+            (_, shift) => self.minus_sums[2] >> (7 - shift),
         }
     }
 }

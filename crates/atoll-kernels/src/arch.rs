@@ -111,6 +111,19 @@ table!(
     lanes::Avx512,
     avx512::matmul
 );
+#[cfg(target_arch = "x86_64")]
+mod with_avx512_vbmi {
+    use super::*;
+    compiled!(
+        "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi",
+        avx512::vbmi::matmul,
+        fn matmul(
+            w: &PackedMatrix, tiles: Range<usize>, next: Option<&[u8]>, x: &Activations,
+            out: &mut [f32])
+    );
+    /// Only products differ.
+    pub(crate) static TABLE: Table = Table { matmul, ..with_avx512::TABLE };
+}
 
 #[cfg(target_arch = "aarch64")]
 table!(with_neon, "neon", neon::lanes::Neon, neon::plain::matmul);
@@ -120,19 +133,26 @@ table!(with_neon_dot, "neon,dotprod", neon::lanes::Neon, neon::dot::matmul);
 /// The kernels of `isa`, if this machine has it.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn table_of(isa: Isa) -> Option<&'static Table> {
-    let has_avx2 = is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c");
+    let has_avx2 = || {
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+    };
+    let has_avx512 = || {
+        has_avx2()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni")
+    };
     match isa {
         Isa::Generic => Some(&GENERIC),
-        Isa::Avx2 => has_avx2.then_some(&with_avx2::TABLE),
-        Isa::Avx512Vnni => {
-            let has_avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vnni");
-            (has_avx2 && has_avx512).then_some(&with_avx512::TABLE)
+        Isa::Avx2 => has_avx2().then_some(&with_avx2::TABLE),
+        Isa::Avx512Vnni => has_avx512().then_some(&with_avx512::TABLE),
+        Isa::Avx512Vbmi => {
+            let has_vbmi = has_avx512() && is_x86_feature_detected!("avx512vbmi");
+            has_vbmi.then_some(&with_avx512_vbmi::TABLE)
         }
         Isa::Neon | Isa::NeonDot => None,
     }
@@ -146,7 +166,7 @@ pub(crate) fn table_of(isa: Isa) -> Option<&'static Table> {
         Isa::Generic => Some(&GENERIC),
         Isa::Neon => has!("neon").then_some(&with_neon::TABLE),
         Isa::NeonDot => (has!("neon") && has!("dotprod")).then_some(&with_neon_dot::TABLE),
-        Isa::Avx2 | Isa::Avx512Vnni => None,
+        Isa::Avx2 | Isa::Avx512Vnni | Isa::Avx512Vbmi => None,
     }
 }
 

@@ -9,6 +9,8 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI.
     Avx512Vnni,
+    /// That and VBMI.
+    Avx512Vbmi,
     /// 64-bit ARM with NEON.
     Neon,
     /// 64-bit ARM with NEON and its dot products of bytes (`sdot`).
@@ -17,8 +19,8 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set; of one architecture, plain Rust first and the fastest last.
-    pub const ALL: [Self; 5] =
-        [Self::Generic, Self::Avx2, Self::Avx512Vnni, Self::Neon, Self::NeonDot];
+    pub const ALL: [Self; 6] =
+        [Self::Generic, Self::Avx2, Self::Avx512Vnni, Self::Avx512Vbmi, Self::Neon, Self::NeonDot];
 
     /// The fastest that this machine has.
     #[must_use]
@@ -27,7 +29,7 @@ impl Isa {
         Self::ALL.into_iter().rfind(|isa| isa.is_available()).unwrap_or(Self::Generic)
     }
 
-    /// The one called `generic`, `avx2`, `avx512`, `neon` or `neon-dot`.
+    /// The one called `generic`, `avx2`, `avx512`, `avx512-vbmi`, `neon` or `neon-dot`.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|isa| isa.name() == name)
@@ -40,6 +42,7 @@ impl Isa {
             Self::Generic => "generic",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512",
+            Self::Avx512Vbmi => "avx512-vbmi",
             Self::Neon => "neon",
             Self::NeonDot => "neon-dot",
         }

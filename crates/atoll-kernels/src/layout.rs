@@ -7,17 +7,11 @@
 //! behind the codes of the first of them, and a head is filled up to 64. In the last group of a
 //! tile steps may be missing; their numbers keep their room.
 //!
-//! Codes are bit planes over vectors of 64 bytes; byte `4 * row + i` of chunk `j` belongs to column
-//! `4 * j + i`:
-//! - a plane of 4 bits has four vectors: vector `s` holds chunk `2 * s` in its low nibbles and
-//!   chunk `2 * s + 1` in the high;
-//! - a plane of 2 bits has two: vector `t` holds chunk `4 * t + u` at bit `2 * u`;
-//! - a plane of 1 bit has one, with chunk `j` at bit `j`;
-//! - codes of 2 and 4 bits are such a plane; those of 3, 5 and 6 bits have their low 2 or 4 bits in
-//!   the first plane, the rest in a second; 8 bits are eight vectors, one per chunk.
-//!
-//! Numbers stand 16 at a time, one per row (see [`Scales`]). No type takes more than 1.03 times the
-//! bytes of its file. A tile of a float matrix is, column by column, 16 numbers of its type.
+//! Codes stand in vectors of 64 bytes (`layout/codes.rs`), numbers 16 at a time, one per row (see
+//! [`Scales`]). No type takes more than 1.03 times the bytes of its file. A tile of a float matrix
+//! is, column by column, 16 numbers of its type.
+
+mod codes;
 
 use core::ops::Range;
 
@@ -254,37 +248,6 @@ impl Layout {
         (scales, offsets)
     }
 
-    /// The code at `lane` of chunk `chunk` of a step.
-    #[inline(always)]
-    fn code(self, codes: &[u8], chunk: usize, lane: usize) -> u8 {
-        let four = |at: usize| (codes[at + chunk / 2 * 64 + lane] >> (4 * (chunk % 2))) & 15;
-        let two = |at: usize| (codes[at + chunk / 4 * 64 + lane] >> (2 * (chunk % 4))) & 3;
-        let one = |at: usize| (codes[at + lane] >> chunk) & 1;
-        match self.bits {
-            2 => two(0),
-            3 => two(0) | one(128) << 2,
-            4 => four(0),
-            5 => four(0) | one(256) << 4,
-            6 => four(0) | two(256) << 4,
-            _ => codes[chunk * 64 + lane],
-        }
-    }
-
-    /// Writes what [`Self::code`] reads, where all bits are 0; `codes` are (chunks, lanes).
-    fn write_codes(self, step: &mut [u8], codes: &[u8; 512]) {
-        match self.bits {
-            2 | 3 => write_plane::<2, 0>(step, codes),
-            4..=6 => write_plane::<4, 0>(step, codes),
-            _ => write_plane::<8, 0>(step, codes),
-        }
-        match self.bits {
-            3 => write_plane::<1, 2>(&mut step[128..], codes),
-            5 => write_plane::<1, 4>(&mut step[256..], codes),
-            6 => write_plane::<2, 4>(&mut step[256..], codes),
-            _ => {}
-        }
-    }
-
     /// The unsigned value at `lane` of chunk `chunk` of a step.
     #[inline(always)]
     pub(crate) fn value(self, codes: &[u8], chunk: usize, lane: usize) -> u8 {
@@ -318,18 +281,6 @@ impl Step {
             let (scales, offsets) = layout.scales_and_offsets(group, s, row);
             for n in 0..layout.n_scales {
                 (self.scales[n][row], self.offsets[n][row]) = (scales[n], offsets[n]);
-            }
-        }
-    }
-}
-
-/// Writes a plane of `BITS` bits of every code, from bit `SHIFT` on, where all bits are 0.
-fn write_plane<const BITS: usize, const SHIFT: usize>(plane: &mut [u8], codes: &[u8; 512]) {
-    let chunks = 8 / BITS;
-    for (vector, codes) in plane.chunks_exact_mut(64).zip(codes.chunks_exact(64 * chunks)) {
-        for (u, chunk) in codes.chunks_exact(64).enumerate() {
-            for (byte, code) in vector.iter_mut().zip(chunk) {
-                *byte |= ((code >> SHIFT) & (0xFF >> (8 - BITS))) << (BITS * u);
             }
         }
     }

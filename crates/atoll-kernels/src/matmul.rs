@@ -65,7 +65,7 @@ fn quantized_tile(w: &PackedMatrix, tile: &[u8], x: &Activations, out: &mut [f32
                 sums = [2, 2];
             }
             for h in 0..layout.n_scales {
-                let bias = layout.bias() * numbers.minus_sums[sums[h]];
+                let bias = numbers.bias(layout, h);
                 for r in 0..TILE_ROWS {
                     let dot = (dots[h][r] + bias) as f32;
                     acc[r] = (step.scales[h][r] * numbers.scale).mul_add(dot, acc[r]);

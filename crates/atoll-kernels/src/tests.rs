@@ -152,7 +152,8 @@ fn vectors_are_the_same_for_every_isa() {
                     found.push(bits(&acts.floats));
                     found.push(acts.codes.iter().map(|&code| code as u32).collect());
                     found.push(acts.numbers.iter().map(|n| n.scale.to_bits()).collect());
-                    found.push(acts.numbers.iter().map(|n| n.minus_sums[2] as u32).collect());
+                    let biased = Layout::of(BlockType::Q8_0);
+                    found.push(acts.numbers.iter().map(|n| n.bias(biased, 0) as u32).collect());
                 }
                 found
             };

@@ -39,7 +39,8 @@ fn main() -> Result<(), Failure> {
     routes.extend([1, 7, 512].map(|chunk| Route { chunk, ..first }));
     routes.extend([3, 8].map(|batch| Route { batch, threads: 2, ..first }));
     // The slowest last.
-    let others = ["avx512", "avx2", "generic"].iter().filter_map(|name| Isa::parse(name));
+    let others =
+        ["avx512-vbmi", "avx512", "avx2", "generic"].iter().filter_map(|name| Isa::parse(name));
     let others = others.filter(|isa| isa.is_available() && *isa != first.isa);
     routes.extend(others.map(|isa| Route { isa, threads: 2, chunk: 512, batch: 1 }));
     let mut faults = 0;

@@ -37,7 +37,12 @@ pub(super) fn matmul(
     }
 }
 
-drive!("avx2,fma,f16c", few: 4 in groups of 1 2 3 4, bundles written out: false, many: 2 1);
+drive!(
+    drive::for_all_kinds,
+    "avx2,fma,f16c",
+    few: 4 in groups of 1 2 3 4, bundles written out: false,
+    many: 2 1
+);
 drive_floats!("avx2,fma,f16c", rows: 2 1);
 
 #[inline]
@@ -152,11 +157,10 @@ fn add<K: Kind, const N: usize>(
         let dots = dots::<K>(step, &codes[n]);
         let dx = _mm256_set1_ps(numbers[n].scale);
         for h in 0..l.n_scales {
-            let which = if l.n_scales == 2 { h } else { 2 };
             for half in 0..2 {
                 let mut dot = dots[h][half];
                 if l.bias() != 0 && !read::is_signed(l) {
-                    let bias = _mm256_set1_epi32(numbers[n].minus_sums[which] * l.bias());
+                    let bias = _mm256_set1_epi32(numbers[n].bias(l, h));
                     dot = _mm256_add_epi32(dot, bias);
                 }
                 let scale = _mm256_mul_ps(step.scales[h][half], dx);

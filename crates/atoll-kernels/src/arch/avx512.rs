@@ -2,14 +2,16 @@
 //! broadcast.
 
 mod read;
+pub(super) mod vbmi;
 
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-use self::read::{Step, head, step};
+use self::read::{Head, Step, head, step};
 use super::drive::{self, Kind, drive, drive_floats};
 use super::prefetch;
 use crate::activations::RunNumbers;
+use crate::layout::Scales;
 use crate::unpack::{RUN, is_float};
 use crate::{Activations, PackedMatrix, TILE_ROWS};
 
@@ -34,6 +36,7 @@ pub(super) fn matmul(
 }
 
 drive!(
+    drive::for_all_kinds,
     "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
     few: 24 in groups of 1 2 3 4 5 6 7 8, bundles written out: true,
     many: 12 8 4 2 1
@@ -118,8 +121,7 @@ fn add<K: Kind, const N: usize>(
         let mut dots = [_mm512_setzero_si512(); N];
         if l.bias() != 0 {
             for n in 0..N {
-                let sum = numbers[n].minus_sums[if l.n_scales == 2 { h } else { 2 }];
-                dots[n] = _mm512_set1_epi32(sum * l.bias());
+                dots[n] = _mm512_set1_epi32(numbers[n].bias(l, h));
             }
         }
         // Rows take turns: a product waits for the one before it in its chain, and whatever waits
@@ -143,7 +145,11 @@ fn add<K: Kind, const N: usize>(
             dots = rest;
         }
         for n in 0..N {
-            let scale = _mm512_mul_ps(step.scales[h], _mm512_set1_ps(numbers[n].scale));
+            let x_scale = match l.scales {
+                Scales::Small => numbers[n].unit_scale,
+                _ => numbers[n].scale,
+            };
+            let scale = _mm512_mul_ps(step.scales[h], _mm512_set1_ps(x_scale));
             sums[n] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[n]), sums[n]);
         }
     }

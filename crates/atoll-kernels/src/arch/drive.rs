@@ -31,7 +31,15 @@ macro_rules! kinds {
 
 for_all_kinds!(kinds);
 
-/// Writes `quantized`, the product of quantized weights.
+/// As [`for_all_kinds`], those whose codes are indices into tables.
+#[cfg(target_arch = "x86_64")]
+macro_rules! for_table_kinds {
+    ($then:path $(, $arg:tt)*) => {
+        $then!($($arg,)* IQ4NL, IQ4XS, E3, E4, E5);
+    };
+}
+
+/// Writes `quantized`, the product of quantized weights of the kinds that `$kinds` names.
 ///
 /// In scope must be: [`Kind`], `Head` and `head::<K>`, `Step` and `step::<K>`, `Sums` (16 sums of a
 /// row) with `zero`, `load` and `store`, and `add::<K, N>`, which adds the product of a step and
@@ -49,13 +57,12 @@ for_all_kinds!(kinds);
 /// many of `$many` at a time as there are.
 macro_rules! drive {
     (
+        $kinds:path,
         $features:literal,
         few: $few_max:literal in groups of $($n:literal)*, bundles written out: $written:literal,
         many: $($many:literal)*
     ) => {
-        $crate::arch::drive::for_all_kinds!(
-            $crate::arch::drive::choose, $features, $few_max
-        );
+        $kinds!($crate::arch::drive::choose, $features, $few_max);
 
         #[target_feature(enable = $features)]
         fn few<K: Kind>(
@@ -248,9 +255,7 @@ macro_rules! choose {
                         many::<$crate::arch::drive::$name>(w, tiles, x, out);
                     }
                 )*
-                $crate::BlockType::F32 | $crate::BlockType::F16 | $crate::BlockType::BF16 => {
-                    $crate::matmul::matmul(w, tiles, next, x, out);
-                }
+                _ => $crate::matmul::matmul(w, tiles, next, x, out),
             }
         }
     };
@@ -350,4 +355,6 @@ pub(crate) const F32: u8 = 0;
 pub(crate) const F16: u8 = 1;
 pub(crate) const BF16: u8 = 2;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use for_table_kinds;
 pub(crate) use {choose, drive, drive_floats, for_all_kinds, one_step};

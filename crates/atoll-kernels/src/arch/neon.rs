@@ -47,6 +47,7 @@ macro_rules! products {
         // Steps are expanded for every group of rows, a quarter at a time, since a whole one does
         // not fit into registers: so the groups are large.
         drive!(
+            drive::for_all_kinds,
             $features,
             few: 24 in groups of 1 2 3 4 5 6 7 8, bundles written out: false,
             many: 8 4 2 1
@@ -73,10 +74,9 @@ macro_rules! products {
                         dots[0] = vaddq_s32(dots[0], dots[1]);
                     }
                     for h in 0..l.n_scales {
-                        let which = if l.n_scales == 2 { h } else { 2 };
                         let mut dot = dots[h];
                         if l.bias() != 0 && !read::is_signed(l) {
-                            let bias = numbers[n].minus_sums[which] * l.bias();
+                            let bias = numbers[n].bias(l, h);
                             dot = vaddq_s32(dot, vdupq_n_s32(bias));
                         }
                         let scale = vmulq_n_f32(scales[h], numbers[n].scale);

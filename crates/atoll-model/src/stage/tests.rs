@@ -345,7 +345,7 @@ fn generations(stage: &Stage, prompts: &[Vec<u32>], chunk: usize, n: usize) -> V
 
 #[test]
 fn whole_generations_are_the_same_bits_on_every_route() {
-    let isas = [Isa::Generic, Isa::Avx2, Isa::Avx512Vnni];
+    let isas = [Isa::Generic, Isa::Avx2, Isa::Avx512Vnni, Isa::Avx512Vbmi];
     for (architecture, dtype) in
         [(Architecture::Qwen3, BlockType::Q8_0), (Architecture::Llama, BlockType::F16)]
     {

@@ -81,105 +81,104 @@ type Values = [[__m256i; 8]; 2];
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn values<K: Kind>(bytes: &[u8]) -> Values {
-    let codes = match K::LAYOUT.bits {
-        2 => twos(bytes, 0),
-        3 => or(twos(bytes, 0), ones::<4>(bytes, 128)),
-        5 if K::LAYOUT.is_table() => return thirty_two_values::<K>(bytes),
-        4 => fours(bytes),
-        5 => or(fours(bytes), ones::<16>(bytes, 256)),
-        6 => {
-            let high = twos(bytes, 256).map(|half| half.map(|v| _mm256_slli_epi16::<4>(v)));
-            or(fours(bytes), high)
-        }
-        _ => {
-            let (sign, mut values) = (_mm256_set1_epi8(-128), [[_mm256_setzero_si256(); 8]; 2]);
-            for j in 0..8 {
-                for half in 0..2 {
-                    let v = load(bytes, 64 * j + 32 * half);
-                    values[half][j] = _mm256_xor_si256(v, sign);
-                }
-            }
-            values
-        }
-    };
-    if !K::LAYOUT.is_table() {
-        return codes;
+    let (last, mut values) = (mask(0xFF >> (8 - K::LAYOUT.bits)), [[_mm256_setzero_si256(); 8]; 2]);
+    for half in 0..2 {
+        let vector = |i: usize| load(bytes, 64 * i + 32 * half);
+        values[half] = match K::LAYOUT.bits {
+            2 => twos([0, 1].map(vector)),
+            3 => threes([0, 1, 2].map(vector)),
+            4 => fours([0, 1, 2, 3].map(vector)),
+            5 => fives([0, 1, 2, 3, 4].map(vector)),
+            6 => sixes([0, 1, 2, 3, 4, 5].map(vector)),
+            _ => [0, 1, 2, 3, 4, 5, 6, 7].map(vector),
+        };
+        values[half] = values[half].map(|v| match K::LAYOUT.bits {
+            8 => _mm256_xor_si256(v, mask(0x80)),
+            _ => _mm256_and_si256(v, last),
+        });
     }
-    let table = table(const { &K::LAYOUT.sixteen_values(0) });
-    codes.map(|half| half.map(|v| _mm256_shuffle_epi8(table, v)))
-}
-
-/// Codes of 5 bits into a table: the fifth bit says into which half of it.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn thirty_two_values<K: Kind>(bytes: &[u8]) -> Values {
+    if !K::LAYOUT.is_table() {
+        return values;
+    }
     let low = table(const { &K::LAYOUT.sixteen_values(0) });
     let high = table(const { &K::LAYOUT.sixteen_values(16) });
-    let (mut values, fifth) = (fours(bytes), ones::<-1>(bytes, 256));
-    for half in 0..2 {
-        for j in 0..8 {
-            let v = values[half][j];
-            let (v, w) = (_mm256_shuffle_epi8(low, v), _mm256_shuffle_epi8(high, v));
-            values[half][j] = _mm256_blendv_epi8(v, w, fifth[half][j]);
-        }
-    }
-    values
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn or(mut low: Values, high: Values) -> Values {
-    for half in 0..2 {
-        for j in 0..8 {
-            low[half][j] = _mm256_or_si256(low[half][j], high[half][j]);
-        }
-    }
-    low
-}
-
-/// A plane of 4 bits.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn fours(bytes: &[u8]) -> Values {
-    let (mask, mut values) = (_mm256_set1_epi8(15), [[_mm256_setzero_si256(); 8]; 2]);
-    for s in 0..4 {
-        for half in 0..2 {
-            let v = load(bytes, 64 * s + 32 * half);
-            values[half][2 * s] = _mm256_and_si256(v, mask);
-            values[half][2 * s + 1] = _mm256_and_si256(_mm256_srli_epi16::<4>(v), mask);
-        }
-    }
-    values
-}
-
-/// A plane of 2 bits, from byte `at`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn twos(bytes: &[u8], at: usize) -> Values {
-    let (mask, mut values) = (_mm256_set1_epi8(3), [[_mm256_setzero_si256(); 8]; 2]);
-    for t in 0..2 {
-        for half in 0..2 {
-            let (v, to) = (load(bytes, at + 64 * t + 32 * half), &mut values[half]);
-            to[4 * t] = _mm256_and_si256(v, mask);
-            to[4 * t + 1] = _mm256_and_si256(_mm256_srli_epi16::<2>(v), mask);
-            to[4 * t + 2] = _mm256_and_si256(_mm256_srli_epi16::<4>(v), mask);
-            to[4 * t + 3] = _mm256_and_si256(_mm256_srli_epi16::<6>(v), mask);
-        }
-    }
-    values
-}
-
-/// A plane of 1 bit, from byte `at`; a set one becomes `TO`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn ones<const TO: i8>(bytes: &[u8], at: usize) -> Values {
-    [load(bytes, at), load(bytes, at + 32)].map(|v| {
-        [1, 2, 4, 8, 16, 32, 64, -128].map(|bit| {
-            let bit = _mm256_set1_epi8(bit);
-            let set = _mm256_cmpeq_epi8(_mm256_and_si256(v, bit), bit);
-            _mm256_and_si256(set, _mm256_set1_epi8(TO))
+    values.map(|half| {
+        half.map(|v| match K::LAYOUT.bits {
+            5 => {
+                // The fifth bit, moved to the top, says into which half of the table.
+                let (first, second) = (_mm256_shuffle_epi8(low, v), _mm256_shuffle_epi8(high, v));
+                _mm256_blendv_epi8(first, second, _mm256_slli_epi16::<3>(v))
+            }
+            _ => _mm256_shuffle_epi8(low, v),
         })
     })
+}
+
+/// Vectors whose lowest 2 bits are codes; above them is what happens to stand there.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn twos([a, b]: [__m256i; 2]) -> [__m256i; 8] {
+    [a, right::<2>(a), right::<4>(a), right::<6>(a), b, right::<2>(b), right::<4>(b), right::<6>(b)]
+}
+
+/// As [`twos`], of 3 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn threes([a, b, c]: [__m256i; 3]) -> [__m256i; 8] {
+    let d = tops(a, b, c);
+    [a, right::<3>(a), b, right::<3>(b), c, right::<3>(c), d, right::<3>(d)]
+}
+
+/// As [`twos`], of 4 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fours([a, b, c, d]: [__m256i; 4]) -> [__m256i; 8] {
+    [a, right::<4>(a), b, right::<4>(b), c, right::<4>(c), d, right::<4>(d)]
+}
+
+/// As [`twos`], of 5 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fives([a, b, c, d, e]: [__m256i; 5]) -> [__m256i; 8] {
+    let five = choose(mask(3), right::<5>(d), right::<3>(a));
+    let six = choose(mask(3), right::<5>(e), right::<3>(b));
+    let seven = choose(mask(1), right::<7>(d), right::<6>(e));
+    [a, b, c, d, e, five, six, choose(mask(3), seven, right::<3>(c))]
+}
+
+/// As [`twos`], of 6 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sixes([a, b, c, d, e, f]: [__m256i; 6]) -> [__m256i; 8] {
+    [a, b, c, d, e, f, tops(a, b, c), tops(d, e, f)]
+}
+
+/// Bits 6 and 7 of three vectors as the lowest 6 bits of one.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn tops(a: __m256i, b: __m256i, c: __m256i) -> __m256i {
+    choose(mask(0x0F), choose(mask(0x03), right::<6>(a), right::<4>(b)), right::<2>(c))
+}
+
+/// Moves bits right, from byte to byte too.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn right<const BITS: i32>(v: __m256i) -> __m256i {
+    _mm256_srli_epi16::<BITS>(v)
+}
+
+/// The bits of `mask` of `a`, the others of `b`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn choose(mask: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b))
+}
+
+/// `bits` in every byte.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn mask(bits: u8) -> __m256i {
+    _mm256_set1_epi8(bits.cast_signed())
 }
 
 #[inline]

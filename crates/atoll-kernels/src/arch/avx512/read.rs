@@ -5,13 +5,13 @@ use core::arch::x86_64::*;
 use crate::TILE_ROWS;
 use crate::arch::drive::Kind;
 use crate::layout::Scales;
-use crate::own::SCALE_UNIT;
 
 /// A step, expanded.
 #[derive(Clone, Copy)]
 pub(super) struct Step {
     /// Unsigned values of every chunk of 4 columns.
     pub(super) values: [__m512i; 8],
+    /// Of our own types without [`crate::own::SCALE_UNIT`].
     pub(super) scales: [__m512; 2],
     pub(super) offsets: [__m512; 2],
 }
@@ -50,100 +50,106 @@ pub(super) fn step<K: Kind>(group: &[u8], head: Head, s: usize) -> Step {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn values<K: Kind>(bytes: &[u8]) -> [__m512i; 8] {
+    let last = _mm512_set1_epi8((1i8 << (K::LAYOUT.bits % 8)).wrapping_sub(1));
     let codes = match K::LAYOUT.bits {
-        2 => twos(bytes, 0),
-        3 => or(twos(bytes, 0), ones::<2>(bytes, 128)),
-        5 if K::LAYOUT.is_table() => return thirty_two_values::<K>(bytes),
+        2 => twos(bytes),
+        3 => threes(bytes),
         4 => fours(bytes),
-        5 => or(fours(bytes), ones::<4>(bytes, 256)),
-        6 => or(fours(bytes), twos_high(bytes, 256)),
-        _ => [0, 1, 2, 3, 4, 5, 6, 7].map(|j| load(bytes, 64 * j)),
+        5 => fives(bytes),
+        6 => sixes(bytes),
+        _ => return [0, 1, 2, 3, 4, 5, 6, 7].map(|j| load(bytes, 64 * j)),
     };
+    let codes = codes.map(|v| _mm512_and_si512(v, last));
     if !K::LAYOUT.is_table() {
         return codes;
     }
-    let table = load(const { &table(K::LAYOUT.sixteen_values(0)) }, 0);
-    codes.map(|v| _mm512_shuffle_epi8(table, v))
+    let low = load(const { &table(K::LAYOUT.sixteen_values(0)) }, 0);
+    if K::LAYOUT.bits <= 4 {
+        return codes.map(|v| _mm512_shuffle_epi8(low, v));
+    }
+    // The fifth bit says into which half of the table.
+    let high = load(const { &table(K::LAYOUT.sixteen_values(16)) }, 0);
+    codes.map(|v| {
+        let fifth = _mm512_test_epi8_mask(v, _mm512_set1_epi8(16));
+        _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(low, v), fifth, high, v)
+    })
 }
 
-/// Codes of 5 bits into a table: the fifth bit says into which half of it.
+/// Vectors whose lowest 2 bits are codes; above them is what happens to stand there.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn thirty_two_values<K: Kind>(bytes: &[u8]) -> [__m512i; 8] {
-    let low = load(const { &table(K::LAYOUT.sixteen_values(0)) }, 0);
-    let high = load(const { &table(K::LAYOUT.sixteen_values(16)) }, 0);
-    let (mut values, fifth) = (fours(bytes), load(bytes, 256));
-    for (j, v) in values.iter_mut().enumerate() {
-        let set = _mm512_test_epi8_mask(fifth, _mm512_set1_epi8((1u8 << j).cast_signed()));
-        *v = _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(low, *v), set, high, *v);
-    }
-    values
+fn twos(bytes: &[u8]) -> [__m512i; 8] {
+    let [a, b] = [load(bytes, 0), load(bytes, 64)];
+    let quarters = |v| [v, right::<2>(v), right::<4>(v), right::<6>(v)];
+    let ([a, b, c, d], [e, f, g, h]) = (quarters(a), quarters(b));
+    [a, b, c, d, e, f, g, h]
 }
 
+/// As [`twos`], of 3 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn threes(bytes: &[u8]) -> [__m512i; 8] {
+    let [a, b, c, d] = threes_in_pairs(bytes);
+    [a, right::<3>(a), b, right::<3>(b), c, right::<3>(c), d, right::<3>(d)]
+}
+
+/// Vectors with codes of 3 bits at bits 0 and 3.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn threes_in_pairs(bytes: &[u8]) -> [__m512i; 4] {
+    let [a, b, c] = [load(bytes, 0), load(bytes, 64), load(bytes, 128)];
+    [a, b, c, tops(a, b, c)]
+}
+
+/// As [`twos`], of 4 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn fours(bytes: &[u8]) -> [__m512i; 8] {
+    let [a, b, c, d] = [load(bytes, 0), load(bytes, 64), load(bytes, 128), load(bytes, 192)];
+    [a, right::<4>(a), b, right::<4>(b), c, right::<4>(c), d, right::<4>(d)]
+}
+
+/// As [`twos`], of 5 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn fives(bytes: &[u8]) -> [__m512i; 8] {
+    let [a, b, c] = [load(bytes, 0), load(bytes, 64), load(bytes, 128)];
+    let [d, e] = [load(bytes, 192), load(bytes, 256)];
+    let five = choose::<3>(right::<5>(d), right::<3>(a));
+    let six = choose::<3>(right::<5>(e), right::<3>(b));
+    let seven = choose::<1>(right::<7>(d), right::<6>(e));
+    [a, b, c, d, e, five, six, choose::<3>(seven, right::<3>(c))]
+}
+
+/// As [`twos`], of 6 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn sixes(bytes: &[u8]) -> [__m512i; 8] {
+    let [a, b, c] = [load(bytes, 0), load(bytes, 64), load(bytes, 128)];
+    let [d, e, f] = [load(bytes, 192), load(bytes, 256), load(bytes, 320)];
+    [a, b, c, d, e, f, tops(a, b, c), tops(d, e, f)]
+}
+
+/// Bits 6 and 7 of three vectors as the lowest 6 bits of one.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn tops(a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+    let low = choose::<0x03>(right::<6>(a), right::<4>(b));
+    choose::<0x0F>(low, right::<2>(c))
+}
+
+/// Moves bits right, from byte to byte too.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn right<const BITS: u32>(v: __m512i) -> __m512i {
+    _mm512_srli_epi16::<BITS>(v)
+}
+
+/// The bits of `MASK` of `a`, the others of `b`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn or(mut low: [__m512i; 8], high: [__m512i; 8]) -> [__m512i; 8] {
-    for j in 0..8 {
-        low[j] = _mm512_or_si512(low[j], high[j]);
-    }
-    low
-}
-
-/// A plane of 4 bits.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn fours(bytes: &[u8]) -> [__m512i; 8] {
-    let (mask, mut values) = (_mm512_set1_epi8(15), [_mm512_setzero_si512(); 8]);
-    for s in 0..4 {
-        let v = load(bytes, 64 * s);
-        values[2 * s] = _mm512_and_si512(v, mask);
-        values[2 * s + 1] = _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask);
-    }
-    values
-}
-
-/// A plane of 2 bits.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn twos(bytes: &[u8], at: usize) -> [__m512i; 8] {
-    let (mask, mut values) = (_mm512_set1_epi8(3), [_mm512_setzero_si512(); 8]);
-    for t in 0..2 {
-        let v = load(bytes, at + 64 * t);
-        values[4 * t] = _mm512_and_si512(v, mask);
-        values[4 * t + 1] = _mm512_and_si512(_mm512_srli_epi16::<2>(v), mask);
-        values[4 * t + 2] = _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask);
-        values[4 * t + 3] = _mm512_and_si512(_mm512_srli_epi16::<6>(v), mask);
-    }
-    values
-}
-
-/// A plane of 2 bits, moved to bit 4.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn twos_high(bytes: &[u8], at: usize) -> [__m512i; 8] {
-    let (mask, mut values) = (_mm512_set1_epi8(0x30), [_mm512_setzero_si512(); 8]);
-    for t in 0..2 {
-        let v = load(bytes, at + 64 * t);
-        values[4 * t] = _mm512_and_si512(_mm512_slli_epi16::<4>(v), mask);
-        values[4 * t + 1] = _mm512_and_si512(_mm512_slli_epi16::<2>(v), mask);
-        values[4 * t + 2] = _mm512_and_si512(v, mask);
-        values[4 * t + 3] = _mm512_and_si512(_mm512_srli_epi16::<2>(v), mask);
-    }
-    values
-}
-
-/// A plane of 1 bit, moved to bit `TO`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn ones<const TO: u8>(bytes: &[u8], at: usize) -> [__m512i; 8] {
-    let (v, bit) = (load(bytes, at), _mm512_set1_epi8(1 << TO));
-    let mut values = [_mm512_setzero_si512(); 8];
-    for j in 0..8 {
-        // By masks, not by shifts, which compete with the products.
-        let set = _mm512_test_epi8_mask(v, _mm512_set1_epi8((1u8 << j).cast_signed()));
-        values[j] = _mm512_maskz_mov_epi8(set, bit);
-    }
-    values
+fn choose<const MASK: i8>(a: __m512i, b: __m512i) -> __m512i {
+    _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(MASK), a, b)
 }
 
 /// The unsigned values of 16 codes, for each of the four lanes of a shuffle.
@@ -193,7 +199,7 @@ fn sixteen(bytes: &[u8], at: usize) -> __m128i {
 /// Scales and offsets of a step.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn numbers<K: Kind>(group: &[u8], head: Head, s: usize) -> ([__m512; 2], [__m512; 2]) {
+pub(super) fn numbers<K: Kind>(group: &[u8], head: Head, s: usize) -> ([__m512; 2], [__m512; 2]) {
     let (l, zero) = (K::LAYOUT, _mm512_setzero_ps());
     let (mut scales, mut offsets) = ([zero; 2], [zero; 2]);
     let (bytes, n) = (l.numbers(group, s), l.n_scales);
@@ -210,7 +216,7 @@ fn numbers<K: Kind>(group: &[u8], head: Head, s: usize) -> ([__m512; 2], [__m512
                 // The sign moves to the top, the rest to the end of the exponent.
                 let wide = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(sixteen(bytes, 0)));
                 let bits = _mm256_and_si256(wide, _mm256_set1_epi16(0xBF80u16.cast_signed()));
-                scales[h] = _mm512_mul_ps(_mm512_cvtph_ps(bits), _mm512_set1_ps(SCALE_UNIT));
+                scales[h] = _mm512_cvtph_ps(bits);
             }
             Scales::Bytes => {
                 scales[h] = times(head.d, _mm512_cvtepi8_epi32(sixteen(bytes, 16 * h)));

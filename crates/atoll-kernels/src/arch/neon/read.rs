@@ -56,22 +56,14 @@ impl Step<'_> {
     #[target_feature(enable = "neon")]
     pub(super) fn values<K: Kind>(&self, quarter: usize) -> [int8x16_t; 8] {
         let (bytes, at, l) = (self.codes, 16 * quarter, K::LAYOUT);
+        let vector = |i: usize| sixteen(bytes, 64 * i + at);
         let codes = match l.bits {
-            2 => twos(bytes, at),
-            3 => or(twos(bytes, at), ones::<4>(bytes, 128 + at)),
-            4 => fours(bytes, at),
-            5 => or(fours(bytes, at), ones::<16>(bytes, 256 + at)),
-            6 => {
-                let high = twos(bytes, 256 + at).map(|v| vshlq_n_u8::<4>(v));
-                or(fours(bytes, at), high)
-            }
-            _ => {
-                let mut values = [vdupq_n_u8(0); 8];
-                for j in 0..8 {
-                    values[j] = veorq_u8(sixteen(bytes, 64 * j + at), vdupq_n_u8(0x80));
-                }
-                values
-            }
+            2 => twos([0, 1].map(vector)),
+            3 => threes([0, 1, 2].map(vector)),
+            4 => fours([0, 1, 2, 3].map(vector)),
+            5 => fives([0, 1, 2, 3, 4].map(vector)),
+            6 => sixes([0, 1, 2, 3, 4, 5].map(vector)),
+            _ => [0, 1, 2, 3, 4, 5, 6, 7].map(|j| veorq_u8(vector(j), vdupq_n_u8(0x80))),
         };
         if !l.is_table() {
             return signed(codes);
@@ -162,53 +154,70 @@ fn signed(values: [uint8x16_t; 8]) -> [int8x16_t; 8] {
     values.map(|v| vreinterpretq_s8_u8(v))
 }
 
+/// Codes of 2 bits.
 #[inline]
 #[target_feature(enable = "neon")]
-fn or(mut low: [uint8x16_t; 8], high: [uint8x16_t; 8]) -> [uint8x16_t; 8] {
-    for j in 0..8 {
-        low[j] = vorrq_u8(low[j], high[j]);
-    }
-    low
+fn twos([a, b]: [uint8x16_t; 2]) -> [uint8x16_t; 8] {
+    let quarters = |v| {
+        let (second, third) = (vshrq_n_u8::<2>(v), vshrq_n_u8::<4>(v));
+        [low::<3>(v), low::<3>(second), low::<3>(third), vshrq_n_u8::<6>(v)]
+    };
+    let ([a, b, c, d], [e, f, g, h]) = (quarters(a), quarters(b));
+    [a, b, c, d, e, f, g, h]
 }
 
-/// A plane of 4 bits.
+/// Codes of 3 bits.
 #[inline]
 #[target_feature(enable = "neon")]
-fn fours(bytes: &[u8], at: usize) -> [uint8x16_t; 8] {
-    let mut values = [vdupq_n_u8(0); 8];
-    for s in 0..4 {
-        let v = sixteen(bytes, 64 * s + at);
-        values[2 * s] = vandq_u8(v, vdupq_n_u8(15));
-        values[2 * s + 1] = vshrq_n_u8::<4>(v);
-    }
-    values
+fn threes([a, b, c]: [uint8x16_t; 3]) -> [uint8x16_t; 8] {
+    let pair = |v| [low::<7>(v), low::<7>(vshrq_n_u8::<3>(v))];
+    let ([a, b], [c, d], [e, f], [g, h]) = (pair(a), pair(b), pair(c), pair(tops(a, b, c)));
+    [a, b, c, d, e, f, g, h]
 }
 
-/// A plane of 2 bits.
+/// Codes of 4 bits.
 #[inline]
 #[target_feature(enable = "neon")]
-fn twos(bytes: &[u8], at: usize) -> [uint8x16_t; 8] {
-    let (mask, mut values) = (vdupq_n_u8(3), [vdupq_n_u8(0); 8]);
-    for t in 0..2 {
-        let v = sixteen(bytes, 64 * t + at);
-        values[4 * t] = vandq_u8(v, mask);
-        values[4 * t + 1] = vandq_u8(vshrq_n_u8::<2>(v), mask);
-        values[4 * t + 2] = vandq_u8(vshrq_n_u8::<4>(v), mask);
-        values[4 * t + 3] = vshrq_n_u8::<6>(v);
-    }
-    values
+fn fours([a, b, c, d]: [uint8x16_t; 4]) -> [uint8x16_t; 8] {
+    let pair = |v| [low::<15>(v), vshrq_n_u8::<4>(v)];
+    let ([a, b], [c, d], [e, f], [g, h]) = (pair(a), pair(b), pair(c), pair(d));
+    [a, b, c, d, e, f, g, h]
 }
 
-/// A plane of 1 bit; a set one becomes `TO`.
+/// Codes of 5 bits.
 #[inline]
 #[target_feature(enable = "neon")]
-fn ones<const TO: u8>(bytes: &[u8], at: usize) -> [uint8x16_t; 8] {
-    let (v, mut values) = (sixteen(bytes, at), [vdupq_n_u8(0); 8]);
-    for j in 0..8 {
-        let set = vtstq_u8(v, vdupq_n_u8(1 << j));
-        values[j] = vandq_u8(set, vdupq_n_u8(TO));
-    }
-    values
+fn fives([a, b, c, d, e]: [uint8x16_t; 5]) -> [uint8x16_t; 8] {
+    let five = vsliq_n_u8::<2>(low::<3>(vshrq_n_u8::<5>(d)), vshrq_n_u8::<5>(a));
+    let six = vsliq_n_u8::<2>(low::<3>(vshrq_n_u8::<5>(e)), vshrq_n_u8::<5>(b));
+    let seven = vsliq_n_u8::<1>(vshrq_n_u8::<7>(d), vshrq_n_u8::<7>(e));
+    let seven = vsliq_n_u8::<2>(seven, vshrq_n_u8::<5>(c));
+    let [a, b, c, d, e] = [a, b, c, d, e].map(|v| low::<31>(v));
+    [a, b, c, d, e, five, six, seven]
+}
+
+/// Codes of 6 bits.
+#[inline]
+#[target_feature(enable = "neon")]
+fn sixes([a, b, c, d, e, f]: [uint8x16_t; 6]) -> [uint8x16_t; 8] {
+    let (six, seven) = (tops(a, b, c), tops(d, e, f));
+    let [a, b, c, d, e, f] = [a, b, c, d, e, f].map(|v| low::<63>(v));
+    [a, b, c, d, e, f, six, seven]
+}
+
+/// Bits 6 and 7 of three vectors as 6 bits.
+#[inline]
+#[target_feature(enable = "neon")]
+fn tops(a: uint8x16_t, b: uint8x16_t, c: uint8x16_t) -> uint8x16_t {
+    let four = vsliq_n_u8::<2>(vshrq_n_u8::<6>(a), vshrq_n_u8::<6>(b));
+    vsliq_n_u8::<4>(four, vshrq_n_u8::<6>(c))
+}
+
+/// The bits of `MASK`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn low<const MASK: u8>(v: uint8x16_t) -> uint8x16_t {
+    vandq_u8(v, vdupq_n_u8(MASK))
 }
 
 /// 16 bytes.
