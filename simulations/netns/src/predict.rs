@@ -2,9 +2,10 @@
 //! to six nodes with shares of the processor, over links of all kinds.
 //!
 //! Each has room for some layers only, so that the owner has to plan with others; it plans by time.
-//! Its predictions are asked for twice: as soon as there is a plan, when it knows what nodes say of
-//! themselves and what probes of links showed; and when a few requests have gone through. Both are
-//! written down before the requests that are measured begin.
+//! Its predictions are asked for as soon as there is a plan, when it knows what nodes say of
+//! themselves and what probes of links showed; and, when a few requests have gone through, right
+//! before each request that is measured. What counts of a mesh is the median of what was said over
+//! what was, request by request: a machine whose speed changes by the minute changes both.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ pub struct Options {
     pub site: Site,
     /// Which of the [meshes](names), or all.
     pub only: Vec<String>,
-    /// Requests of each that are measured, of which the median counts.
+    /// Requests of each that are measured, each behind a prediction; the median counts.
     pub runs: usize,
     /// Where the plans are drawn, if they are to be.
     pub svg: Option<PathBuf>,
@@ -157,7 +158,15 @@ fn link(rate_bits_per_s: u64, delay_us: u64) -> LinkChange {
     LinkChange { rate_bits_per_s: rate, delay_us: delay, ..LinkChange::default() }
 }
 
-/// What was said and what was, ms.
+/// A prediction, and what the request took that began right behind it, ms.
+#[derive(Debug)]
+struct Pair {
+    said: Value,
+    token_ms: f64,
+    first_token_ms: f64,
+}
+
+/// What was said and what was.
 #[derive(Debug)]
 struct Found {
     stages: Value,
@@ -165,10 +174,9 @@ struct Found {
     links: Value,
     /// The plan for what nodes say of themselves, explained, if it was drawn.
     explained: Option<String>,
-    /// With profiles and probes alone, and after some requests.
-    said: [Value; 2],
-    token_ms: Vec<f64>,
-    first_token_ms: Vec<f64>,
+    /// What is said with profiles and probes alone.
+    before: Value,
+    pairs: Vec<Pair>,
 }
 
 /// Runs the meshes one after the other; progress goes to `say`.
@@ -221,23 +229,24 @@ fn one(options: &Options, kind: &Kind, say: &mut impl FnMut(&str)) -> Result<Fou
     let mesh = Mesh::with_rooms(site, WAIT_S, &lan.namespaces, kind.rooms(&model))?;
     // Links are still being measured when they are slow.
     sleep(Duration::from_secs(3));
-    let first = timing(&mesh)?;
+    let before = timing(&mesh)?;
     let last = settle(&mesh, &prompt)?;
-    let said = [first, timing(&mesh)?];
     let links = mesh.status(0)?["links"].take();
     let explained = match &options.svg {
         Some(folder) => Some(draw(&mesh, &options.site, &folder.join(kind.name))?),
         None => None,
     };
-    say(&format!("{}: {last}: {}", kind.name, said[1]));
-    let mut found =
-        Found { stages: last, links, explained, said, token_ms: vec![], first_token_ms: vec![] };
+    say(&format!("{}: {last}", kind.name));
+    let mut found = Found { stages: last, links, explained, before, pairs: vec![] };
     for _ in 0..options.runs.max(1) {
+        // What the request before showed is known by then.
+        sleep(Duration::from_secs(2));
+        let said = timing(&mesh)?;
         let answer = answer(&mesh, &prompt)?;
         let mut waits: Vec<f64> =
             answer.came.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64() * 1e3).collect();
-        found.token_ms.push(median(&mut waits)?);
-        found.first_token_ms.push(answer.came[0].as_secs_f64() * 1e3);
+        let first_token_ms = answer.came[0].as_secs_f64() * 1e3;
+        found.pairs.push(Pair { said, token_ms: median(&mut waits)?, first_token_ms });
     }
     let stages = stages(&mesh)?;
     ensure!(stages == found.stages, "the plan became {stages}, it was {}", found.stages);
@@ -328,27 +337,32 @@ fn median(values: &mut [f64]) -> Result<f64> {
 
 /// What is off is taken down in `off`: tokens, and first tokens.
 fn figures(found: &Found, off: &mut [Vec<f64>; 2]) -> Result<Value> {
-    let measured = [&found.token_ms, &found.first_token_ms];
-    let measured = measured.map(|all| median(&mut all.clone()));
-    let [token, first] = measured;
-    let (token, first) = (token?, first?);
     let ratio = |said: &Value, key: &str, was: f64| {
         Ok::<_, anyhow::Error>(said[key].as_f64().context("nothing was predicted")? / was)
     };
-    let [before, after] = &found.said;
-    let ratios = [ratio(after, "token_ms", token)?, ratio(after, "first_token_ms", first)?];
-    for (off, ratio) in off.iter_mut().zip(ratios) {
-        off.push((ratio - 1.0).abs());
+    let mut figures = json!({
+        "stages": found.stages, "links": found.links, "explained": found.explained,
+        "predicted_before": found.before,
+        "predicted": found.pairs.last().map(|pair| &pair.said),
+    });
+    let took: [(&str, fn(&Pair) -> f64); 2] =
+        [("token", |pair| pair.token_ms), ("first_token", |pair| pair.first_token_ms)];
+    for ((what, took), off) in took.into_iter().zip(off) {
+        let key = format!("{what}_ms");
+        let ratios = found.pairs.iter().map(|pair| ratio(&pair.said, &key, took(pair)));
+        let all: Vec<f64> = ratios.collect::<Result<_>>()?;
+        let (ratio_now, was) = (
+            median(&mut all.clone())?,
+            median(&mut found.pairs.iter().map(took).collect::<Vec<_>>())?,
+        );
+        off.push((ratio_now - 1.0).abs());
+        let before = ratio(&found.before, &key, was)?;
+        figures[format!("{what}_predicted")] = json!(ratio_now);
+        figures[format!("{what}_predicted_each")] = json!(all);
+        figures[format!("{what}_predicted_before")] = json!(before);
+        figures[key] = json!(found.pairs.iter().map(took).collect::<Vec<_>>());
     }
-    Ok(json!({
-        "token_ms": token, "first_token_ms": first, "stages": found.stages,
-        "token_predicted": ratios[0], "first_token_predicted": ratios[1],
-        "token_predicted_before": ratio(before, "token_ms", token)?,
-        "first_token_predicted_before": ratio(before, "first_token_ms", first)?,
-        "predicted": after, "predicted_before": before,
-        "links": found.links, "explained": found.explained,
-        "all": { "token_ms": found.token_ms, "first_token_ms": found.first_token_ms },
-    }))
+    Ok(figures)
 }
 
 fn judge(report: &mut Report, what: &str, mut off: Vec<f64>) {

@@ -23,14 +23,14 @@ struct Part {
     /// The vector that holds them.
     vector: usize,
     /// Their lowest bit in its bytes.
-    from: u32,
+    from: usize,
     /// As many ones.
     mask: u8,
     /// Their lowest bit in the code.
-    to: u32,
+    to: usize,
 }
 
-const fn part(vector: usize, from: u32, n: u32, to: u32) -> Part {
+const fn part(vector: usize, from: usize, n: usize, to: usize) -> Part {
     Part { vector, from, mask: if n == 0 { 0 } else { 0xFF >> (8 - n) }, to }
 }
 
@@ -39,12 +39,12 @@ const fn part(vector: usize, from: u32, n: u32, to: u32) -> Part {
 const fn parts(bits: usize, chunk: usize) -> [Part; 3] {
     let none = part(0, 0, 0, 0);
     match (bits, chunk) {
-        (2, _) => [part(chunk / 4, 2 * (chunk as u32 % 4), 2, 0), none, none],
-        (4, _) => [part(chunk / 2, 4 * (chunk as u32 % 2), 4, 0), none, none],
-        (3, 0..=5) => [part(chunk / 2, 3 * (chunk as u32 % 2), 3, 0), none, none],
+        (2, _) => [part(chunk / 4, 2 * (chunk % 4), 2, 0), none, none],
+        (4, _) => [part(chunk / 2, 4 * (chunk % 2), 4, 0), none, none],
+        (3, 0..=5) => [part(chunk / 2, 3 * (chunk % 2), 3, 0), none, none],
         (3, 6) => [part(0, 6, 2, 0), part(1, 6, 1, 2), none],
         (3, _) => [part(1, 7, 1, 0), part(2, 6, 2, 1), none],
-        (5, 0..=4) | (6, 0..=5) => [part(chunk, 0, bits as u32, 0), none, none],
+        (5, 0..=4) | (6, 0..=5) => [part(chunk, 0, bits, 0), none, none],
         (5, 5 | 6) => [part(chunk - 2, 5, 2, 0), part(chunk - 5, 5, 3, 2), none],
         (5, _) => [part(3, 7, 1, 0), part(4, 7, 1, 1), part(2, 5, 3, 2)],
         (6, _) => {
