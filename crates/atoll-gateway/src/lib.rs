@@ -9,6 +9,7 @@
 mod answer;
 mod error;
 mod guard;
+mod metrics;
 mod openai;
 mod routes;
 mod serve;

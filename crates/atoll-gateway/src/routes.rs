@@ -8,15 +8,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atoll_node::NodeHandle;
 use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ApiError;
-use crate::guard;
 use crate::openai::models::{Model, ModelList};
+use crate::{guard, metrics};
 
 /// How the gateway behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,7 @@ pub fn router(node: NodeHandle, config: GatewayConfig) -> Router {
     Router::new()
         .route("/healthz", get(async || Json(serde_json::json!({ "status": "ok" }))))
         .route("/api/v1/state", get(state))
+        .route("/metrics", get(scraped))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/v1/chat/completions", post(chat::answer))
@@ -70,6 +71,10 @@ pub fn router(node: NodeHandle, config: GatewayConfig) -> Router {
 
 async fn state(State(app): State<App>) -> impl IntoResponse {
     Json(app.node.status())
+}
+
+async fn scraped(State(app): State<App>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&app.node.status()))
 }
 
 async fn models(State(app): State<App>) -> Json<ModelList> {

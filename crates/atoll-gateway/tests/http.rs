@@ -129,6 +129,9 @@ fn models_are_listed_and_found_by_names_with_slashes() {
     refused(&get("/v1/models/other"), 404, "not_found_error", "other");
     assert_eq!(get("/healthz").json()["status"], "ok");
     assert_eq!(get("/api/v1/state").json()["schema"], "atoll.status/1");
+    let scraped = get("/metrics").body;
+    assert!(scraped.contains("atoll_model_ready{model=\"family/tiny:1\"} 1.0\n"), "{scraped}");
+    assert!(scraped.ends_with("# EOF\n"), "{scraped}");
     refused(&get("/v2/x"), 404, "not_found_error", "/v2/x");
     refused(&get("/v1/chat/completions"), 405, "invalid_request_error", "GET");
 }
