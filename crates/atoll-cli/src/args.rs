@@ -7,6 +7,7 @@ mod generation;
 mod parse;
 mod plan;
 mod sim;
+mod top;
 
 use std::path::PathBuf;
 
@@ -22,6 +23,7 @@ pub(crate) use sim::{
     CalibrateArgs, ExplainArgs, ReplayArgs, ShrinkArgs, SimArgs, SimBenchArgs, SimCommand,
     SimRunArgs, SwarmArgs,
 };
+pub(crate) use top::TopArgs;
 
 /// Runs one language model on several small computers together.
 #[derive(Debug, Parser)]
@@ -70,6 +72,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Show the running node, its peers and its plans
     Status(StatusArgs),
+    /// Watch the running node: who computes what, how fast, and what was predicted
+    Top(TopArgs),
     /// Fetch a model
     Pull(PullArgs),
     /// List fetched models

@@ -15,6 +15,7 @@ mod serve;
 mod show;
 mod sim;
 mod status;
+mod top;
 mod up;
 
 use crate::args::Command;
@@ -39,6 +40,12 @@ pub(crate) async fn dispatch(
         Command::Eval(args) => eval::run(settings, args, stop).await,
         Command::Bench(args) => bench::run(settings, args, stop).await,
         Command::Status(args) => simple(settings, stop, move |on| status::run(on, &args)).await,
+        Command::Top(args) => {
+            let cancel = stop.flag();
+            // It restores the terminal before it ends.
+            let settings = settings.clone();
+            blocking(move || top::run(&settings, &args, &cancel)).await
+        }
         Command::Sim(args) => simple(settings, stop, |on| sim::run(on, args.command)).await,
         Command::Plan(args) => simple(settings, stop, move |on| plan::run(on, &args)).await,
         Command::Pull(args) => {
