@@ -25,3 +25,4 @@ mod netns;
 mod recovery;
 mod signals;
 mod sim;
+mod top;

@@ -112,6 +112,18 @@ impl Mesh {
             assert!(ms(&timing[what]) > 0.0 && (sum - ms(&timing[what])).abs() < 0.01, "{timing}");
         }
         assert!(ms(&timing["first_token_ms"]) > ms(&timing["token_ms"]), "{timing}");
+        let scraped = ureq::get(format!("{}/metrics", self.url)).call().unwrap();
+        let scraped = scraped.into_body().read_to_string().unwrap();
+        for (by, key) in [("predicted", "token_ms"), ("measured", "measured_token_ms")] {
+            let line = scraped.lines().find_map(|line| {
+                let labels = line.strip_prefix("atoll_token_seconds{model=\"")?;
+                let (_, value) = labels.split_once(&format!("\",by=\"{by}\"}} "))?;
+                value.parse::<f64>().ok()
+            });
+            let found = 1e3 * line.unwrap_or_else(|| panic!("no token {by}: {scraped}"));
+            // Asked a moment later, when more tokens may have been looked at.
+            assert!((found / ms(&timing[key]) - 1.0).abs() < 0.5, "{by} {found}: {timing}");
+        }
     }
 
     /// The mesh is what `atoll plan` plans for when it is given no fleet.

@@ -18,6 +18,8 @@ mod status;
 mod top;
 mod up;
 
+use std::sync::atomic::Ordering;
+
 use crate::args::Command;
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Stop;
@@ -41,10 +43,10 @@ pub(crate) async fn dispatch(
         Command::Bench(args) => bench::run(settings, args, stop).await,
         Command::Status(args) => simple(settings, stop, move |on| status::run(on, &args)).await,
         Command::Top(args) => {
-            let cancel = stop.flag();
-            // It restores the terminal before it ends.
-            let settings = settings.clone();
-            blocking(move || top::run(&settings, &args, &cancel)).await
+            // Not raced: it restores the terminal before it ends.
+            let (settings, cancel) = (settings.clone(), stop.flag());
+            blocking(move || top::run(&settings, &args, &cancel)).await?;
+            if stop.flag().load(Ordering::Relaxed) { Err(stop.asked().await) } else { Ok(()) }
         }
         Command::Sim(args) => simple(settings, stop, |on| sim::run(on, args.command)).await,
         Command::Plan(args) => simple(settings, stop, move |on| plan::run(on, &args)).await,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::{self, KeyCode, KeyModifiers};
 use serde_json::Value;
 
 use self::view::View;
@@ -104,12 +104,12 @@ fn draw(
             if !event::poll(left).map_err(|error| cannot_draw(&error))? {
                 continue;
             }
-            match event::read().map_err(|error| cannot_draw(&error))? {
-                Event::Key(key) if key.kind == KeyEventKind::Press && ends(key.code, key.modifiers) => {
-                    return Ok(());
-                }
-                Event::Resize(..) => break,
-                _ => {}
+            let event = event::read().map_err(|error| cannot_draw(&error))?;
+            if event.as_key_press_event().is_some_and(|key| ends(key.code, key.modifiers)) {
+                return Ok(());
+            }
+            if event.is_resize() {
+                break;
             }
         }
         looked = status::ask(settings, args.api);
@@ -119,9 +119,6 @@ fn draw(
 
 /// Raw mode takes Ctrl-C for a key.
 fn ends(key: KeyCode, with: KeyModifiers) -> bool {
-    match key {
-        KeyCode::Char('q') | KeyCode::Esc => true,
-        KeyCode::Char('c') => with.contains(KeyModifiers::CONTROL),
-        _ => false,
-    }
+    let is_interrupt = key == KeyCode::Char('c') && with.contains(KeyModifiers::CONTROL);
+    key == KeyCode::Char('q') || key == KeyCode::Esc || is_interrupt
 }

@@ -37,7 +37,7 @@ fn status() -> Status {
             "listening": [], "mdns": false, "bootstrap": [], "heard": [], "failures": [],
         },
     }))
-    .unwrap()
+    .expect("a status")
 }
 
 #[track_caller]

@@ -34,7 +34,7 @@ pub(super) struct View {
 impl View {
     pub(super) fn take(&mut self, status: Value) {
         let token_ms = status["plan"]["timing"]["measured_token_ms"].as_f64();
-        if let Some(us) = token_ms.and_then(|ms| micros(ms)) {
+        if let Some(us) = token_ms.and_then(micros) {
             if self.tokens_us.len() == LOOKS_MAX {
                 self.tokens_us.pop_front();
             }
@@ -65,7 +65,8 @@ impl View {
         self.times(frame, times);
         self.links(frame, links);
         let most = self.tokens_us.iter().max().copied().unwrap_or_default();
-        let title = format!("a token, measured at each look: at most {}", ms_text(float(most) / 1e3));
+        let title =
+            format!("a token, measured at each look: at most {}", ms_text(float(most) / 1e3));
         let line = Sparkline::default().block(Block::bordered().title(title));
         frame.render_widget(line.data(self.tokens_us.iter().copied()), tokens);
         let said = self.lost.as_deref().map_or_else(
@@ -101,7 +102,8 @@ impl View {
     /// A ribbon for each model: layers by node.
     fn models(&self, frame: &mut Frame<'_>, area: Rect) {
         let models = list(&self.status["models"]);
-        let mut lines: Vec<Line<'_>> = models.iter().map(|model| ribbon(model, area.width)).collect();
+        let mut lines: Vec<Line<'_>> =
+            models.iter().map(|model| ribbon(model, area.width)).collect();
         if lines.is_empty() {
             lines.push(Line::from("none is served here").dim());
         }
@@ -136,7 +138,8 @@ impl View {
         let rows: Vec<Row<'_>> = list(&self.status["links"])
             .iter()
             .map(|link| {
-                let rtt = link["rtt_us"].as_f64().map_or_else(|| "?".into(), |us| ms_text(us / 1e3));
+                let rtt =
+                    link["rtt_us"].as_f64().map_or_else(|| "?".into(), |us| ms_text(us / 1e3));
                 let rate = link["bytes_per_s"].as_f64();
                 let rate =
                     rate.map_or_else(|| "?".into(), |bytes| format!("{:.1} Mbit/s", bytes / 125e3));
@@ -177,7 +180,8 @@ fn ribbon(model: &Value, width: u16) -> Line<'static> {
 }
 
 fn time_row(what: &str, predicted: &Value, measured: &Value) -> Row<'static> {
-    let text = |value: &Value| value.as_f64().map_or_else(|| "?".to_owned(), |ms| format!("{ms:.1}"));
+    let text =
+        |value: &Value| value.as_f64().map_or_else(|| "?".to_owned(), |ms| format!("{ms:.1}"));
     let off = match (predicted.as_f64(), measured.as_f64()) {
         (Some(predicted), Some(measured)) if predicted > 0.0 => Some(measured / predicted - 1.0),
         _ => None,
@@ -204,7 +208,7 @@ fn ms_text(ms: f64) -> String {
 /// Whole microseconds; none of what is no time.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within an hour")]
 fn micros(ms: f64) -> Option<u64> {
-    (0.0..3.6e6).contains(&ms).then(|| (ms * 1e3) as u64)
+    (0.0..3.6e6).contains(&ms).then_some((ms * 1e3) as u64)
 }
 
 /// The nearest float.

@@ -49,15 +49,16 @@ fn what_was_measured_stands_beside_what_was_predicted_and_is_marked_when_off() {
     let text = lines(&buffer);
     let has = |part: &str| text.iter().any(|line| line.contains(part));
     assert!(has("ward  0.1.0 avx2, 2 threads, up 9 s"), "{text:#?}");
-    assert!(has("150 MB in use, models may take 2.00 GB; 1 peers, 1 requests"), "{text:#?}");
+    assert!(has("150.0 MB in use, models may take 2.0 GB; 1 peers, 1 requests"), "{text:#?}");
     assert!(has("ward to desk"), "{text:#?}");
     assert!(has("1.5 ms") && has("20.0 Mbit/s"), "{text:#?}");
-    let row = |what: &str| text.iter().position(|line| line.starts_with(what)).unwrap();
+    let row = |what: &str| text.iter().position(|line| line.starts_with(what)).expect("a row");
     let cells = |y: usize| text[y].split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(cells(row("│ward  ")), "│ward 5.0 8.0 +60 % │");
     assert_eq!(cells(row("│desk  ")), "│desk 3.0 ? │");
     assert_eq!(cells(row("│a token ")), "│a token 10.0 11.0 +10 % │");
-    let is_red = |y: usize| (0..80).any(|x| buffer[(x, u16::try_from(y).unwrap())].fg == Color::Red);
+    let is_red =
+        |y: usize| (0..80).any(|x| buffer[(x, u16::try_from(y).expect("a line"))].fg == Color::Red);
     assert!(is_red(row("│ward  ")), "60 % off is marked");
     assert!(!is_red(row("│a token ")), "10 % off is not");
 }
@@ -67,8 +68,9 @@ fn a_ribbon_is_as_wide_as_layers_are_many() {
     let mut view = View::default();
     view.take(status(11.0));
     let buffer = drawn(&view, 80, 30);
-    let y = u16::try_from(lines(&buffer).iter().position(|line| line.contains("0..20")).unwrap());
-    let y = y.unwrap();
+    let text = lines(&buffer);
+    let y = text.iter().position(|line| line.contains("0..20")).expect("a ribbon");
+    let y = u16::try_from(y).expect("a line");
     let cells = |color| (0..80).filter(|&x| buffer[(x, y)].bg == color).count();
     let (ward, desk) = (cells(COLORS[0]), cells(COLORS[1]));
     assert_eq!(ward + desk, 80 - "m".len() - 4);
