@@ -9,8 +9,8 @@
 //! - 3 bits: vector `s` holds chunk `2 * s` at bit 0 and chunk `2 * s + 1` at bit 3; what is left,
 //!   bits 6 and 7, makes 6 bits over the three vectors, of which chunk 6 is the low half and chunk
 //!   7 the high;
-//! - 6 bits: vector `j` holds chunk `j` at bit 0; bits 6 and 7 of vectors 0 to 2 make chunk 6, those
-//!   of vectors 3 to 5 chunk 7;
+//! - 6 bits: vector `j` holds chunk `j` at bit 0; bits 6 and 7 of vectors 0 to 2 make chunk 6,
+//!   those of vectors 3 to 5 chunk 7;
 //! - 5 bits: vector `j` holds chunk `j` at bit 0; bits 5 to 7 of vectors 0, 1 and 2 are the upper
 //!   bits of chunks 5, 6 and 7, whose lower two are bits 5 and 6 of vector 3, those of vector 4,
 //!   and bits 7 of both.

@@ -16,7 +16,10 @@ fn status(measured_token_ms: f64) -> Value {
         "requests": 1,
         "models": [{
             "name": "m",
-            "stages": [{ "node": "ward", "layers": [0, 20] }, { "node": "desk", "layers": [20, 30] }],
+            "stages": [
+                { "node": "ward", "layers": [0, 20] },
+                { "node": "desk", "layers": [20, 30] },
+            ],
         }],
         "plan": { "timing": {
             "token_ms": 10.0, "measured_token_ms": measured_token_ms, "prompt_tokens": 512,
