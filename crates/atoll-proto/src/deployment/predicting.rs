@@ -1,7 +1,9 @@
 //! What tokens of the plan in force should take, and what they took.
 //!
-//! Nodes are believed what they did in this plan lately; before they did anything, what their
-//! profiles say. Links are believed what probes showed.
+//! Nodes, and the ways between them, are believed what they did in this plan lately; before they did
+//! anything, nodes what their profiles say and links what probes showed. (A node that has a share of
+//! a processor answers a probe at once and a token when its next share comes, so probes promise too
+//! much: by half in a mesh of nodes with half a core each.)
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -27,6 +29,8 @@ const LATEST: usize = 7;
 pub(super) struct Shown {
     stages: Vec<Stage>,
     paces: BTreeMap<NodeId, Pace>,
+    /// What is no computing of a token, µs.
+    between_us: Latest,
     latest: Option<Look>,
 }
 
@@ -91,7 +95,10 @@ impl Served {
             let speed = per_s(self.work_bytes(node, me), us);
             self.watch.shown.of(&self.stages).paces.entry(node).or_default().token.push(speed);
         }
-        self.watch.shown.of(&self.stages).latest = Some(Look { compute_us, round_us });
+        let computed: u64 = compute_us.values().sum();
+        let shown = self.watch.shown.of(&self.stages);
+        shown.between_us.push(round_us.saturating_sub(computed));
+        shown.latest = Some(Look { compute_us, round_us });
     }
 
     /// A chunk of a prompt of the only session under way has passed.
@@ -153,6 +160,9 @@ impl Deployment {
         let known = |from, to| members.link(from, to);
         let asked = (&served.model, &served.policy);
         let predicted = planner::predict(asked, &nodes, &known, (&plan.stages, at))?;
+        let computed: u64 = predicted.compute_us.iter().sum();
+        let between_us = shown.and_then(|shown| shown.between_us.median());
+        let between_us = between_us.unwrap_or(predicted.token_us.saturating_sub(computed));
         let latest = shown.and_then(|shown| shown.latest.as_ref());
         let timings = nodes.iter().zip(predicted.compute_us).map(|(node, predicted_us)| {
             let took = latest.and_then(|latest| latest.compute_us.get(&node.node));
@@ -160,7 +170,7 @@ impl Deployment {
         });
         Some(Timing {
             positions,
-            token_us: predicted.token_us,
+            token_us: computed.saturating_add(between_us),
             measured_token_us: latest.map(|latest| latest.round_us),
             prompt_tokens: at.prompt_tokens,
             first_token_us: predicted.first_token_us,

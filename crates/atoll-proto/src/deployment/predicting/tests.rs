@@ -23,8 +23,12 @@ fn deployment() -> (Deployment, Membership) {
 }
 
 fn took(deployment: &mut Deployment, here: u64, there: u64) {
+    took_between(deployment, here, there, 1_000);
+}
+
+fn took_between(deployment: &mut Deployment, here: u64, there: u64, between: u64) {
     let served = deployment.served.get_mut(&ID).expect("served");
-    served.show(ME, [(ME, here), (OTHER, there)].into(), here + there + 1_000);
+    served.show(ME, [(ME, here), (OTHER, there)].into(), here + there + between);
 }
 
 /// Predicted and measured of both nodes, µs.
@@ -62,6 +66,25 @@ fn before_anything_is_done_profiles_are_believed_and_then_what_is_done() {
     assert_eq!(nodes(&timing(&deployment))[1].1, Some(45_000));
     took(&mut deployment, 2_000, 45_000);
     assert!(nodes(&timing(&deployment))[1].0.abs_diff(45_000) <= 50);
+}
+
+#[test]
+fn ways_are_believed_what_they_took_of_tokens() {
+    let (mut deployment, members) = deployment();
+    deployment.served.get_mut(&ID).expect("served").watch.positions = (64, Time(0));
+    let between = |deployment: &Deployment| {
+        let timing = deployment.timing(&members, ID).expect("in force");
+        timing.token_us - nodes(&timing).map(|(predicted, _)| predicted).iter().sum::<u64>()
+    };
+    let by_probes = between(&deployment);
+    took_between(&mut deployment, 2_000, 9_000, 3 * by_probes);
+    assert_eq!(between(&deployment), 3 * by_probes);
+    // Few looks at something else change nothing, and as many as there were others do.
+    (1..LATEST).for_each(|_| took_between(&mut deployment, 2_000, 9_000, 3 * by_probes));
+    (0..LATEST / 2).for_each(|_| took_between(&mut deployment, 2_000, 9_000, 10));
+    assert_eq!(between(&deployment), 3 * by_probes);
+    took_between(&mut deployment, 2_000, 9_000, 10);
+    assert_eq!(between(&deployment), 10);
 }
 
 #[test]
