@@ -158,12 +158,12 @@ fn link(rate_bits_per_s: u64, delay_us: u64) -> LinkChange {
     LinkChange { rate_bits_per_s: rate, delay_us: delay, ..LinkChange::default() }
 }
 
-/// A prediction, and what the request took that began right behind it, ms.
+/// A prediction, and what the request took that began right behind it.
 #[derive(Debug)]
 struct Pair {
     said: Value,
-    token_ms: f64,
-    first_token_ms: f64,
+    /// A token, and the first.
+    took_ms: [f64; 2],
 }
 
 /// What was said and what was.
@@ -246,7 +246,7 @@ fn one(options: &Options, kind: &Kind, say: &mut impl FnMut(&str)) -> Result<Fou
         let mut waits: Vec<f64> =
             answer.came.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64() * 1e3).collect();
         let first_token_ms = answer.came[0].as_secs_f64() * 1e3;
-        found.pairs.push(Pair { said, token_ms: median(&mut waits)?, first_token_ms });
+        found.pairs.push(Pair { said, took_ms: [median(&mut waits)?, first_token_ms] });
     }
     let stages = stages(&mesh)?;
     ensure!(stages == found.stages, "the plan became {stages}, it was {}", found.stages);
@@ -345,22 +345,18 @@ fn figures(found: &Found, off: &mut [Vec<f64>; 2]) -> Result<Value> {
         "predicted_before": found.before,
         "predicted": found.pairs.last().map(|pair| &pair.said),
     });
-    let took: [(&str, fn(&Pair) -> f64); 2] =
-        [("token", |pair| pair.token_ms), ("first_token", |pair| pair.first_token_ms)];
-    for ((what, took), off) in took.into_iter().zip(off) {
+    for (i, (what, off)) in ["token", "first_token"].into_iter().zip(off).enumerate() {
         let key = format!("{what}_ms");
-        let ratios = found.pairs.iter().map(|pair| ratio(&pair.said, &key, took(pair)));
+        let ratios = found.pairs.iter().map(|pair| ratio(&pair.said, &key, pair.took_ms[i]));
         let all: Vec<f64> = ratios.collect::<Result<_>>()?;
-        let (ratio_now, was) = (
-            median(&mut all.clone())?,
-            median(&mut found.pairs.iter().map(took).collect::<Vec<_>>())?,
-        );
-        off.push((ratio_now - 1.0).abs());
-        let before = ratio(&found.before, &key, was)?;
-        figures[format!("{what}_predicted")] = json!(ratio_now);
+        let took: Vec<f64> = found.pairs.iter().map(|pair| pair.took_ms[i]).collect();
+        let now = median(&mut all.clone())?;
+        off.push((now - 1.0).abs());
+        let before = ratio(&found.before, &key, median(&mut took.clone())?)?;
+        figures[format!("{what}_predicted")] = json!(now);
         figures[format!("{what}_predicted_each")] = json!(all);
         figures[format!("{what}_predicted_before")] = json!(before);
-        figures[key] = json!(found.pairs.iter().map(took).collect::<Vec<_>>());
+        figures[key] = json!(took);
     }
     Ok(figures)
 }
