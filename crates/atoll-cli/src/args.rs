@@ -29,7 +29,7 @@ pub(crate) use top::TopArgs;
 #[derive(Debug, Parser)]
 #[command(name = "atoll", version, disable_help_subcommand = true, max_term_width = 100)]
 #[command(help_template = "{about}: {usage}\n\
-    {subcommands}\nOptions:\n{options}")]
+    {subcommands}\n{options}")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,

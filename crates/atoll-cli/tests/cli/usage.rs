@@ -10,13 +10,13 @@ fn help_names_every_command_and_only_those() {
     let help = atoll.run(&["--help"]);
     help.expect(0, "");
     for command in [
-        "demo", "run", "chat", "serve", "up", "status", "pull", "ls", "show", "rm", "plan",
+        "demo", "run", "chat", "serve", "up", "status", "top", "pull", "ls", "show", "rm", "plan",
         "compress", "embed", "eval", "bench", "sim",
     ] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}");
         atoll.run(&[command, "--help"]).expect(0, "");
     }
-    for absent in ["top", "doctor"] {
+    for absent in ["trace", "doctor"] {
         assert!(!help.stdout.contains(&format!("\n  {absent} ")), "{absent}");
     }
     assert!(help.stdout.lines().count() <= 24, "one screen");
