@@ -104,8 +104,8 @@ pub(crate) struct ComputeArgs {
     #[arg(long, env = "ATOLL_THREADS", value_name = "N", hide_env_values = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Instruction set: generic, avx2, avx512, avx512-vbmi, neon or neon-dot [default: the best that
-    /// runs here]
+    /// Instruction set: generic, avx2, avx512, avx512-vbmi, neon or neon-dot [default: the best
+    /// that runs here]
     #[arg(long, env = "ATOLL_KERNELS", value_name = "SET", hide_env_values = true)]
     pub(crate) kernels: Option<String>,
 }

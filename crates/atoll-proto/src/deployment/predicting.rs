@@ -1,9 +1,9 @@
 //! What tokens of the plan in force should take, and what they took.
 //!
-//! Nodes, and the ways between them, are believed what they did in this plan lately; before they did
-//! anything, nodes what their profiles say and links what probes showed. (A node that has a share of
-//! a processor answers a probe at once and a token when its next share comes, so probes promise too
-//! much: by half in a mesh of nodes with half a core each.)
+//! Nodes, and the ways between them, are believed what they did in this plan lately; before they
+//! did anything, nodes what their profiles say and links what probes showed. (A node that has a
+//! share of a processor answers a probe at once and a token when its next share comes, so probes
+//! promise too much: by half in a mesh of nodes with half a core each.)
 
 use std::collections::{BTreeMap, VecDeque};
 
