@@ -27,6 +27,7 @@ use crate::{Emulator, LinkChange, in_namespace, measured};
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(240);
 const WAIT_S: u64 = 30;
+const PLAN_LIMIT: Duration = Duration::from_secs(60);
 /// Reno, whatever this machine has: it fills a link as CUBIC does, which most systems have, and any
 /// namespace may take it.
 const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
@@ -323,11 +324,18 @@ fn stages(mesh: &Mesh) -> Result<Value> {
     Ok(status["plan"]["stages"].take())
 }
 
+/// What is predicted, as soon as a plan is in force: one may be on its way to be another.
 fn timing(mesh: &Mesh) -> Result<Value> {
-    let mut status = mesh.status(0)?;
-    let timing = status["plan"]["timing"].take();
-    ensure!(timing.is_object(), "nothing is predicted: {status}");
-    Ok(timing)
+    let end = Instant::now() + PLAN_LIMIT;
+    loop {
+        let mut status = mesh.status(0)?;
+        let timing = status["plan"]["timing"].take();
+        if timing.is_object() {
+            return Ok(timing);
+        }
+        ensure!(Instant::now() < end, "nothing is predicted: {status}");
+        sleep(Duration::from_millis(200));
+    }
 }
 
 fn median(values: &mut [f64]) -> Result<f64> {
