@@ -49,7 +49,10 @@ fn without_a_terminal_it_says_what_else_there_is() {
 
 /// On a terminal that `script` makes; what it showed, and how it ended.
 fn on_a_terminal(data: &Path, keys: &str) -> Option<(String, bool)> {
-    let line = format!("stty cols 90 rows 30; '{}' top", atoll::binary().display());
+    let line = format!(
+        "stty cols 90 rows 30; timeout --foreground 20 '{}' top",
+        atoll::binary().display()
+    );
     let mut command = Command::new("script");
     command.args(["-qec", &line, "/dev/null"]).env("ATOLL_DATA_DIR", data).env("TERM", "xterm");
     command.env("ATOLL_CONFIG", "/dev/null");

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::ApiAddress;
+use super::StatusArgs;
 
 /// `atoll top`
 #[derive(Args, Debug)]
 pub(crate) struct TopArgs {
-    /// Where the node's HTTP interface listens [default: as noted in the data directory]
-    #[arg(long, env = "ATOLL_API", value_name = "IP:PORT", hide_env_values = true)]
-    pub(crate) api: Option<ApiAddress>,
+    #[command(flatten)]
+    pub(crate) status: StatusArgs,
     /// Time between two looks, 1 to 3600
     #[arg(long, value_name = "SECONDS", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=3600))]

@@ -50,13 +50,26 @@ pub(super) fn ask(settings: &Settings, api: Option<ApiAddress>) -> Result<Value,
     }
 }
 
+/// A word of a status, or a question mark.
+pub(super) fn word(value: &Value) -> String {
+    value.as_str().unwrap_or("?").to_owned()
+}
+
+/// A list of a status; empty where there is none.
+pub(super) fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A time of a status with one digit, or a question mark.
+pub(super) fn ms(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "?".to_owned(), |ms| format!("{ms:.1}"))
+}
+
 fn text(status: &Value) -> String {
-    let word = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let node = &status["node"];
     let mut lines = vec![format!("node   {}  {}", word(&node["name"]), word(&node["id"]))];
     for address in list(&node["listen"]) {
-        lines.push(format!("       {}", word(&address)));
+        lines.push(format!("       {}", word(address)));
     }
     for peer in list(&status["peers"]) {
         lines.push(format!(
@@ -97,7 +110,6 @@ fn text(status: &Value) -> String {
 /// What tokens should take, and what they took.
 fn timing(timing: &Value) -> Vec<String> {
     let Some(nodes) = timing["nodes"].as_array() else { return Vec::new() };
-    let ms = |value: &Value| value.as_f64().map_or_else(|| "?".to_owned(), |ms| format!("{ms:.1}"));
     let line = |what: &str, predicted: &Value, measured: &Value| {
         format!("       {what:<14} {:>8} {:>8}", ms(predicted), ms(measured))
     };

@@ -3,7 +3,6 @@
 mod view;
 
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,12 +25,8 @@ const KEY_WAIT: Duration = Duration::from_millis(100);
 /// # Errors
 /// [`Exit::Unreachable`] if no node answers at first; later that is shown, since nodes come back.
 /// With `--json` it ends the command. [`Exit::Usage`] where there is no terminal to draw on.
-pub(crate) fn run(
-    settings: &Settings,
-    args: &TopArgs,
-    cancel: &Arc<AtomicBool>,
-) -> Result<(), Failure> {
-    let first = status::ask(settings, args.api)?;
+pub(crate) fn run(settings: &Settings, args: &TopArgs, cancel: &AtomicBool) -> Result<(), Failure> {
+    let first = status::ask(settings, args.status.api)?;
     if settings.json {
         return lines(settings, args, first, cancel);
     }
@@ -58,7 +53,7 @@ fn lines(
     output::json(&first)?;
     let mut looks = 1;
     while args.count.is_none_or(|count| looks < count.get()) && wait(args.every(), cancel) {
-        output::json(&status::ask(settings, args.api)?)?;
+        output::json(&status::ask(settings, args.status.api)?)?;
         looks += 1;
     }
     Ok(())
@@ -109,10 +104,10 @@ fn draw(
                 return Ok(());
             }
             if event.is_resize() {
-                break;
+                terminal.draw(|frame| view.draw(frame)).map_err(|error| cannot_draw(&error))?;
             }
         }
-        looked = status::ask(settings, args.api);
+        looked = status::ask(settings, args.status.api);
         looks += 1;
     }
 }

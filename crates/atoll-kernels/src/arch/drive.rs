@@ -8,18 +8,18 @@ pub(crate) trait Kind {
     const LAYOUT: Layout;
 }
 
-/// Names all kinds to the macro `$then`, behind its other arguments.
+/// Names all kinds to the macro `$then`, behind its other arguments, and then what is none.
 macro_rules! for_all_kinds {
     ($then:path $(, $arg:tt)*) => {
         $then!(
             $($arg,)* Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, IQ4NL, IQ4XS,
-            E3, E4, E5, E6
+            E3, E4, E5, E6; F32, F16, BF16
         );
     };
 }
 
 macro_rules! kinds {
-    ($($name:ident),*) => {
+    ($($name:ident),*; $($other:ident),*) => {
         $(
             pub(crate) struct $name;
             impl Kind for $name {
@@ -35,7 +35,10 @@ for_all_kinds!(kinds);
 #[cfg(target_arch = "x86_64")]
 macro_rules! for_table_kinds {
     ($then:path $(, $arg:tt)*) => {
-        $then!($($arg,)* IQ4NL, IQ4XS, E3, E4, E5);
+        $then!(
+            $($arg,)* IQ4NL, IQ4XS, E3, E4, E5;
+            F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, E6
+        );
     };
 }
 
@@ -232,7 +235,7 @@ macro_rules! one_step {
 
 /// Writes `quantized`, the choice among kinds.
 macro_rules! choose {
-    ($features:literal, $few_max:literal, $($name:ident),*) => {
+    ($features:literal, $few_max:literal, $($name:ident),*; $($other:ident),*) => {
         #[target_feature(enable = $features)]
         fn quantized(
             w: &PackedMatrix,
@@ -255,7 +258,9 @@ macro_rules! choose {
                         many::<$crate::arch::drive::$name>(w, tiles, x, out);
                     }
                 )*
-                _ => $crate::matmul::matmul(w, tiles, next, x, out),
+                $($crate::BlockType::$other)|* => {
+                    $crate::matmul::matmul(w, tiles, next, x, out);
+                }
             }
         }
     };

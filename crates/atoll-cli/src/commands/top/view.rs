@@ -9,6 +9,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 use serde_json::Value;
 
+use super::super::status::{list, ms, word};
 use crate::exit::Failure;
 use crate::output::bytes_text;
 
@@ -159,7 +160,8 @@ impl View {
 fn ribbon(model: &Value, width: u16) -> Line<'static> {
     let stages = list(&model["stages"]);
     let at = |stage: &Value, i: usize| {
-        usize::try_from(stage["layers"][i].as_u64().unwrap_or_default()).unwrap_or(usize::MAX)
+        let layer = stage["layers"][i].as_u64().unwrap_or_default();
+        usize::from(u16::try_from(layer).unwrap_or(u16::MAX))
     };
     let name = word(&model["name"]);
     let layers = stages.iter().map(|stage| at(stage, 1)).max().unwrap_or_default();
@@ -180,8 +182,6 @@ fn ribbon(model: &Value, width: u16) -> Line<'static> {
 }
 
 fn time_row(what: &str, predicted: &Value, measured: &Value) -> Row<'static> {
-    let text =
-        |value: &Value| value.as_f64().map_or_else(|| "?".to_owned(), |ms| format!("{ms:.1}"));
     let off = match (predicted.as_f64(), measured.as_f64()) {
         (Some(predicted), Some(measured)) if predicted > 0.0 => Some(measured / predicted - 1.0),
         _ => None,
@@ -189,16 +189,8 @@ fn time_row(what: &str, predicted: &Value, measured: &Value) -> Row<'static> {
     let marked = off.is_some_and(|off| off.abs() > OFF_MAX);
     let off = off.map_or_else(String::new, |off| format!("{:+.0} %", 100.0 * off));
     let off = if marked { Span::from(off).red() } else { Span::from(off) };
-    let cells = [what.to_owned(), text(predicted), text(measured)].map(Span::from);
+    let cells = [what.to_owned(), ms(predicted), ms(measured)].map(Span::from);
     Row::new(cells.into_iter().chain([off]))
-}
-
-fn word(value: &Value) -> String {
-    value.as_str().unwrap_or("?").to_owned()
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 fn ms_text(ms: f64) -> String {

@@ -77,7 +77,7 @@ pub(super) fn step<K: Kind>(group: &[u8], head: Head, s: usize) -> Step {
 /// Chunks of both halves.
 type Values = [[__m256i; 8]; 2];
 
-/// Every chunk of a step, read in ascending order of addresses.
+/// Every chunk of a step, one half after the other.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn values<K: Kind>(bytes: &[u8]) -> Values {

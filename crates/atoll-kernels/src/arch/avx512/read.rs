@@ -63,12 +63,12 @@ fn values<K: Kind>(bytes: &[u8]) -> [__m512i; 8] {
     if !K::LAYOUT.is_table() {
         return codes;
     }
-    let low = load(const { &table(K::LAYOUT.sixteen_values(0)) }, 0);
+    let low = load(const { &table(&K::LAYOUT.sixteen_values(0), 0) }, 0);
     if K::LAYOUT.bits <= 4 {
         return codes.map(|v| _mm512_shuffle_epi8(low, v));
     }
     // The fifth bit says into which half of the table.
-    let high = load(const { &table(K::LAYOUT.sixteen_values(16)) }, 0);
+    let high = load(const { &table(&K::LAYOUT.sixteen_values(16), 0) }, 0);
     codes.map(|v| {
         let fifth = _mm512_test_epi8_mask(v, _mm512_set1_epi8(16));
         _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(low, v), fifth, high, v)
@@ -152,11 +152,11 @@ fn choose<const MASK: i8>(a: __m512i, b: __m512i) -> __m512i {
     _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(MASK), a, b)
 }
 
-/// The unsigned values of 16 codes, for each of the four lanes of a shuffle.
-const fn table(values: [i8; 16]) -> [u8; 64] {
+/// The unsigned value of the code that stands at bit `from` of each of 64 indices.
+pub(super) const fn table(values: &[i8], from: usize) -> [u8; 64] {
     let (mut bytes, mut i) = ([0; 64], 0);
     while i < 64 {
-        bytes[i] = values[i % 16].cast_unsigned() ^ 0x80;
+        bytes[i] = values[(i >> from) % values.len()].cast_unsigned() ^ 0x80;
         i += 1;
     }
     bytes

@@ -1,7 +1,7 @@
 //! Codes into tables, with AVX-512 VBMI: `vpermb` looks up 64 bytes in a table of 64 and reads only
 //! the lowest 6 bits of each, so that what stands above a code need not be taken away.
 
-use super::read::{fives, fours, numbers, threes_in_pairs};
+use super::read::{fives, fours, numbers, table, threes_in_pairs};
 use super::*;
 use crate::layout::Layout;
 
@@ -40,11 +40,11 @@ fn step<K: Kind>(group: &[u8], head: Head, s: usize) -> Step {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 fn values<K: Kind>(bytes: &[u8]) -> [__m512i; 8] {
-    let table = read::load(const { &sixty_four(K::LAYOUT.table, 0) }, 0);
-    let look_up = |v| _mm512_permutexvar_epi8(v, table);
+    let lower = read::load(const { &table(K::LAYOUT.table, 0) }, 0);
+    let look_up = |v| _mm512_permutexvar_epi8(v, lower);
     match K::LAYOUT.bits {
         3 => {
-            let upper = read::load(const { &sixty_four(K::LAYOUT.table, 3) }, 0);
+            let upper = read::load(const { &table(K::LAYOUT.table, 3) }, 0);
             let look_up_upper = |v| _mm512_permutexvar_epi8(v, upper);
             let [a, b, c, d] = threes_in_pairs(bytes);
             [
@@ -61,14 +61,4 @@ fn values<K: Kind>(bytes: &[u8]) -> [__m512i; 8] {
         5 => fives(bytes).map(look_up),
         _ => fours(bytes).map(look_up),
     }
-}
-
-/// The unsigned value of the code that stands at bit `from` of each of 64 indices.
-const fn sixty_four(table: &[i8], from: usize) -> [u8; 64] {
-    let (mut bytes, mut i) = ([0; 64], 0);
-    while i < 64 {
-        bytes[i] = table[(i >> from) % table.len()].cast_unsigned() ^ 0x80;
-        i += 1;
-    }
-    bytes
 }
