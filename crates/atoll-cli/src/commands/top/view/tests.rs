@@ -100,7 +100,9 @@ fn what_is_not_known_and_small_terminals_are_drawn_too() {
             drawn(&view, width, height);
         }
     }
-    let odd = json!({ "models": [{ "stages": [{ "layers": [9, 3] }, { "layers": ["x"] }, { "layers": [1, u64::MAX] }] }] });
+    let odd = json!({ "models": [
+        { "stages": [{ "layers": [9, 3] }, { "layers": ["x"] }, { "layers": [1, u64::MAX] }] },
+    ] });
     view.take(odd);
     drawn(&view, 80, 24);
 }
